@@ -1,0 +1,72 @@
+# make demo   trains a soft prompt on real reviews and prints what it gained
+# make test   runs the tests
+#
+# Both set themselves up in .venv and need Python 3.11 to 3.13 and nothing else. A second call finds
+# .venv ready. Choose an interpreter with `make demo PYTHON=/path/to/python3.12`.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTHON ?=
+
+.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference clean
+.NOTPARALLEL:
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+demo: setup-demo
+	$(BIN)/jax-prompt train --gin_file=demo.gin
+
+test: setup-test
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup-test
+	$(BIN)/python -m pytest -m slow
+
+test-all: setup-test
+	$(BIN)/python -m pytest
+
+lint: setup-test
+	$(BIN)/ruff check .
+
+setup-demo: $(VENV)/.demo
+setup-test: $(VENV)/.test
+# What the tests use where it is there: PyTorch's T5 and PEFT to compare with, libtpu to compile for
+# TPUs. PyTorch's version is named before anything that depends on it, which would bring the newest
+# with gigabytes of CUDA.
+setup-reference: $(VENV)/.reference
+
+# Each stamp is a finished installation; it is made again when the list of dependencies changes.
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml | $(VENV)/.python
+	@echo "Setting up $(VENV) for 'make $*': 1 to 5 minutes, once ..."
+	@start=$$SECONDS; $(PIP) --editable '.[$*]' && echo "Set-up took $$((SECONDS - start)) s."
+	@touch $@
+
+$(VENV)/.reference: pyproject.toml | $(VENV)/.test
+	@echo "Setting up PyTorch, PEFT and libtpu in $(VENV) ..."
+	@start=$$SECONDS; $(PIP) torch==2.13.0 && $(PIP) 'peft>=0.21,<0.22' --editable '.[tpu]' \
+	  && echo "Set-up took $$((SECONDS - start)) s."
+	@touch $@
+
+# An environment that is there and fits is used; one that an interrupted set-up left is completed.
+$(VENV)/.python:
+	@fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+	if $(BIN)/python -c "$$fits" 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1; \
+	then touch $@; exit 0; fi; \
+	for python in $(if $(PYTHON),'$(PYTHON)',python3.11 python3.12 python3.13 python3 python); do \
+	  "$$python" -c "$$fits" 2>/dev/null || continue; \
+	  "$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$$python cannot make virtual environments: install its venv module (Debian and" \
+	      "Ubuntu: apt install python3-venv), or choose another with make PYTHON=..." >&2; \
+	    exit 2; }; \
+	  "$$python" -m venv $(VENV) && touch $@ && exit 0; \
+	  exit 2; \
+	done; \
+	echo "$(if $(PYTHON),PYTHON=$(PYTHON) is not,there is no) Python 3.11, 3.12 or 3.13: install" \
+	  "one, or name one, such as make demo PYTHON=/path/to/python3.11" >&2; exit 2
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

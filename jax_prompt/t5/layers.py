@@ -1,0 +1,279 @@
+"""The layers of T5 as Flax Linen modules.
+
+Every module here is one layer: the stacks, their scan and their rematerialisation are in
+`model.py`. Each block normalises first and returns what is *added* to the residual stream.
+Kernels are stored with heads as a dimension of their own, so that tensor parallelism splits heads.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.t5.config import T5Config
+from jax_prompt.types import Array
+
+#: Added to attention logits where attention is not allowed. Large enough that exp() gives an exact
+#: zero beside any allowed position, small enough that sums stay finite in float32.
+MASKED = -1e9
+
+_ACTIVATIONS = {
+    'relu': jax.nn.relu,
+    'gelu': lambda x: jax.nn.gelu(x, approximate=True),
+    'silu': jax.nn.silu,
+}
+
+
+def relative_buckets(relative: Array, bidirectional: bool, config: T5Config) -> Array:
+    """Sort relative positions into T5's buckets.
+
+    Half of the buckets are exact, the others grow logarithmically up to the maximum distance, and
+    everything beyond shares the last one.
+
+    Args:
+      relative: int32[...], key position minus query position, in tokens.
+      bidirectional: whether keys after the query have buckets of their own (the encoder).
+      config: gives the number of buckets and the maximum distance.
+
+    Returns:
+      int32[...], each in [0, num_buckets).
+
+    Source: Raffel et al. 2020, section 2.1; Mesh TensorFlow's `_relative_position_bucket`.
+    """
+    buckets = config.relative_attention_num_buckets
+    offset = jnp.zeros_like(relative)
+    if bidirectional:
+        buckets //= 2
+        offset = (relative > 0).astype(jnp.int32) * buckets
+        distance = jnp.abs(relative)
+    else:
+        distance = jnp.maximum(-relative, 0)
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+    scale = math.log(config.relative_attention_max_distance / exact)
+    far = exact + (ratio / scale * (buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+def bias_from_table(table: Array, buckets_QT: Array) -> Array:
+    """Look the position bias up.
+
+    Args:
+      table: [buckets, H], one learned number a bucket and head.
+      buckets_QT: int32[Q, T] from `relative_buckets`.
+
+    Returns:
+      float32[1, H, Q, T], to be added to attention logits.
+    """
+    return jnp.take(table.astype(jnp.float32), buckets_QT, axis=0).transpose(2, 0, 1)[None]
+
+
+class RMSNorm(nn.Module):
+    """Scale by the root mean square, in float32, without mean or bias (T5's layer norm)."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, hidden: Array) -> Array:
+        scale_D = self.param('scale', nn.initializers.ones, (hidden.shape[-1],))
+        wide = hidden.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (wide * scale_D.astype(jnp.float32)).astype(self.dtype)
+
+
+class Projection(nn.Module):
+    """Hold one kernel and multiply by it, as an einsum without bias."""
+
+    equation: str
+    shape: tuple[int, ...]
+    stddev: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.kernel = self.param('kernel', nn.initializers.normal(self.stddev), self.shape)
+
+    def __call__(self, inputs: Array) -> Array:
+        return jnp.einsum(self.equation, inputs, self.weight())
+
+    def weight(self) -> Array:
+        """Return the kernel in the activations' dtype."""
+        return self.kernel.astype(self.dtype)
+
+
+class RelativeBias(nn.Module):
+    """Hold one relative-bias table, [buckets, H]."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, buckets_QT: Array) -> Array:
+        shape = (self.config.relative_attention_num_buckets, self.config.num_heads)
+        table = self.param('embedding', nn.initializers.normal(self.config.d_model**-0.5), shape)
+        return bias_from_table(table, buckets_QT)
+
+
+class Attention(nn.Module):
+    """Normalise, attend, project: the increment of one attention block.
+
+    T5 does not divide the logits by sqrt(K); its initialisation makes up for it. Heads stand before
+    positions ([B, H, S, K]): the batched products are then plain ones on every backend, which
+    doubles their speed on CPU.
+    """
+
+    config: T5Config
+    dtype: jnp.dtype
+    dropout_rate: float
+    own_bias: bool = False
+
+    def setup(self):
+        cfg = self.config
+        heads = (cfg.d_model, cfg.num_heads, cfg.d_kv)
+        into = 'BSD,DHK->BHSK'
+        self.norm = RMSNorm(cfg.layer_norm_epsilon, self.dtype)
+        self.query = Projection(into, heads, (cfg.d_model * cfg.d_kv)**-0.5, self.dtype)
+        self.key = Projection(into, heads, cfg.d_model**-0.5, self.dtype)
+        self.value = Projection(into, heads, cfg.d_model**-0.5, self.dtype)
+        self.out = Projection('BHSK,HKD->BSD', (cfg.num_heads, cfg.d_kv, cfg.d_model),
+                              (cfg.num_heads * cfg.d_kv)**-0.5, self.dtype)
+        self.drop = nn.Dropout(self.dropout_rate)
+        if self.own_bias:
+            self.relative_bias = RelativeBias(cfg)
+
+    def keys_values(self, hidden_BTD: Array) -> tuple[Array, Array]:
+        """Project to keys and values, both [B, H, T, K]; the input is already normalised."""
+        return self.key(hidden_BTD), self.value(hidden_BTD)
+
+    def weights(self, logits_BHST: Array, bias: Array) -> Array:
+        """Turn logits into attention weights, in float32; dropout is applied to them."""
+        weights_BHST = jax.nn.softmax(logits_BHST + bias, axis=-1).astype(self.dtype)
+        return self.drop(weights_BHST, deterministic=not self.has_rng('dropout'))
+
+    def project_out(self, mixed_BHSK: Array) -> Array:
+        """Project the heads' results back to D."""
+        return self.drop(self.out(mixed_BHSK), deterministic=not self.has_rng('dropout'))
+
+    def attend(self, normed_BSD: Array, keys_values: tuple[Array, Array], bias: Array) -> Array:
+        """Attend from normalised inputs to given keys and values and project back to D."""
+        keys_BHTK, values_BHTK = keys_values
+        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', self.query(normed_BSD), keys_BHTK,
+                                 preferred_element_type=jnp.float32)
+        weights_BHST = self.weights(logits_BHST, bias)
+        return self.project_out(jnp.einsum('BHST,BHTK->BHSK', weights_BHST, values_BHTK))
+
+    def self_attend(self, hidden_BSD: Array, bias: Array, buckets: Array) -> Array:
+        """Attend among the positions of one sequence."""
+        normed_BSD = self.norm(hidden_BSD)
+        if self.own_bias:
+            bias = bias + self.relative_bias(buckets)
+        return self.attend(normed_BSD, self.keys_values(normed_BSD), bias)
+
+    def cached_self_attend(self, hidden_B1D: Array, bias: Array, buckets: Array,
+                           cache: tuple[Array, Array], index: Array):
+        """Attend from one new position to the cache, in which its own key and value are put."""
+        normed_B1D = self.norm(hidden_B1D)
+        if self.own_bias:
+            bias = bias + self.relative_bias(buckets)
+        new = self.keys_values(normed_B1D)
+        cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, value.astype(old.dtype), index, 2)
+                      for old, value in zip(cache, new, strict=True))
+        return self.attend(normed_B1D, cache, bias), cache
+
+    def cached_cross_attend(self, hidden_BLD: Array, keys_values: tuple[Array, Array],
+                            bias: Array) -> Array:
+        """Attend from decoder positions to the encoder's precomputed keys and values."""
+        return self.attend(self.norm(hidden_BLD), keys_values, bias)
+
+    def cross_attend(self, hidden_BLD: Array, encoded_BTD: Array, bias: Array) -> Array:
+        """Attend from decoder positions to the encoder's outputs.
+
+        (q W_q)(x W_k)' = ((q W_q) W_k') x': with fewer decoder positions than a head is wide it is
+        cheaper to bring the few queries to the encoder's width than all encoder positions to
+        keys and values. Prompt tuning's targets are short, so this saves a sixth of a step.
+        """
+        normed_BLD = self.norm(hidden_BLD)
+        if 2 * normed_BLD.shape[1] > self.config.d_kv:
+            return self.attend(normed_BLD, self.keys_values(encoded_BTD), bias)
+        query_BHLD = jnp.einsum('BHLK,DHK->BHLD', self.query(normed_BLD), self.key.weight())
+        logits_BHLT = jnp.einsum('BHLD,BTD->BHLT', query_BHLD, encoded_BTD,
+                                 preferred_element_type=jnp.float32)
+        mixed_BHLD = jnp.einsum('BHLT,BTD->BHLD', self.weights(logits_BHLT, bias), encoded_BTD)
+        return self.project_out(jnp.einsum('BHLD,DHK->BHLK', mixed_BHLD, self.value.weight()))
+
+
+class FeedForward(nn.Module):
+    """Normalise, widen, (gate,) activate, narrow: the increment of one feed-forward block."""
+
+    config: T5Config
+    dtype: jnp.dtype
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, hidden_BSD: Array) -> Array:
+        cfg = self.config
+        drop = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng('dropout'))
+        activation = _ACTIVATIONS[cfg.activation]
+        normed_BSD = RMSNorm(cfg.layer_norm_epsilon, self.dtype, name='norm')(hidden_BSD)
+
+        def widen(name: str) -> Array:
+            return Projection('BSD,DF->BSF', (cfg.d_model, cfg.d_ff), cfg.d_model**-0.5,
+                              self.dtype, name=name)(normed_BSD)
+
+        wide_BSF = activation(widen('wi_0')) * widen('wi_1') if cfg.gated else activation(
+            widen('wi'))
+        narrow_BSD = Projection('BSF,FD->BSD', (cfg.d_ff, cfg.d_model), cfg.d_ff**-0.5,
+                                self.dtype, name='wo')(drop(wide_BSF))
+        return drop(narrow_BSD)
+
+
+class EncoderLayer(nn.Module):
+    """One layer of the encoder: self-attention, then feed-forward."""
+
+    config: T5Config
+    dtype: jnp.dtype
+    dropout_rate: float = 0.0
+
+    def setup(self):
+        args = (self.config, self.dtype, self.dropout_rate)
+        self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
+        self.feed_forward = FeedForward(*args)
+
+    def __call__(self, hidden_BSD: Array, bias: Array, buckets: Array) -> Array:
+        hidden_BSD += self.self_attention.self_attend(hidden_BSD, bias, buckets)
+        return hidden_BSD + self.feed_forward(hidden_BSD)
+
+
+class DecoderLayer(nn.Module):
+    """One layer of the decoder: self-attention, attention to the encoder, feed-forward."""
+
+    config: T5Config
+    dtype: jnp.dtype
+    dropout_rate: float = 0.0
+
+    def setup(self):
+        args = (self.config, self.dtype, self.dropout_rate)
+        self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
+        self.cross_attention = Attention(*args)
+        self.feed_forward = FeedForward(*args)
+
+    def cross_keys_values(self, encoded_BSD: Array) -> tuple[Array, Array]:
+        """Project the encoder's outputs for this layer's cross-attention."""
+        return self.cross_attention.keys_values(encoded_BSD)
+
+    def __call__(self, hidden_BLD: Array, encoded_BSD: Array, bias: Array, buckets: Array,
+                 cross_bias: Array) -> Array:
+        hidden_BLD += self.self_attention.self_attend(hidden_BLD, bias, buckets)
+        hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_bias)
+        return hidden_BLD + self.feed_forward(hidden_BLD)
+
+    def step(self, hidden_B1D: Array, biases: tuple[Array, Array, Array], layer_cache,
+             index: Array):
+        """Decode one position; `biases` is (self bias, buckets, cross bias)."""
+        bias, buckets, cross_bias = biases
+        increment, self_cache = self.self_attention.cached_self_attend(
+            hidden_B1D, bias, buckets, layer_cache['self'], index)
+        hidden_B1D += increment
+        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, layer_cache['cross'],
+                                                               cross_bias)
+        return hidden_B1D + self.feed_forward(hidden_B1D), self_cache

@@ -1,0 +1,304 @@
+"""T5 as functions of a plain parameter tree: embed, encode, decode, logits, and cached decoding.
+
+The tree is nested dicts; the weights of a stack's layers are stacked on a leading axis N, so that
+one compiled layer serves every depth:
+
+    token_embedder/embedding                        [V, D]
+    encoder/relative_bias/embedding                 [buckets, H]   (shared by the layers)
+    encoder/layers/self_attention/norm/scale        [N, D]
+    encoder/layers/self_attention/query/kernel      [N, D, H, K]   (key, value alike)
+    encoder/layers/self_attention/out/kernel        [N, H, K, D]
+    encoder/layers/feed_forward/wi_0/kernel         [N, D, F]      (wi_1 alike; `wi` if not gated)
+    encoder/layers/feed_forward/wo/kernel           [N, F, D]
+    encoder/final_norm/scale                        [D]
+    decoder/...                                     the same, with cross_attention in its layers
+    lm_head/kernel                                  [D, V]         (absent where the head is tied)
+
+The model knows nothing of prompts: it encodes embeddings, wherever they came from.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.layers import (
+    MASKED,
+    DecoderLayer,
+    EncoderLayer,
+    RMSNorm,
+    bias_from_table,
+    relative_buckets,
+)
+from jax_prompt.types import Array, Params
+
+#: What to keep for the backward pass: everything, the results of products, or layer inputs alone.
+REMAT_POLICIES = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5:
+    """A T5 model without its weights: hashable, so it can be closed over by a jitted function.
+
+    Attributes:
+      config: the shape.
+      dtype: of activations; norms, softmax and logits are float32 whatever it is.
+      scan_layers: one compiled layer in a loop (short compile), or all layers in a row (faster
+        on CPU).
+      remat: 'none', 'dots' or 'full'; a key of `REMAT_POLICIES`.
+      dropout_rate: used only by calls that are given a `dropout_rng`.
+    """
+
+    config: T5Config
+    dtype: jnp.dtype = jnp.float32
+    scan_layers: bool = True
+    remat: str = 'none'
+    dropout_rate: float = 0.0
+
+    def __post_init__(self):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f'remat={self.remat!r} is no rematerialisation policy; '
+                             f'choose one of {", ".join(REMAT_POLICIES)}')
+
+    def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Return a randomly initialised tree (T5's initial scales), for tests and benchmarks.
+
+        Args:
+          rng: a PRNG key.
+          dtype: of every weight.
+
+        Returns:
+          The parameter tree of this module's docstring.
+        """
+        cfg = self.config
+        keys = jax.random.split(rng, 6)
+        tree = {
+            'token_embedder': {'embedding': jax.random.normal(keys[0], (cfg.vocab_size,
+                                                                        cfg.d_model))},
+            'encoder': self._init_stack(keys[1], self._encoder_layer(), cfg.num_layers),
+            'decoder': self._init_stack(keys[2], self._decoder_layer(), cfg.num_decoder_layers),
+        }
+        if not cfg.tied_head:
+            kernel = jax.random.normal(keys[3], (cfg.d_model, cfg.vocab_size))
+            tree['lm_head'] = {'kernel': kernel * cfg.d_model**-0.5}
+        return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+    def param_shapes(self, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Return the tree's shapes as `jax.ShapeDtypeStruct`; nothing is allocated."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
+
+    def embed(self, frozen: Params, ids: Array) -> Array:
+        """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
+        return jnp.take(frozen['token_embedder']['embedding'], ids, axis=0).astype(self.dtype)
+
+    def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
+               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None) -> Array:
+        """Run the encoder over embeddings.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_BSD: embeddings, virtual tokens included.
+          mask_BS: bool[B, S], True where there is a token.
+          segment_ids_BS: int32[B, S]; where given, a position attends to its own segment alone.
+          dropout_rng: a PRNG key switches dropout on.
+
+        Returns:
+          dtype[B, S, D].
+        """
+        length = hidden_BSD.shape[1]
+        stack = frozen['encoder']
+        buckets = self._buckets(jnp.arange(length), jnp.arange(length), bidirectional=True)
+        bias = self._position_bias(stack, buckets) + _mask_bias(mask_BS, segment_ids_BS,
+                                                                segment_ids_BS)
+        return self._run_stack(self._encoder_layer(), stack, hidden_BSD, (bias, buckets),
+                               dropout_rng)
+
+    def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
+               segment_ids: tuple[Array, Array] | None = None,
+               dropout_rng: Array | None = None) -> Array:
+        """Run the decoder over all target positions at once (teacher forcing).
+
+        Pads at the end of a row need no mask: attention is causal.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_BLD: embeddings of the decoder's input tokens.
+          encoded_BSD: the encoder's outputs.
+          encoder_mask_BS: bool[B, S], True where the encoder had a token.
+          segment_ids: (int32[B, S], int32[B, L]) of encoder and decoder positions, for packed rows.
+          dropout_rng: a PRNG key switches dropout on.
+
+        Returns:
+          dtype[B, L, D], to be given to `logits`.
+        """
+        length = hidden_BLD.shape[1]
+        stack = frozen['decoder']
+        encoder_segments, decoder_segments = segment_ids or (None, None)
+        positions = jnp.arange(length)
+        buckets = self._buckets(positions, positions, bidirectional=False)
+        causal = jnp.where(positions[:, None] >= positions[None], 0.0, MASKED)
+        bias = self._position_bias(stack, buckets) + causal
+        if decoder_segments is not None:
+            bias += _mask_bias(decoder_segments > 0, decoder_segments, decoder_segments)
+        cross_bias = _mask_bias(encoder_mask_BS, decoder_segments, encoder_segments)
+        return self._run_stack(self._decoder_layer(), stack, hidden_BLD,
+                               (encoded_BSD, bias, buckets, cross_bias), dropout_rng)
+
+    def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
+        """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
+        if self.config.scale_decoder_outputs:
+            hidden_BLD = hidden_BLD * jnp.asarray(self.config.d_model**-0.5, self.dtype)
+        if self.config.tied_head:
+            equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
+        else:
+            equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
+        return jnp.einsum(equation, hidden_BLD, kernel.astype(self.dtype),
+                          preferred_element_type=jnp.float32)
+
+    def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
+                   max_length: int) -> Params:
+        """Prepare cached decoding: cross keys and values of every layer, room for the others.
+
+        Args:
+          frozen: the parameter tree.
+          encoded_BSD: the encoder's outputs.
+          encoder_mask_BS: bool[B, S], True where the encoder had a token.
+          max_length: decoder positions to make room for.
+
+        Returns:
+          A pytree for `decode_step`: `self` and `cross` keys and values [N, B, H, T, K], the
+          cross-attention bias, and the position to decode next.
+        """
+        cfg = self.config
+        layer = self._decoder_layer()
+
+        def project(params):
+            return layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
+
+        cross = jax.lax.map(project, frozen['decoder']['layers'])
+        room = (cfg.num_decoder_layers, encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
+        return {
+            'self': (jnp.zeros(room, self.dtype), jnp.zeros(room, self.dtype)),
+            'cross': cross,
+            'cross_bias': _mask_bias(encoder_mask_BS, None, None),
+            'index': jnp.zeros((), jnp.int32),
+        }
+
+    def decode_step(self, frozen: Params, hidden_B1D: Array,
+                    cache: Params) -> tuple[Array, Params]:
+        """Decode one position for every row, from the cache of those before it.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_B1D: embedding of the token at the cache's position.
+          cache: from `init_cache` or the step before. Its room must not be exceeded.
+
+        Returns:
+          (dtype[B, 1, D] to be given to `logits`, the cache for the next position).
+        """
+        layer, stack, index = self._decoder_layer(), frozen['decoder'], cache['index']
+        keys = jnp.arange(cache['self'][0].shape[3])
+        buckets = self._buckets(index[None], keys, bidirectional=False)
+        bias = self._position_bias(stack, buckets) + jnp.where(keys <= index, 0.0, MASKED)
+        biases = (bias, buckets, cache['cross_bias'])
+
+        def body(hidden_B1D, layer_inputs):
+            params, layer_cache = layer_inputs
+            return layer.apply({'params': params}, hidden_B1D, biases, layer_cache, index,
+                               method='step')
+
+        layer_caches = {'self': cache['self'], 'cross': cache['cross']}
+        hidden_B1D, self_cache = jax.lax.scan(body, hidden_B1D, (stack['layers'], layer_caches),
+                                              unroll=not self.scan_layers)
+        hidden_B1D = self._final_norm(stack, hidden_B1D)
+        return hidden_B1D, cache | {'self': self_cache, 'index': index + 1}
+
+    def _encoder_layer(self) -> EncoderLayer:
+        return EncoderLayer(self.config, self.dtype, self.dropout_rate)
+
+    def _decoder_layer(self) -> DecoderLayer:
+        return DecoderLayer(self.config, self.dtype, self.dropout_rate)
+
+    def _init_stack(self, rng: Array, layer, depth: int) -> Params:
+        """Initialise the layers of one stack, stacked, with its bias table and final norm."""
+        cfg = self.config
+        hidden = jnp.zeros((1, 1, cfg.d_model), self.dtype)
+        bias, buckets = jnp.zeros((1, cfg.num_heads, 1, 1)), jnp.zeros((1, 1), jnp.int32)
+        args = (hidden, bias, buckets)
+        if isinstance(layer, DecoderLayer):
+            args = (hidden, hidden, bias, buckets, bias)
+        layer_rng, bias_rng = jax.random.split(rng)
+        keys = jax.random.split(layer_rng, depth)
+        stack = {
+            'layers': jax.vmap(lambda key: layer.init(key, *args)['params'])(keys),
+            'final_norm': {'scale': jnp.ones(cfg.d_model)},
+        }
+        if not cfg.per_layer_relative_bias:
+            shape = (cfg.relative_attention_num_buckets, cfg.num_heads)
+            table = jax.random.normal(bias_rng, shape) * cfg.d_model**-0.5
+            stack['relative_bias'] = {'embedding': table}
+        return stack
+
+    def _buckets(self, queries: Array, keys: Array, bidirectional: bool) -> Array:
+        """Return int32[Q, T] buckets of key positions as seen from query positions."""
+        return relative_buckets(keys[None, :] - queries[:, None], bidirectional, self.config)
+
+    def _position_bias(self, stack: Params, buckets: Array) -> Array:
+        """Return the stack's shared bias float32[1, H, Q, T], or zero where layers own theirs."""
+        if self.config.per_layer_relative_bias:
+            return jnp.zeros((1, 1, 1, 1))
+        return bias_from_table(stack['relative_bias']['embedding'], buckets)
+
+    def _final_norm(self, stack: Params, hidden: Array) -> Array:
+        norm = RMSNorm(self.config.layer_norm_epsilon, self.dtype)
+        return norm.apply({'params': stack['final_norm']}, hidden)
+
+    def _run_stack(self, layer, stack: Params, hidden: Array, context: tuple,
+                   dropout_rng: Array | None) -> Array:
+        """Run the layers one after the other over `hidden`; `context` is the same for all."""
+        depth = jax.tree.leaves(stack['layers'])[0].shape[0]
+        in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
+            jax.random.split(dropout_rng, 3))
+        keys = None if dropout_rng is None else jax.random.split(layers_rng, depth)
+
+        def body(hidden, layer_inputs):
+            params, key = layer_inputs
+            rngs = None if key is None else {'dropout': key}
+            return layer.apply({'params': params}, hidden, *context, rngs=rngs), None
+
+        hidden, _ = jax.lax.scan(self._rematerialised(body), self._dropout(hidden, in_rng),
+                                 (stack['layers'], keys), unroll=not self.scan_layers)
+        return self._dropout(self._final_norm(stack, hidden), out_rng)
+
+    def _rematerialised(self, body: Callable) -> Callable:
+        if self.remat == 'none':
+            return body
+        # The loop already keeps XLA from merging the recomputation with the first computation.
+        return jax.checkpoint(body, policy=REMAT_POLICIES[self.remat],
+                              prevent_cse=not self.scan_layers)
+
+    def _dropout(self, hidden: Array, rng: Array | None) -> Array:
+        if rng is None or self.dropout_rate == 0.0:
+            return hidden
+        kept = jax.random.bernoulli(rng, 1.0 - self.dropout_rate, hidden.shape)
+        return jnp.where(kept, hidden / (1.0 - self.dropout_rate), 0).astype(hidden.dtype)
+
+
+def _mask_bias(mask_BT: Array, query_segments: Array | None,
+               key_segments: Array | None) -> Array:
+    """Return float32[B, 1, 1 or Q, T]: 0 where a query may look, `MASKED` elsewhere."""
+    allowed = mask_BT[:, None, None, :]
+    if key_segments is not None:
+        allowed = allowed & (query_segments[:, None, :, None] == key_segments[:, None, None, :])
+    return jnp.where(allowed, 0.0, MASKED)
+
+
+def count_parameters(tree: Params) -> int:
+    """Count the numbers in a tree of arrays or of shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

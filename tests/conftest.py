@@ -1,0 +1,35 @@
+"""Settings of all tests. They must be made before anything imports JAX or TensorFlow."""
+
+import os
+import re
+
+# Results are compared on the CPU unless the environment names another platform.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# No test may depend on a hub: what it needs stands here or comes in a wheel.
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+# Tiny models spend their time in the compiler: without its optimizations tests are three times as
+# quick, and state the same properties.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+# JAX's compilation cache stays as it is by default, off: tests that compare runs bit for bit
+# must not depend on what an earlier session compiled.
+
+MISSING_PACKAGE = re.compile('could not import|not installed|pip install')
+
+
+def pytest_sessionfinish(session):
+    """Fail where a test skipped itself for want of a package, if all packages should be there.
+
+    Such a skip lets the tests pass on a machine without, say, PyTorch. Where everything is
+    installed on purpose, it would hide that nothing was checked.
+    """
+    if not os.environ.get('JAX_PROMPT_NO_MISSING_PACKAGES'):
+        return
+    reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+    reasons = [str(report.longrepr) for report in reporter.stats.get('skipped', [])]
+    missing = [reason for reason in reasons if MISSING_PACKAGE.search(reason)]
+    for reason in missing:
+        reporter.write_line(f'\nskipped for want of a package: {reason}', red=True)
+    if missing:
+        session.exitstatus = 1
