@@ -1,0 +1,1 @@
+"""What is trained: virtual tokens, layouts, initialisers, methods and the prompt file."""

@@ -1,0 +1,270 @@
+"""The prompt file: the folded prompt and all that is needed to use it rightly.
+
+A safetensors file with one tensor `prompt` float32[P, D] and metadata that say which model,
+vocabulary, task and layout it belongs to. A prompt in front of another model gives nonsense without
+any error, so `check_prompt` compares.
+"""
+
+import contextlib
+import dataclasses
+import json
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_prompt import __version__
+from jax_prompt.prompts import container
+from jax_prompt.prompts.layout import Layout
+
+FORMAT_VERSION = '1'
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptMetadata:
+    """What a prompt belongs to and where it comes from.
+
+    Attributes:
+        base_model: name of the frozen model.
+        base_model_fingerprint: digest of its weights.
+        vocabulary_fingerprint: digest of its tokenizer.
+        task: what JSON can hold: name, inputs_template, labels, inputs_length, targets_length.
+        layout: where the virtual tokens stand.
+        method: how the prompt was parameterised while it was trained.
+        step: training steps.
+        metrics: the validation's numbers at that step.
+        seed: the run's.
+        jax_prompt_version: what wrote the file.
+    """
+
+    base_model: str
+    base_model_fingerprint: str
+    vocabulary_fingerprint: str
+    task: Mapping[str, Any]
+    layout: Layout
+    method: str
+    step: int
+    metrics: Mapping[str, float]
+    seed: int
+    jax_prompt_version: str = __version__
+
+    def __post_init__(self):
+        if not isinstance(self.layout, Layout):
+            raise ValueError(f'prompt metadata layout is {self.layout!r}; expected a Layout')
+        # What is compared after loading shall be what was given: tuples become lists here.
+        object.__setattr__(self, 'task', _json_copy('task', self.task))
+        metrics = {name: float(value) for name, value in self.metrics.items()}
+        object.__setattr__(self, 'metrics', _json_copy('metrics', metrics))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is str and not isinstance(value, str):
+                raise ValueError(f'prompt metadata {field.name} is {value!r}; expected text')
+            if field.type is int:
+                object.__setattr__(self, field.name, _whole_number(field.name, value))
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the metadata as safetensors keeps them: flat, text to text."""
+        return {
+            'format_version': FORMAT_VERSION,
+            'base_model': self.base_model,
+            'base_model_fingerprint': self.base_model_fingerprint,
+            'vocabulary_fingerprint': self.vocabulary_fingerprint,
+            'task': json.dumps(self.task),
+            'layout': json.dumps(self.layout.to_dict()),
+            'method': self.method,
+            'step': str(self.step),
+            'metrics': json.dumps(self.metrics),
+            'seed': str(self.seed),
+            'jax_prompt_version': self.jax_prompt_version,
+        }
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str]) -> 'PromptMetadata':
+        """Read what `to_strings` gave.
+
+        Raises:
+            ValueError: another format version, or an entry that is missing or unreadable.
+        """
+        version = strings.get('format_version')
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f'it has format version {version!r} and this jax_prompt reads {FORMAT_VERSION!r}'
+            )
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in strings]
+        if missing:
+            raise ValueError(f'its metadata lack {", ".join(missing)}')
+        values: dict[str, Any] = {name: strings[name] for name in names}
+        try:
+            for name in ('task', 'layout', 'metrics'):
+                values[name] = json.loads(values[name])
+            for name in ('step', 'seed'):
+                values[name] = int(values[name])
+            values['layout'] = Layout.from_dict(values['layout'])
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f'its metadata are unreadable ({error})') from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptFile:
+    """A trained prompt with its metadata.
+
+    Attributes:
+        prompt_PD: float32[P, D] numpy array.
+        metadata: what it belongs to.
+        path: the file it was loaded from, for messages; None for one not loaded.
+    """
+
+    prompt_PD: np.ndarray
+    metadata: PromptMetadata
+    path: Path | None = None
+
+    def __post_init__(self):
+        prompt_PD = np.asarray(self.prompt_PD)
+        if prompt_PD.dtype != np.float32 or prompt_PD.ndim != 2:
+            raise ValueError(
+                f'prompt is {prompt_PD.dtype} of shape {prompt_PD.shape}; expected float32[P, D]'
+            )
+        if not np.isfinite(prompt_PD).all():
+            raise ValueError(
+                'prompt holds numbers that are not finite; use one from a step at which training '
+                'had not diverged'
+            )
+        object.__setattr__(self, 'prompt_PD', prompt_PD)
+
+
+def save_prompt(path: str | os.PathLike, prompt_file: PromptFile) -> None:
+    """Write a prompt file so that a kill at any moment leaves the old file or the new one.
+
+    Args:
+        path: where to; its folder is made if it is not there.
+        prompt_file: the prompt, whose own `path` plays no part.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = container.pack(prompt_file.prompt_PD, prompt_file.metadata.to_strings())
+    # In the same folder, since a rename across file systems is a copy.
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power failure, where folders can be synchronised."""
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_prompt(path: str | os.PathLike) -> PromptFile:
+    """Read a prompt file and check that it is whole; `check_prompt` checks that it fits.
+
+    Raises:
+        ValueError: the file is missing, unreadable, damaged, no prompt file or of an unknown
+            format version; one line that names the file.
+    """
+    path = Path(path)
+    try:
+        prompt_PD, strings = container.read(path)
+        return PromptFile(prompt_PD, PromptMetadata.from_strings(strings), path)
+    except OSError as error:
+        raise ValueError(
+            f'cannot read prompt file {path}: {error.strerror}; check the path, or train a prompt '
+            'with `jax-prompt train`'
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f'cannot use prompt file {path}: {error}; give an intact prompt file '
+            'that this version of jax_prompt can read'
+        ) from error
+
+
+def check_prompt(
+    prompt_file: PromptFile, *, d_model: int, model_name: str, model_fingerprint: str,
+    vocabulary_fingerprint: str | None = None, allow_other_model: bool = False,
+) -> None:
+    """Check that a prompt was trained for the model in use.
+
+    Args:
+        prompt_file: the prompt.
+        d_model: D of the model in use.
+        model_name: its name, for messages.
+        model_fingerprint: digest of its weights.
+        vocabulary_fingerprint: digest of its tokenizer; None leaves it unchecked.
+        allow_other_model: accept another model or vocabulary of the same width, for transfer
+            experiments.
+
+    Raises:
+        ValueError: the widths differ, or the fingerprints do and that was not allowed.
+    """
+    metadata = prompt_file.metadata
+    what = 'the prompt' if prompt_file.path is None else f'prompt file {prompt_file.path}'
+    width = prompt_file.prompt_PD.shape[1]
+    if width != d_model:
+        raise ValueError(
+            f'{what} has D={width} but {model_name} has D={d_model}; '
+            'train or choose a prompt for this model'
+        )
+    if allow_other_model:
+        return
+    override = 'set allow_other_model=True to use it all the same'
+    if metadata.base_model_fingerprint != model_fingerprint:
+        raise ValueError(
+            f'{what} was trained for {metadata.base_model} '
+            f'(weights {metadata.base_model_fingerprint}) but the model in use is {model_name} '
+            f'(weights {model_fingerprint}); train or choose a prompt for this model, or {override}'
+        )
+    if vocabulary_fingerprint not in (None, metadata.vocabulary_fingerprint):
+        raise ValueError(
+            f'{what} was trained with the vocabulary {metadata.vocabulary_fingerprint} but '
+            f'{model_name} is used with {vocabulary_fingerprint}; use the tokenizer it was trained '
+            f'with, or {override}'
+        )
+
+
+def _whole_number(name: str, value: Any) -> int:
+    """Turn arrays of one whole number into Python's kind; refuse fractions."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(
+            f'prompt metadata {name} is {value!r}; expected a whole number'
+        ) from error
+
+
+def _json_copy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON gives them back; refuse what it would change."""
+    _check_keys(name, values)
+    try:
+        return json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'prompt metadata {name} cannot be written as JSON ({error}); use text, finite '
+            'numbers, lists and dictionaries'
+        ) from error
+
+
+def _check_keys(name: str, values: Any) -> None:
+    """Refuse keys that are not text: JSON would turn them into text."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise ValueError(f'prompt metadata {name} has the key {key!r}; expected text')
+            _check_keys(name, value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            _check_keys(name, value)

@@ -1,0 +1,254 @@
+"""Initialisers: what the rows of a prompt are before training.
+
+An initialiser is a function `(rng, context) -> float32[P, D]`; the functions here construct them.
+Lester et al. 2021 (arXiv:2104.08691, section 3.2) compare uniform noise, frequent vocabulary and
+class labels: the smaller the model, the more the start matters.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.prompts.file import load_prompt
+from jax_prompt.types import Array
+
+NPY_MAGIC = b'\x93NUMPY'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InitContext:
+    """What initialisers may look at.
+
+    Attributes:
+        table_VD: float[V, D], the frozen embedding table, numpy or JAX.
+        num_rows: P.
+        encode: text to token ids, without an end token.
+        num_special_ids: ids below this are no words (T5: pad, end and unknown token).
+    """
+
+    table_VD: Array | np.ndarray
+    num_rows: int
+    encode: Callable[[str], Sequence[int]]
+    num_special_ids: int = 3
+
+
+Initializer = Callable[[Array, InitContext], Array]
+
+
+def uniform(scale: float = 0.5) -> Initializer:
+    """Draw every number uniformly from [-scale, scale).
+
+    Args:
+        scale: half the width of the interval; the paper's is 0.5.
+
+    Raises:
+        ValueError: the scale is not a positive number.
+    """
+    if not 0 < scale < float('inf'):
+        raise ValueError(f'uniform initialiser has scale={scale}; expected a positive number')
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        shape = (context.num_rows, context.table_VD.shape[1])
+        return jax.random.uniform(rng, shape, jnp.float32, -scale, scale)
+
+    return initialize
+
+
+def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
+    """Copy the embeddings of frequent vocabulary entries, drawn without replacement.
+
+    SentencePiece orders its entries by frequency, so the most frequent ones are those with the
+    lowest ids, after the special tokens.
+
+    Args:
+        most_frequent: how many entries to draw from; 5,000 in the paper. Smaller vocabularies are
+            used whole.
+
+    Raises:
+        ValueError: the number is not positive; on use, the prompt has more rows than that.
+    """
+    if most_frequent < 1:
+        raise ValueError(
+            f'sampled_vocabulary has most_frequent={most_frequent}; expected 1 or more'
+        )
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        first = context.num_special_ids
+        num_entries = min(most_frequent, context.table_VD.shape[0] - first)
+        if context.num_rows > num_entries:
+            raise ValueError(
+                f'cannot draw {context.num_rows} prompt rows from {num_entries} vocabulary '
+                'entries without replacement; raise most_frequent, shorten the prompt or use the '
+                'uniform initialiser'
+            )
+        if context.num_rows == 0:
+            return _no_rows(context)
+        ids = first + jax.random.choice(rng, num_entries, (context.num_rows,), replace=False)
+        return _vocabulary_rows(context, np.asarray(ids))
+
+    return initialize
+
+
+def class_labels(labels: Sequence[str], fallback: Initializer | None = None) -> Initializer:
+    """Start one row from each label's words, the rest from another initialiser.
+
+    A label's row is the mean of the embeddings of its subwords.
+
+    Args:
+        labels: the words that the model answers with; repeated ones count once.
+        fallback: fills the rows after the labels'; `sampled_vocabulary()` by default.
+
+    Raises:
+        ValueError: no labels; on use, more labels than rows or a label without tokens.
+    """
+    if isinstance(labels, str) or not labels:
+        raise ValueError(f'class_labels has labels={labels!r}; expected a list of words')
+    labels = list(dict.fromkeys(labels))
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        if context.num_rows == 0:
+            return _no_rows(context)
+        means = [jnp.mean(_text_rows(context, label), axis=0) for label in labels]
+        what = f'the {len(labels)} class labels need {len(labels)}'
+        return _fill(rng, context, jnp.stack(means), fallback, what)
+
+    return initialize
+
+
+def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
+    """Start one row from each token of a text, the rest from another initialiser.
+
+    Args:
+        text: an instruction in words, for example.
+        fallback: fills the rows after the text's; `sampled_vocabulary()` by default.
+
+    Raises:
+        ValueError: on use, the text has no tokens or more tokens than the prompt has rows.
+    """
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        if context.num_rows == 0:
+            return _no_rows(context)
+        rows = _text_rows(context, text)
+        what = f'the text {_shorten(text)} needs {len(rows)}'
+        return _fill(rng, context, rows, fallback, what)
+
+    return initialize
+
+
+def from_array(source: Array | np.ndarray | str | os.PathLike) -> Initializer:
+    """Start from given numbers, such as a prompt trained on another task (SPoT).
+
+    Args:
+        source: float[P, D] as an array, or the path of a prompt file or of a numpy array of any
+            float type. What a file holds is told by its content, not by its name.
+
+    Raises:
+        ValueError: on use, an unreadable file, another shape than the prompt's, numbers that are
+            not floats, or numbers that are not finite.
+    """
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        del rng
+        if isinstance(source, str | os.PathLike):
+            where, array = f'file {os.fspath(source)}', _read(Path(source))
+        else:
+            where, array = 'the array', np.asarray(source)
+        return jnp.asarray(_check_array(array, where, context))
+
+    return initialize
+
+
+def _fill(rng, context, rows_PD, fallback, what) -> Array:
+    """Put the fallback's rows after the given ones; refuse to drop any."""
+    missing = context.num_rows - len(rows_PD)
+    if missing < 0:
+        raise ValueError(
+            f'{what} prompt rows but the prompt has {context.num_rows}; lengthen the prompt or '
+            'use another initialiser'
+        )
+    rest = dataclasses.replace(context, num_rows=missing)
+    return jnp.concatenate([rows_PD, (fallback or sampled_vocabulary())(rng, rest)])
+
+
+def _text_rows(context: InitContext, text: str) -> Array:
+    """Return the embeddings of a text's tokens."""
+    ids = np.asarray(list(context.encode(text)), np.int32)
+    if not len(ids):
+        raise ValueError(
+            f'the tokenizer gives no tokens for {_shorten(text)}; initialise the prompt from '
+            'other words'
+        )
+    num_entries = context.table_VD.shape[0]
+    if ids.min() < 0 or ids.max() >= num_entries:
+        raise ValueError(
+            f'the tokenizer gives token id {ids.max()} for {_shorten(text)} but the embedding '
+            f'table has {num_entries} rows; use the tokenizer that belongs to this model'
+        )
+    return _vocabulary_rows(context, ids)
+
+
+def _vocabulary_rows(context: InitContext, ids: np.ndarray) -> Array:
+    """Copy rows out of the table before casting: the whole table may be gigabytes."""
+    assert jnp.issubdtype(context.table_VD.dtype, jnp.floating), 'dequantise the table first'
+    return jnp.asarray(context.table_VD[ids]).astype(jnp.float32)
+
+
+def _no_rows(context: InitContext) -> Array:
+    """Return the prompt of plain T5, with which any text or labels are simply not used."""
+    return jnp.zeros((0, context.table_VD.shape[1]), jnp.float32)
+
+
+def _shorten(text: str) -> str:
+    """Quote a text within a line."""
+    return repr(text if len(text) <= 40 else text[:37] + '...')
+
+
+def _read(path: Path) -> np.ndarray:
+    """Read a numpy array without unpickling, or the tensor of a prompt file."""
+    try:
+        with path.open('rb') as file:
+            magic = file.read(len(NPY_MAGIC))
+    except OSError as error:
+        raise ValueError(
+            f'cannot read {path} to initialise the prompt: {error.strerror}; check the path'
+        ) from error
+    if magic != NPY_MAGIC:
+        return load_prompt(path).prompt_PD
+    try:
+        # Mapped, so that a header which promises more than the file holds is found out before
+        # memory is asked for; arrays of Python objects cannot be mapped at all.
+        return np.load(path, mmap_mode='r', allow_pickle=False)
+    # numpy's header parser lets errors of Python's own parser through.
+    except Exception as error:
+        raise ValueError(
+            f'file {path} is no readable numpy array of numbers (truncated, corrupt or holding '
+            'Python objects); write it again with numpy.save'
+        ) from error
+
+
+def _check_array(array: np.ndarray, where: str, context: InitContext) -> np.ndarray:
+    """Cast to float32 what has the prompt's shape."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f'{where} holds {array.dtype}, not floats; save the prompt as float32')
+    expected = (context.num_rows, context.table_VD.shape[1])
+    if array.shape != expected:
+        raise ValueError(
+            f'{where} has shape {array.shape} but the prompt has shape {expected} (rows, width of '
+            'the model); set the prompt length to its rows and use a model of its width'
+        )
+    # A float64 past float32's range becomes infinite here, which the check below reports.
+    with np.errstate(over='ignore'):
+        array = np.array(array, np.float32)
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise ValueError(
+            f'{where} holds numbers that are not finite in float32, first in row {row}; '
+            'use a prompt from a run that did not diverge'
+        )
+    return array

@@ -1,0 +1,210 @@
+"""Layouts: where the virtual tokens stand among the tokens of an input.
+
+A layout is applied once, on the host, when features are built.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+PLACEMENTS = ('before', 'after', 'around', 'marker')
+DEFAULT_MARKER = '<extra_id_99>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the rows of a prompt stand in an encoder input.
+
+    Attributes:
+        placement: 'before' the text, 'after' it, 'around' it (some rows before, the others after),
+            or in the place of a 'marker' that the input holds exactly once.
+        after_end: rows that follow the text stand after the end token instead of before it.
+        rows_before: for 'around', how many rows stand before the text; by default half, P // 2.
+        marker: for 'marker', the vocabulary entry that the rows replace. The default is the T5
+            sentinel that stands last in use, so that it does not meet span corruption's.
+
+    Example:
+        >>> Layout('after').insert(np.array([7, 8]), 2, 100, 1, 512)[0].tolist()
+        [7, 8, 100, 101, 1]
+    """
+
+    placement: str = 'before'
+    after_end: bool = False
+    rows_before: int | None = None
+    marker: str = DEFAULT_MARKER
+
+    def __post_init__(self):
+        if self.placement not in PLACEMENTS:
+            raise ValueError(
+                f'unknown prompt placement {self.placement!r}; '
+                f'choose one of {", ".join(PLACEMENTS)}'
+            )
+        if not isinstance(self.after_end, bool):
+            raise ValueError(f'layout after_end is {self.after_end!r}; expected true or false')
+        if self.after_end and self.placement not in ('after', 'around'):
+            raise ValueError(
+                f'layout after_end=True does not apply to placement {self.placement!r}; '
+                "use placement 'after' or 'around', or leave after_end out"
+            )
+        self._check_rows_before()
+        if not isinstance(self.marker, str) or not self.marker:
+            raise ValueError(f'layout marker is {self.marker!r}; expected one vocabulary entry')
+        if self.marker != DEFAULT_MARKER and self.placement != 'marker':
+            raise ValueError(
+                f'layout marker {self.marker!r} does not apply to placement {self.placement!r}; '
+                "use placement 'marker' or leave the marker out"
+            )
+
+    def _check_rows_before(self):
+        """Check that rows_before is a count and that the placement uses it."""
+        if self.rows_before is None:
+            return
+        if self.placement != 'around':
+            raise ValueError(
+                f'layout rows_before={self.rows_before!r} does not apply to placement '
+                f"{self.placement!r}; use placement 'around' or leave rows_before out"
+            )
+        is_count = isinstance(self.rows_before, int) and not isinstance(self.rows_before, bool)
+        if not is_count or self.rows_before < 0:
+            raise ValueError(
+                f'layout rows_before is {self.rows_before!r}; expected a whole number, 0 or more'
+            )
+
+    def num_rows_before(self, num_rows: int) -> int:
+        """Count the rows that stand before the text; the others stand after it.
+
+        Raises:
+            ValueError: the layout asks for more rows before the text than there are, or the
+                placement is 'marker', where the count depends on the input.
+        """
+        if self.placement == 'before':
+            return num_rows
+        if self.placement == 'after':
+            return 0
+        if self.placement == 'marker':
+            raise ValueError("placement 'marker' puts rows where each input says, not before it")
+        before = num_rows // 2 if self.rows_before is None else self.rows_before
+        if before > num_rows:
+            raise ValueError(
+                f'layout puts {before} rows before the text but the prompt has {num_rows}; '
+                f'lower rows_before or train a prompt of at least {before} rows'
+            )
+        return before
+
+    def insert(
+        self, tokens, num_rows: int, vocab_size: int, eos_id: int,
+        max_length: int | None = None, marker_id: int | None = None,
+    ) -> tuple[np.ndarray, bool]:
+        """Trim a text, close it with the end token and insert the virtual tokens.
+
+        Text is trimmed at its end. The end token is always kept, and neither virtual tokens nor
+        the marker count towards `max_length`, so the prompt is never trimmed: a marker beyond the
+        kept text moves to its end.
+
+        Args:
+            tokens: int32[T], the text's ids without an end token.
+            num_rows: P; virtual ids are `vocab_size..vocab_size+P-1`, each inserted once, in order.
+            vocab_size: V, rows of the frozen embedding table.
+            eos_id: the end token.
+            max_length: the most text tokens and end token together; None for no limit.
+            marker_id: the id of `self.marker`, needed for placement 'marker'.
+
+        Returns:
+            int32[T'] with T' = min(T + 1, max_length) + P (T without the marker), and whether text
+            was trimmed.
+
+        Raises:
+            ValueError: a token outside the vocabulary, a missing or repeated marker, or no room
+                for the end token.
+        """
+        tokens = np.asarray(tokens, np.int32)
+        _check_tokens(tokens, vocab_size)
+        cut = None
+        if self.placement == 'marker':
+            cut = self._find_marker(tokens, marker_id)
+            tokens = np.delete(tokens, cut)
+        keep = len(tokens)
+        if max_length is not None:
+            if max_length < 1:
+                raise ValueError(
+                    f'max_length is {max_length}; at least 1 is needed to hold the end token'
+                )
+            keep = min(keep, max_length - 1)
+        text, end = tokens[:keep], np.array([eos_id], np.int32)
+        rows = np.arange(vocab_size, vocab_size + num_rows, dtype=np.int32)
+        if cut is not None:
+            parts = [text[:cut], rows, text[cut:], end]
+        else:
+            before = self.num_rows_before(num_rows)
+            tail = [end, rows[before:]] if self.after_end else [rows[before:], end]
+            parts = [rows[:before], text, *tail]
+        return np.concatenate(parts), keep < len(tokens)
+
+    def _find_marker(self, tokens, marker_id: int | None) -> int:
+        """Return the position of the only marker in a text."""
+        if marker_id is None:
+            raise ValueError(
+                f'the vocabulary has no single entry for the marker {self.marker!r}; '
+                'choose a marker that the tokenizer keeps whole'
+            )
+        places = np.flatnonzero(tokens == marker_id)
+        if len(places) == 0:
+            raise ValueError(
+                f'marker {self.marker!r} (id {marker_id}) is missing in an input of {len(tokens)} '
+                'tokens; put it once in the inputs template, where the prompt shall stand'
+            )
+        if len(places) > 1:
+            raise ValueError(
+                f'marker {self.marker!r} (id {marker_id}) stands {len(places)} times in an input, '
+                f'at tokens {places[0]} and {places[1]}; keep exactly one'
+            )
+        return int(places[0])
+
+    def describe(self, num_rows: int | None = None) -> str:
+        """Say in words where the virtual tokens stand, for cards and logs."""
+        count = 'virtual tokens' if num_rows is None else f'{num_rows} virtual tokens'
+        end = 'after the end token' if self.after_end else 'before the end token'
+        if self.placement == 'before':
+            return f'{count} before the text'
+        if self.placement == 'after':
+            return f'{count} after the text, {end}'
+        if self.placement == 'marker':
+            return f'{count} in the place of {self.marker}'
+        before = 'half' if self.rows_before is None else f'the first {self.rows_before}'
+        return f'{count} around the text, {before} in front and the others behind it, {end}'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layout as a dictionary that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> 'Layout':
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: unknown keys, or values that no layout can have.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f'layout is {values!r}; expected a dictionary such as to_dict gives')
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise ValueError(
+                f'layout has unknown entries {", ".join(map(repr, unknown))}; '
+                f'expected some of {", ".join(names)}'
+            )
+        return cls(**values)
+
+
+def _check_tokens(tokens, vocab_size: int) -> None:
+    """Refuse ids beyond the table: they would pass for virtual tokens."""
+    if tokens.ndim != 1:
+        raise ValueError(f'tokens have shape {tokens.shape}; expected one text, int32[T]')
+    if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab_size):
+        wrong = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
+        raise ValueError(
+            f"token id {wrong} is outside the model's vocabulary of {vocab_size} rows; "
+            'use the tokenizer that belongs to this model'
+        )

@@ -1,0 +1,125 @@
+"""Virtual tokens: ids past the vocabulary stand for rows of the trained prompt.
+
+Ids `0..V-1` are the vocabulary's and are looked up in the frozen table; id `V + i` is row `i` of
+the prompt. Everything else that a prompt could change (lengths, masks, positions, packing) follows
+from which ids stand where, so nothing else in the model knows of prompts.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.types import Array
+
+
+def embed(
+    table_VD: Array, prompt_PD: Array, ids_BS: Array, dtype: jnp.dtype = jnp.float32
+) -> Array:
+    """Look token ids up in the frozen table, and virtual ids in the prompt.
+
+    The table is not differentiated. Ids outside `0..V+P-1` are a bug of the host, which can look
+    for them with `check_ids`; on the device they give unspecified rows.
+
+    Args:
+        table_VD: float[V, D], the frozen embedding table.
+        prompt_PD: float32[P, D], the trained rows. With P = 0 this is the plain lookup.
+        ids_BS: int32[..., S], token ids and virtual ids.
+        dtype: the dtype of the activations.
+
+    Returns:
+        dtype[..., S, D].
+
+    Raises:
+        ValueError: the widths of table and prompt differ, or one of them is not a matrix.
+
+    Example:
+        >>> table, prompt = jnp.zeros((4, 2)), jnp.ones((1, 2))
+        >>> embed(table, prompt, jnp.array([4, 0]))[:, 0].tolist()
+        [1.0, 0.0]
+    """
+    if table_VD.ndim != 2 or prompt_PD.ndim != 2 or table_VD.shape[1] != prompt_PD.shape[1]:
+        raise ValueError(
+            f'prompt has shape {tuple(prompt_PD.shape)} but the embedding table has shape '
+            f'{tuple(table_VD.shape)}; expected two matrices of the same width D'
+        )
+    table_VD = jax.lax.stop_gradient(table_VD)
+    if prompt_PD.shape[0] == 0:
+        return jnp.take(table_VD, ids_BS, axis=0).astype(dtype)
+    vocab_size = table_VD.shape[0]
+    # Virtual ids are out of the table's bounds: look up row 0 in their stead.
+    hidden_BSD = jnp.take(table_VD, jnp.where(ids_BS < vocab_size, ids_BS, 0), axis=0)
+    return join(hidden_BSD.astype(dtype), prompt_PD, ids_BS, vocab_size)
+
+
+def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) -> Array:
+    """Put the prompt's rows in the places of virtual ids.
+
+    `embed` without its lookup, for tables that are not stored as one float matrix.
+
+    Args:
+        hidden_BSD: float[..., S, D], the vocabulary's embeddings; anything where ids are virtual.
+        prompt_PD: float32[P, D], the trained rows.
+        ids_BS: int32[..., S], token ids and virtual ids.
+        vocab_size: V, the first virtual id.
+
+    Returns:
+        [..., S, D] in the dtype of `hidden_BSD`.
+    """
+    if prompt_PD.shape[0] == 0:
+        return hidden_BSD
+    # The cast is outside the custom gradient, so that its transpose restores the prompt's dtype.
+    rows_BSD = _prompt_rows(prompt_PD.astype(jnp.float32), ids_BS - vocab_size)
+    is_virtual_BS1 = (ids_BS >= vocab_size)[..., None]
+    return jnp.where(is_virtual_BS1, rows_BSD.astype(hidden_BSD.dtype), hidden_BSD)
+
+
+@jax.custom_vjp
+def _prompt_rows(prompt_PD, row_BS):
+    """Select prompt rows; positions with a negative row get row 0, which the caller discards."""
+    return jnp.take(prompt_PD, jnp.maximum(row_BS, 0), axis=0)
+
+
+def _prompt_rows_forward(prompt_PD, row_BS):
+    return _prompt_rows(prompt_PD, row_BS), (row_BS, prompt_PD.shape[0])
+
+
+def _prompt_rows_backward(residuals, grad_BSD):
+    """Sum the gradient of each row's places as a one-hot product.
+
+    The transpose of a lookup is a scatter-add, which a TPU executes one row after another. The
+    product must be exact: by default TPUs and some GPUs would round float32 inputs.
+    """
+    row_BS, num_rows = residuals
+    # Left to itself one_hot gives zeros to the negative rows of ordinary tokens.
+    one_hot_BSP = jax.nn.one_hot(row_BS, num_rows, dtype=jnp.float32)
+    places = list(range(row_BS.ndim))
+    grad_PD = jnp.tensordot(
+        one_hot_BSP, grad_BSD.astype(jnp.float32), axes=(places, places),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return grad_PD, None
+
+
+_prompt_rows.defvjp(_prompt_rows_forward, _prompt_rows_backward)
+
+
+def check_ids(ids, vocab_size: int, num_rows: int) -> None:
+    """Check on the host that every id is a token's or a virtual token's.
+
+    Args:
+        ids: int numpy array of any shape.
+        vocab_size: V, rows of the embedding table.
+        num_rows: P, rows of the prompt.
+
+    Raises:
+        ValueError: an id is negative or not below V + P; names the first one and its position.
+    """
+    ids = np.asarray(ids)
+    wrong = (ids < 0) | (ids >= vocab_size + num_rows)
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f'token id {int(ids[where])} at position {where} is outside the allowed range '
+            f'0..{vocab_size + num_rows - 1} ({vocab_size} vocabulary ids, {num_rows} virtual '
+            'ids); use the tokenizer and the prompt length that belong to this model'
+        )
