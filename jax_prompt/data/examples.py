@@ -1,0 +1,144 @@
+"""Examples: a split of a task, tokenized and in memory."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.data.ragged import Ragged
+from jax_prompt.data.tasks.registered import RegisteredTask
+from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.data.vocabularies import encode_batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Hold tokenized examples in the order of their source.
+
+    Attributes:
+        name: task and split, for messages: 'imdb validation'.
+        inputs: N inputs without end token or virtual tokens.
+        targets: N targets without end token; empty ones where nothing is known (prediction).
+        labels: int32[N], the index of each target among the task's label words; None for free text.
+    """
+
+    name: str
+    inputs: Ragged
+    targets: Ragged
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def load_examples(task: TextTask | RegisteredTask, split: str, vocabulary: Any,
+                  limit: int | None = None) -> Examples:
+    """Read and tokenize a split.
+
+    A `TextTask` is tokenized in one batch on all cores, without TensorFlow; the ids are those of
+    its seqio task. A registered seqio task runs through its own preprocessors.
+
+    Args:
+        task: where the text comes from.
+        split: which split of it.
+        vocabulary: the model's.
+        limit: at most so many examples: spread evenly over a text task's split, which may be sorted
+            by label; the first ones of a registered task, which may be endless.
+
+    Returns:
+        The examples, in the order of the source.
+
+    Raises:
+        ValueError: no such split, an empty split, a row without a column of the template, a label
+            outside the verbalizer.
+        FileNotFoundError: a file of the task does not exist.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f'limit of examples is {limit}; expected at least 1, or none')
+    name = f'{task.name} {split}'
+    if isinstance(task, RegisteredTask):
+        return _from_seqio(task, split, vocabulary, limit)
+    texts, targets = zip(*_spread(list(task.texts(split)), limit), strict=True)
+    labels = None
+    if task.label_words is not None:
+        index = {word: i for i, word in enumerate(task.label_words)}
+        labels = np.array([index[target] for target in targets], np.int32)
+    return Examples(name, Ragged.from_sequences(encode_batch(vocabulary, texts)),
+                    _encode_repeated(vocabulary, targets), labels)
+
+
+def encode_texts(texts: Sequence[str], vocabulary: Any, name: str = 'inputs') -> Examples:
+    """Tokenize rendered inputs that have no targets, for prediction."""
+    inputs = Ragged.from_sequences(encode_batch(vocabulary, texts))
+    return Examples(name, inputs, Ragged(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64)))
+
+
+def encode_labels(task: TextTask | RegisteredTask, vocabulary: Any) -> Ragged:
+    """Tokenize a task's label words, in their order and without end tokens, for ranking.
+
+    Raises:
+        ValueError: the task has no labels, or the vocabulary cannot tell two of them apart.
+    """
+    if task.label_words is None:
+        raise ValueError(f'task {task.name} has no labels to rank; it is free text')
+    tokens = encode_batch(vocabulary, task.label_words)
+    for (word, ids), (other, other_ids) in itertools.combinations(
+            zip(task.label_words, tokens, strict=True), 2):
+        if list(ids) == list(other_ids):
+            raise ValueError(f'labels {word!r} and {other!r} of task {task.name} have the same '
+                             f'tokens {list(ids)}; choose words that the vocabulary tells apart')
+    return Ragged.from_sequences(tokens)
+
+
+def _spread(rows: list, limit: int | None) -> list:
+    """Take so many of the rows, evenly spread."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def _encode_repeated(vocabulary: Any, texts: Sequence[str]) -> Ragged:
+    """Tokenize texts of which many are the same."""
+    different = list(dict.fromkeys(texts))
+    tokens = dict(zip(different, encode_batch(vocabulary, different), strict=True))
+    return Ragged.from_sequences([tokens[text] for text in texts])
+
+
+def _from_seqio(task: RegisteredTask, split: str, vocabulary: Any, limit: int | None) -> Examples:
+    """Run a registered task's preprocessors, untrimmed and in order."""
+    seqio_task = task.seqio_task(vocabulary)
+    if split not in seqio_task.splits:
+        raise ValueError(f'seqio task {task.name} has no split {split!r}; it has '
+                         f'{", ".join(seqio_task.splits)}')
+    dataset = seqio_task.get_dataset(None, split=split, shuffle=False, try_in_mem_cache=False)
+    found = list((example['inputs'], example['targets']) for example in
+                 dataset.take(-1 if limit is None else limit).as_numpy_iterator())
+    if not found:
+        raise ValueError(f'split {split!r} of seqio task {task.name} is empty: no examples')
+    inputs, targets = zip(*found, strict=True)
+    targets = _without_end(targets, vocabulary.eos_id)
+    return Examples(f'{task.name} {split}', _without_end(inputs, vocabulary.eos_id), targets,
+                    _label_indices(task, targets, vocabulary))
+
+
+def _without_end(sequences: Iterable[np.ndarray], eos_id: int) -> Ragged:
+    """Take off the end token that the task may have added."""
+    return Ragged.from_sequences(
+        ids[:-1] if len(ids) and ids[-1] == eos_id else ids for ids in sequences)
+
+
+def _label_indices(task: RegisteredTask, targets: Ragged, vocabulary: Any) -> np.ndarray | None:
+    """Find the label whose tokens each target is."""
+    if task.labels is None:
+        return None
+    labels = encode_labels(task, vocabulary)
+    index = {labels[i].tobytes(): i for i in range(len(labels))}
+    for row in range(len(targets)):
+        if targets[row].tobytes() not in index:
+            raise ValueError(
+                f'target {vocabulary.decode(targets[row].tolist())!r} of example {row + 1} of '
+                f'seqio task {task.name} is not one of its labels: '
+                f'{", ".join(map(repr, task.labels))}; mend labels or leave them out')
+    return np.array([index[targets[row].tobytes()] for row in range(len(targets))], np.int32)

@@ -1,0 +1,176 @@
+"""Features: examples with virtual tokens inserted, as ids that the model reads."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.data.examples import Examples
+from jax_prompt.data.ragged import Ragged
+from jax_prompt.data.vocabularies import token_id
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.t5.config import T5Config
+from jax_prompt.types import Batch
+
+_log = logging.getLogger(__name__)
+
+# Decoder lengths are multiples of this, so that tasks with alike targets share compiled programs.
+_TARGET_MULTIPLE = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """Hold what the model reads for a split, not yet padded.
+
+    Attributes:
+        name: task and split, for messages.
+        encoder: N encoder inputs, virtual tokens and end token included.
+        targets: N targets, end token included.
+        labels: int32[N], the index of each target among the label words; None for free text.
+        decoder_length: L, the same for all batches of these features.
+        pad_id, decoder_start_id: of the model.
+        truncated_inputs, truncated_targets: how many were cut to fit.
+    """
+
+    name: str
+    encoder: Ragged
+    targets: Ragged
+    labels: np.ndarray | None
+    decoder_length: int
+    pad_id: int = 0
+    decoder_start_id: int = 0
+    truncated_inputs: int = 0
+    truncated_targets: int = 0
+
+    def __len__(self) -> int:
+        return len(self.encoder)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return int64[N], encoder positions of each example, virtual tokens included."""
+        return self.encoder.lengths
+
+    def batch(self, rows: Sequence[int], length: int, num_real: int | None = None) -> Batch:
+        """Gather examples into a batch.
+
+        Args:
+            rows: int[B], which examples.
+            length: S, encoder positions, at least the longest of these examples.
+            num_real: rows from here on are only there to fill the batch: their weights are 0.
+
+        Returns:
+            seqio's keys: encoder_input_tokens int32[B, S], decoder_target_tokens and
+            decoder_input_tokens int32[B, L], decoder_loss_weights float32[B, L]. The decoder's
+            inputs are its targets shifted right behind the start token, as seqio shifts them.
+        """
+        rows = np.asarray(rows)
+        targets = self.targets.padded(rows, self.decoder_length, self.pad_id)
+        inputs = np.concatenate(
+            [np.full((len(rows), 1), self.decoder_start_id, np.int32), targets[:, :-1]], axis=1)
+        weights = np.arange(self.decoder_length) < self.targets.lengths[rows][:, None]
+        if num_real is not None:
+            weights[num_real:] = False
+        return {
+            'encoder_input_tokens': self.encoder.padded(rows, length, self.pad_id),
+            'decoder_target_tokens': targets,
+            'decoder_input_tokens': inputs,
+            'decoder_loss_weights': weights.astype(np.float32),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureConverter:
+    """Insert virtual tokens and end tokens, and cut what is too long.
+
+    Attributes:
+        layout: where the virtual tokens stand.
+        num_rows: P, rows of the prompt; 0 for no prompt.
+        vocab_size: V, rows of the frozen embedding table; virtual ids begin there.
+        inputs_length: the most tokens of an input, end token included, virtual tokens not.
+        targets_length: the most tokens of a target, end token included.
+        eos_id, pad_id, decoder_start_id: of the model.
+        marker_id: the id of the layout's marker, where it has one.
+    """
+
+    layout: Layout
+    num_rows: int
+    vocab_size: int
+    inputs_length: int = 512
+    targets_length: int = 64
+    eos_id: int = 1
+    pad_id: int = 0
+    decoder_start_id: int = 0
+    marker_id: int | None = None
+
+    @classmethod
+    def for_model(cls, task: Any, vocabulary: Any, config: T5Config, layout: Layout,
+                  num_rows: int) -> 'FeatureConverter':
+        """Fit a converter to a task and a model.
+
+        Raises:
+            ValueError: vocabulary and model do not belong together.
+        """
+        if vocabulary.vocab_size > config.vocab_size:
+            raise ValueError(
+                f'the vocabulary has {vocabulary.vocab_size} ids but the embedding table of '
+                f'{config.name or "the model"} has {config.vocab_size} rows; ids beyond them would '
+                'pass for virtual tokens; use the tokenizer that belongs to the model')
+        for name, ours, theirs in (('end', vocabulary.eos_id, config.eos_token_id),
+                                   ('padding', vocabulary.pad_id, config.pad_token_id)):
+            if ours != theirs:
+                raise ValueError(
+                    f'the {name} token is id {ours} in the vocabulary but {theirs} in '
+                    f'{config.name or "the model"}; use the tokenizer that belongs to the model')
+        return cls(
+            layout=layout, num_rows=num_rows, vocab_size=config.vocab_size,
+            inputs_length=task.inputs_length, targets_length=task.targets_length,
+            eos_id=config.eos_token_id, pad_id=config.pad_token_id,
+            decoder_start_id=config.decoder_start_token_id,
+            marker_id=token_id(vocabulary, layout.marker) if layout.placement == 'marker' else None)
+
+    def input_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
+        """Return an input's ids with virtual and end tokens, and whether text was cut."""
+        return self.layout.insert(tokens, self.num_rows, self.vocab_size, self.eos_id,
+                                  self.inputs_length, self.marker_id)
+
+    def target_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
+        """Return a target's ids with the end token, and whether text was cut."""
+        kept = np.asarray(tokens, np.int32)[:self.targets_length - 1]
+        return np.append(kept, np.int32(self.eos_id)), len(kept) < len(tokens)
+
+    def convert(self, examples: Examples) -> Features:
+        """Convert a split; says in the log, once, how many texts were cut.
+
+        Raises:
+            ValueError: a label word is longer than `targets_length`, a token is outside the model's
+                vocabulary, or an input lacks the layout's marker.
+        """
+        inputs, inputs_cut = self._convert_all(self.input_ids, examples.inputs, examples.name)
+        targets, targets_cut = self._convert_all(self.target_ids, examples.targets, examples.name)
+        if targets_cut and examples.labels is not None:
+            raise ValueError(
+                f'a label word of {examples.name} has {examples.targets.lengths.max() + 1} tokens, '
+                f'end token included, but targets_length is {self.targets_length}; raise it')
+        for what, cut, length in (('inputs', inputs_cut, self.inputs_length),
+                                  ('targets', targets_cut, self.targets_length)):
+            if cut:
+                _log.warning('%s: %d of %d %s were longer than %d tokens and were cut; '
+                             'the prompt never is', examples.name, cut, len(examples), what, length)
+        longest = int(targets.lengths.max(initial=1))
+        length = min(-(-longest // _TARGET_MULTIPLE) * _TARGET_MULTIPLE, self.targets_length)
+        return Features(examples.name, inputs, targets, examples.labels, length, self.pad_id,
+                        self.decoder_start_id, inputs_cut, targets_cut)
+
+    def _convert_all(self, convert: Any, sequences: Ragged, name: str) -> tuple[Ragged, int]:
+        """Convert each sequence and count those cut."""
+        converted, cut = [], 0
+        for row in range(len(sequences)):
+            try:
+                ids, truncated = convert(sequences[row])
+            except ValueError as error:
+                raise ValueError(f'example {row + 1} of {name}: {error}') from None
+            converted.append(ids)
+            cut += truncated
+        return Ragged.from_sequences(converted), cut

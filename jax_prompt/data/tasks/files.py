@@ -1,0 +1,108 @@
+"""A task from one's own CSV, TSV or JSONL files: name the columns, write no Python."""
+
+import functools
+import os
+from collections.abc import Mapping
+
+from jax_prompt.data.tasks.rows import Row, read_rows
+from jax_prompt.data.tasks.splits import split_of, without_duplicates
+from jax_prompt.data.tasks.text_task import TextTask
+
+
+def file_task(
+    train_file: str,
+    validation_file: str | None = None,
+    test_file: str | None = None,
+    inputs_template: str = '{text}',
+    target_column: str = 'label',
+    labels: Mapping[str, str] | tuple[str, ...] | str | None = None,
+    inputs_length: int = 512,
+    targets_length: int = 64,
+) -> TextTask:
+    """Make a task of one's own files.
+
+    Without a validation file one text in ten is cut from the training file for it, chosen by a
+    hash of the text; with neither a validation nor a test file, another one in ten for the test.
+    Before cutting, rows with the same text (case and white space apart) and target are taken once,
+    and with labels, texts whose rows disagree on the target are left out. Files that are given are
+    used as they are.
+
+    Args:
+        train_file, validation_file, test_file: .csv, .tsv or .jsonl, each plain or .gz. The task
+            is called by the training file's name.
+        inputs_template: the input, with column names in braces.
+        target_column: the column of the answer.
+        labels: raw value -> word, or the words; 'auto' for the different values of the target
+            column in the training split, sorted; None for free text.
+        inputs_length: the most tokens of an input, end token included, virtual tokens not.
+        targets_length: the most tokens of a target, end token included.
+
+    Returns:
+        The task.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a column is not there, or anything else `TextTask` and `read_rows` refuse.
+    """
+    name = os.path.basename(str(train_file)).split('.')[0]
+    task = functools.partial(
+        TextTask, name, inputs_template=inputs_template, target=target_column,
+        inputs_length=inputs_length, targets_length=targets_length)
+    given = {'train': train_file, 'validation': validation_file, 'test': test_file}
+    given = {split: path for split, path in given.items() if path}
+    plain = task(given)
+    _check_first_rows(plain)
+    splits = dict(given)
+    if not validation_file:
+        cut = functools.cache(
+            functools.partial(_cut, plain, free_text=labels is None, with_test=not test_file))
+        for split in cut_names(bool(test_file)):
+            splits[split] = functools.partial(_part, cut, split)
+    if labels == 'auto':
+        read = task(splits)
+        labels = tuple(sorted({read.raw_target(row) for row in read.rows('train')}))
+    return task({split: splits[split] for split in ('train', 'validation', 'test')
+                 if split in splits}, labels=labels)
+
+
+def cut_names(has_test_file: bool) -> tuple[str, ...]:
+    """Return the splits that are cut from the training file."""
+    return ('train', 'validation') if has_test_file else ('train', 'validation', 'test')
+
+
+def _check_first_rows(task: TextTask) -> None:
+    """Read one row of each file, so that a wrong name shows before a model is loaded."""
+    for split, path in task.splits.items():
+        row = next(iter(read_rows(path)), None)
+        if row is None:
+            raise ValueError(f'split {split!r} of task {task.name} ({path}) is empty: no rows')
+        task.render(row)
+        task.raw_target(row)
+
+
+def _cut(task: TextTask, free_text: bool, with_test: bool) -> dict[str, list[Row]]:
+    """Cut the training file of a task into splits."""
+    columns = sorted(task.columns)
+
+    def text_of(row: Row) -> str:
+        # The columns, not the rendered input: rewording the template moves no text.
+        task.render(row)
+        return '\n'.join(str(row.columns[column]) for column in columns)
+
+    rows = without_duplicates(task.rows('train'), text_of, task.raw_target, task.name,
+                              drop_conflicts=not free_text)
+    parts: dict[str, list[Row]] = {split: [] for split in cut_names(not with_test)}
+    for row in rows:
+        split = split_of(text_of(row))
+        parts[split if split in parts else 'train'].append(row)
+    empty = [split for split, part in parts.items() if not part]
+    if empty:
+        raise ValueError(
+            f'{task.splits["train"]} has {len(rows)} different texts, too few to cut a '
+            f'{empty[0]} split from them; give files for validation and test')
+    return parts
+
+
+def _part(cut: functools.cache, split: str) -> list[Row]:
+    """Return one split of those cut."""
+    return cut()[split]

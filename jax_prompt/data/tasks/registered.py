@@ -1,0 +1,85 @@
+"""Tasks that are registered with seqio: one's own, or those of the T5 libraries over TFDS."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredTask:
+    """Stand for a task in seqio's registry; made by `registered_task`.
+
+    Attributes:
+        name: its name in `seqio.TaskRegistry`.
+        labels: the label words as the task writes them in its targets; None for free text.
+        inputs_length, targets_length: the most tokens, end token included, virtual tokens not.
+    """
+
+    name: str
+    labels: tuple[str, ...] | None = None
+    inputs_length: int = 512
+    targets_length: int = 64
+
+    @property
+    def label_words(self) -> tuple[str, ...] | None:
+        """Return the label words, in order; None for free text."""
+        return self.labels
+
+    def seqio_task(self, vocabulary: Any) -> Any:
+        """Return the seqio.Task with its vocabulary replaced by the model's.
+
+        A task's preprocessors take the vocabulary from its output features; one that closes over a
+        vocabulary of its own keeps it.
+        """
+        from jax_prompt.data.seqio_adaptors import as_seqio
+
+        task = _look_up(self.name)
+        features = {name: dataclasses.replace(feature, vocabulary=as_seqio(vocabulary))
+                    for name, feature in task.output_features.items()}
+        return task.replace(output_features=features)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a prompt file's metadata holds; its inputs come ready, as one column."""
+        labels = None if self.labels is None else {word: word for word in self.labels}
+        return {'name': self.name, 'inputs_template': '{inputs}', 'target': 'targets',
+                'labels': labels, 'inputs_length': self.inputs_length,
+                'targets_length': self.targets_length}
+
+
+def registered_task(name: str, labels: tuple[str, ...] | None = None, inputs_length: int = 512,
+                    targets_length: int = 64) -> RegisteredTask:
+    """Use a task that a module has registered with seqio.
+
+    Args:
+        name: its name in `seqio.TaskRegistry`; import the module that registers it first.
+        labels: the label words as its targets have them, for ranking; None for free text.
+        inputs_length: the most tokens of an input, end token included, virtual tokens not.
+        targets_length: the most tokens of a target, end token included.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: no such task, or one without text features "inputs" and "targets".
+    """
+    task = _look_up(name)
+    missing = [key for key in ('inputs', 'targets') if key not in task.output_features]
+    if missing:
+        raise ValueError(f'seqio task {name!r} has no feature {missing[0]!r}; it has '
+                         f'{", ".join(task.output_features)}; expected inputs and targets')
+    return RegisteredTask(name, None if labels is None else tuple(labels), inputs_length,
+                          targets_length)
+
+
+def _look_up(name: str) -> Any:
+    """Find a task in seqio's registry."""
+    from jax_prompt.data.quiet_tensorflow import seqio
+
+    names = seqio.TaskRegistry.names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 3)
+        raise ValueError(
+            f'no task {name!r} is registered with seqio ({len(names)} are); '
+            + (f'did you mean {", ".join(close)}?' if close else
+               'import the module that registers it first'))
+    return seqio.TaskRegistry.get(name)

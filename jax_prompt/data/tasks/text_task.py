@@ -1,0 +1,219 @@
+"""A task: rows of text columns, a template for the input, and what shall be answered."""
+
+import dataclasses
+import functools
+import json
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from jax_prompt.data.tasks.rows import Row, read_rows
+
+#: What a split is read from: a file, or a function that yields rows or plain dicts.
+SplitSource = str | Callable[[], Iterable[Row | Mapping[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextTask:
+    """Say how rows become inputs and targets.
+
+    Attributes:
+        name: what the task is called in logs, cards and prompt files.
+        splits: split name -> a .csv, .tsv or .jsonl file, or a function that yields rows. A task
+            read back from a prompt file has none: it can render and verbalize, no more.
+        inputs_template: the input, with column names in braces: 'sst2 sentence: {text}'.
+        target: the column of the answer.
+        labels: raw value -> word (the verbalizer), or the words themselves where the column holds
+            them; None for free text. Ranking is over the different words, in order of mention.
+        inputs_length: the most tokens of an input, end token included, virtual tokens not.
+        targets_length: the most tokens of a target, end token included.
+
+    Raises:
+        ValueError: a template, labels or lengths that cannot be used.
+
+    Example:
+        >>> task = TextTask('toy', {}, 'review: {text}', 'label', {'0': 'bad', '1': 'good'})
+        >>> task.render({'text': 'fine .'}), task.verbalize(1), task.label_words
+        ('review: fine .', 'good', ('bad', 'good'))
+    """
+
+    name: str
+    splits: Mapping[str, SplitSource]
+    inputs_template: str = '{text}'
+    target: str = 'label'
+    labels: Mapping[str, str] | tuple[str, ...] | None = None
+    inputs_length: int = 512
+    targets_length: int = 8
+
+    def __post_init__(self):
+        if self.target in self.columns:
+            raise ValueError(
+                f'inputs_template {self.inputs_template!r} of task {self.name} shows the target '
+                f'column {self.target!r}, so the answer would stand in the input; take it out')
+        for length in ('inputs_length', 'targets_length'):
+            if getattr(self, length) < 1:
+                raise ValueError(f'{length} of task {self.name} is {getattr(self, length)}; '
+                                 'at least 1 is needed to hold the end token')
+        object.__setattr__(self, 'labels', _checked_labels(self.labels, self.name))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that the template shows, in order."""
+        fields = [field for _, field in _parse_template(self.inputs_template) if field is not None]
+        return tuple(dict.fromkeys(fields))
+
+    @property
+    def label_words(self) -> tuple[str, ...] | None:
+        """Return the different words of the verbalizer, in order; None for free text."""
+        return None if self.labels is None else tuple(dict.fromkeys(self.labels.values()))
+
+    def render(self, row: Row | Mapping[str, Any], where: str = '') -> str:
+        """Return the input of a row.
+
+        Args:
+            row: a `Row`, or a plain dict of columns.
+            where: the place of a plain dict, for messages.
+
+        Raises:
+            ValueError: a column of the template is not there or holds no text.
+        """
+        row = row if isinstance(row, Row) else Row(row, where or 'the row')
+        return ''.join(literal + ('' if field is None else _text(row, field))
+                       for literal, field in _parse_template(self.inputs_template))
+
+    def verbalize(self, value: Any, where: str = 'the row') -> str:
+        """Return the target for a raw value of the target column.
+
+        Raises:
+            ValueError: the verbalizer does not have the value.
+        """
+        raw = _plain(value, self.target, where)
+        if self.labels is None:
+            return raw
+        if raw not in self.labels:
+            raise ValueError(
+                f'label {raw!r} in column {self.target!r} at {where} is outside the verbalizer of '
+                f'task {self.name}; allowed: {", ".join(map(repr, self.labels))}; mend the row or '
+                'add the label')
+        return self.labels[raw]
+
+    def raw_target(self, row: Row) -> str:
+        """Return the target column of a row as it stands, before the verbalizer.
+
+        Raises:
+            ValueError: the column is not there or holds no text.
+        """
+        return _text(row, self.target)
+
+    def rows(self, split: str) -> list[Row]:
+        """Read a split.
+
+        Raises:
+            ValueError: no such split, an empty one, or a row that cannot be parsed.
+            FileNotFoundError: its file does not exist.
+        """
+        if split not in self.splits:
+            raise ValueError(f'task {self.name} has no split {split!r}; it has '
+                             f'{", ".join(self.splits) or "none"}')
+        source = self.splits[split]
+        found = read_rows(source) if not callable(source) else source()
+        rows = [row if isinstance(row, Row) else Row(row, f'row {number} of split {split}')
+                for number, row in enumerate(found, 1)]
+        if not rows:
+            place = '' if callable(source) else f' ({source})'
+            raise ValueError(f'split {split!r} of task {self.name}{place} is empty: no rows')
+        return rows
+
+    def texts(self, split: str) -> Iterator[tuple[str, str]]:
+        """Yield (input, target) for each row of a split, in order."""
+        for row in self.rows(split):
+            yield self.render(row), self.verbalize(self.raw_target(row), row.where)
+
+    def seqio_task(self, vocabulary: Any) -> Any:
+        """Build a seqio.Task ("inputs" -> "targets") that is in no registry.
+
+        Args:
+            vocabulary: any that `load_vocabulary` gives, or a seqio.Vocabulary.
+
+        Returns:
+            A seqio.Task over the same splits; `seqio.TaskRegistry.add_provider(name, task)` makes
+            it known by name.
+        """
+        from jax_prompt.data.seqio_adaptors import build_task
+
+        return build_task(self, vocabulary)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the splits, as a prompt file's metadata holds it."""
+        return {name: getattr(self, name) for name in
+                ('name', 'inputs_template', 'target', 'labels', 'inputs_length', 'targets_length')}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> 'TextTask':
+        """Read what `to_dict` wrote, as a task without splits.
+
+        Raises:
+            ValueError: entries that no task has.
+        """
+        names = [field.name for field in dataclasses.fields(cls) if field.name != 'splits']
+        unknown = sorted(set(values) - set(names))
+        if unknown or 'name' not in values:
+            raise ValueError(f'task entries are {", ".join(map(repr, sorted(values)))}; '
+                             f'expected name and some of {", ".join(names)}')
+        return cls(splits={}, **values)
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Split a template into (literal, column or None) pairs."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'inputs_template {template!r} cannot be read: {error}; name columns as '
+                         '{column}, and write {{ and }} for braces in the text') from None
+    for _, field, spec, conversion in parsed:
+        if field == '' or spec or conversion:
+            raise ValueError(f'inputs_template {template!r} has a field that is not a plain '
+                             "column name in braces, such as '{text}'")
+    if all(field is None for _, field, _, _ in parsed):
+        raise ValueError(f'inputs_template {template!r} names no column, so all inputs would be '
+                         "the same; name one in braces, such as '{text}'")
+    return tuple((literal, field) for literal, field, _, _ in parsed)
+
+
+def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
+    """Return labels as raw value -> word, or None."""
+    if labels is None:
+        return None
+    if isinstance(labels, str) or not isinstance(labels, Mapping | tuple | list):
+        raise ValueError(f'labels of task {name} are {labels!r}; expected a mapping from the raw '
+                         'value to a word, or the words')
+    pairs = labels.items() if isinstance(labels, Mapping) else ((word, word) for word in labels)
+    checked = {_plain(raw, 'labels', f'task {name}'): word for raw, word in pairs}
+    for raw, word in checked.items():
+        if not isinstance(word, str) or not word.strip():
+            raise ValueError(f'label {raw!r} of task {name} has the word {word!r}; expected text')
+    if len(set(checked.values())) < 2:
+        raise ValueError(f'labels of task {name} are {json.dumps(checked, ensure_ascii=False)}; '
+                         'expected at least two different words to choose from')
+    return checked
+
+
+def _text(row: Row, column: str) -> str:
+    """Return a column of a row as text."""
+    if column not in row.columns:
+        raise ValueError(f'column {column!r} is not there at {row.where}; the columns there are '
+                         f'{", ".join(map(repr, row.columns)) or "none"}')
+    return _plain(row.columns[column], column, row.where)
+
+
+def _plain(value: Any, column: str, where: str) -> str:
+    """Return text, a number or true/false as text; true and false as JSON writes them."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return 'true' if value else 'false'
+    if isinstance(value, int | float):
+        return str(value)
+    what = 'nothing' if value is None else f'a {type(value).__name__}'
+    raise ValueError(f'column {column!r} at {where} holds {what}; expected text or a number')
