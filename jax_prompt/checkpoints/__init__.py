@@ -1,0 +1,1 @@
+"""Weights in, training states in and out."""
