@@ -12,8 +12,8 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 # Tiny models spend their time in the compiler: without its optimizations tests are three times as
 # quick, and state the same properties.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
-# JAX's compilation cache stays as it is by default, off: tests that compare runs bit for bit
-# must not depend on what an earlier session compiled.
+
+import pytest  # noqa: E402
 
 MISSING_PACKAGE = re.compile('could not import|not installed|pip install')
 
@@ -33,3 +33,28 @@ def pytest_sessionfinish(session):
         reporter.write_line(f'\nskipped for want of a package: {reason}', red=True)
     if missing:
         session.exitstatus = 1
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compile_once(tmp_path_factory):
+    """Share compiled programs among this session's tests, as the command does among processes.
+
+    The folder is new each session: runs that are compared bit for bit must not depend on what an
+    earlier session compiled.
+    """
+    import jax
+
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('xla')))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+@pytest.fixture(scope='session')
+def world(tmp_path_factory):
+    """A folder with model/, a tiny random T5, and reviews.csv, something to learn."""
+    from tests import tiny_world
+
+    folder = tmp_path_factory.mktemp('world')
+    tiny_world.write_model(folder / 'model')
+    tiny_world.write_reviews(folder / 'reviews.csv')
+    return folder

@@ -194,7 +194,7 @@ def _config_from_shapes(weights: dict[str, Weight], encoder: Graph, name: str) -
     epsilon = encoder.scalar_added_in('final_layer_norm')
     if epsilon is not None:
         fields['layer_norm_epsilon'] = epsilon
-    _logger.info('%s: configuration read off the graph: %s', name, fields)
+    _logger.debug('%s: configuration read off the graph: %s', name, fields)
     return fields
 
 

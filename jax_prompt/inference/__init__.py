@@ -1,0 +1,1 @@
+"""Using a prompt: generation, rank classification and prediction over files."""

@@ -1,0 +1,144 @@
+"""Rank classification: the label whose words the model finds most likely after the input.
+
+An input is encoded once, and the decoder's keys and values for attending to it are computed once;
+all labels are then scored against them, whatever their lengths.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.inference.encode import encode_inputs
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.model import T5
+from jax_prompt.types import Array, Params
+
+#: score(frozen, prompt_PD, ids_BS) -> float32[B, C]
+LabelScorer = Callable[[Params, Array, Array], Array]
+
+#: Bytes of logits alive at one time. Beyond it labels are scored in groups, so that memory does not
+#: grow with their number: a hundred labels of three tokens in a batch of 64 would need 2.4 GB.
+_LOGITS_BYTES = 256 * 1024**2
+
+
+def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
+                      normalise_length: bool = False) -> LabelScorer:
+    """Compile the scoring of a fixed set of labels; one compilation for each shape of `ids_BS`.
+
+    Args:
+      model: the frozen model's shape.
+      label_ids: for each of the C labels its tokens, without the end token, which is scored too.
+      normalise_length: divide each score by the label's number of tokens, the end token included,
+        so that long labels are not at a disadvantage.
+
+    Returns:
+      score(frozen, prompt_PD, ids_BS) -> float32[B, C]: the log-probability of each label given
+      the input. Rows of pads alone are allowed; their scores mean nothing.
+
+    Raises:
+      ValueError: for fewer than two labels, a label without tokens, two labels with the same
+        tokens, or a token that is not a word of the vocabulary.
+
+    Source: Brown et al. 2020, section 2.4; Lester et al. 2021 score SuperGLUE this way in effect.
+    """
+    targets_CL, weights_CL = _label_arrays(label_ids, model.config)
+    if normalise_length:
+        weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
+
+    @jax.jit
+    def score(frozen: Params, prompt_PD: Array, ids_BS: Array) -> Array:
+        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+        return score_labels(model, frozen, encoded_BSD, mask_BS, targets_CL, weights_CL)
+
+    return score
+
+
+def score_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+                 targets_CL: Array, weights_CL: Array) -> Array:
+    """Score every label against every encoded input.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      encoded_BSD: the encoder's outputs.
+      mask_BS: bool[B, S], True where the encoder had a token.
+      targets_CL: int32[C, L], each label's tokens and end token, then pads.
+      weights_CL: float32[C, L], what each position's log-probability counts; 0 on pads.
+
+    Returns:
+      float32[B, C], the weighted sums of log-probabilities.
+    """
+    batch, (labels, length) = encoded_BSD.shape[0], targets_CL.shape
+    starts_C1 = jnp.full((labels, 1), model.config.decoder_start_token_id, jnp.int32)
+    inputs_CL = jnp.concatenate([starts_C1, targets_CL[:, :-1]], axis=1)
+    inputs_CLD = model.embed(frozen, inputs_CL)
+
+    # Mapped over labels, not batched with them: the encoder's outputs stay unmapped, so the cross
+    # keys and values computed from them do too, and every label shares them.
+    @jax.vmap
+    def decode(inputs_LD: Array) -> Array:
+        inputs_BLD = jnp.broadcast_to(inputs_LD, (batch, *inputs_LD.shape))
+        return model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS)
+
+    def log_probability(label: tuple[Array, Array, Array]) -> Array:
+        hidden_BLD, target_L, weights_L = label
+        logits_BLV = model.logits(frozen, hidden_BLD)
+        target_BL1 = jnp.broadcast_to(target_L[:, None], (batch, length, 1))
+        chosen_BL = jnp.take_along_axis(logits_BLV, target_BL1, axis=-1)[..., 0]
+        log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
+        return jnp.sum(log_probabilities_BL * weights_L, axis=-1)
+
+    group = max(1, _LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
+    each_label = (decode(inputs_CLD), jnp.asarray(targets_CL), jnp.asarray(weights_CL))
+    if group >= labels:
+        return jax.vmap(log_probability)(each_label).T
+    return jax.lax.map(log_probability, each_label, batch_size=group).T
+
+
+def rank_classify(score: LabelScorer, frozen: Params, prompt_PD: Array,
+                  ids_BS: Array) -> np.ndarray:
+    """Return the number of the likeliest label of each row, int32[B]; the first among equals."""
+    return np.asarray(score(frozen, prompt_PD, ids_BS)).argmax(axis=1).astype(np.int32)
+
+
+def probabilities(scores_BC: np.ndarray) -> np.ndarray:
+    """Turn scores into probabilities among the labels: softmax, float32[B, C]."""
+    scores_BC = np.asarray(scores_BC, np.float32)
+    odds_BC = np.exp(scores_BC - scores_BC.max(axis=1, keepdims=True))
+    return odds_BC / odds_BC.sum(axis=1, keepdims=True)
+
+
+def _label_arrays(label_ids: Sequence[Sequence[int]],
+                  config: T5Config) -> tuple[np.ndarray, np.ndarray]:
+    """Return int32[C, L] targets with end tokens, padded, and float32[C, L] weights 1 or 0."""
+    labels = [[int(token) for token in label] for label in label_ids]
+    _check_labels(labels, config)
+    shape = (len(labels), max(map(len, labels)) + 1)
+    targets_CL = np.full(shape, config.pad_token_id, np.int32)
+    weights_CL = np.zeros(shape, np.float32)
+    for row, label in enumerate(labels):
+        targets_CL[row, :len(label) + 1] = [*label, config.eos_token_id]
+        weights_CL[row, :len(label) + 1] = 1.0
+    return targets_CL, weights_CL
+
+
+def _check_labels(labels: list[list[int]], config: T5Config) -> None:
+    if len(labels) < 2:
+        raise ValueError(f'rank classification got {len(labels)} label(s); expected at least two')
+    special = (config.pad_token_id, config.eos_token_id)
+    first_with = {}
+    for number, label in enumerate(labels):
+        if not label:
+            raise ValueError(f'label {number} has no tokens; every label needs a word that the '
+                             'vocabulary can spell')
+        wrong = [t for t in label if not 0 <= t < config.vocab_size or t in special]
+        if wrong:
+            raise ValueError(f'label {number} has token {wrong[0]}; expected words of the '
+                             f'vocabulary, ids below {config.vocab_size} without pad and end '
+                             'tokens (the end token is added here)')
+        same = first_with.setdefault(tuple(label), number)
+        if same != number:
+            raise ValueError(f'labels {same} and {number} have the same tokens {label}; choose '
+                             'words that the vocabulary tells apart')

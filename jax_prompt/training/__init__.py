@@ -1,0 +1,1 @@
+"""Training a soft prompt: forward pass, losses, optimizers, the step, the loop, its reports."""

@@ -1,0 +1,125 @@
+"""Evaluate a prompt on a split: rank classification, greedy decoding, or both."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.data.batches import choose_buckets, eval_batches
+from jax_prompt.data.examples import Examples, encode_labels
+from jax_prompt.data.features import FeatureConverter, Features
+from jax_prompt.inference.generate import before_end, make_generator
+from jax_prompt.inference.metrics import accuracy, exact_match
+from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.training.frozen_model import FrozenModel
+from jax_prompt.types import Array
+
+#: What each way of evaluating reports.
+METRIC_OF = {'rank': 'accuracy', 'greedy': 'exact_match'}
+#: run(frozen, prompt_PD, ids_BS) -> one row an example
+_Run = Callable[[Any, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Evaluate prompts for one task with one model; programs are compiled once.
+
+    Attributes:
+      frozen_model: the model.
+      ways: 'rank', 'greedy' or both, the one that chooses the best prompt first.
+      batch_size: examples a batch.
+      buckets: padded lengths, virtual tokens included; None to choose them for each split.
+      score: ranks labels; None where no way needs it.
+    """
+
+    frozen_model: FrozenModel
+    ways: tuple[str, ...]
+    batch_size: int
+    buckets: Sequence[int] | None = None
+    score: _Run | None = None
+    # One compiled generator for each decoder length that a split asks for.
+    generators: dict[int, _Run] = dataclasses.field(default_factory=dict)
+
+    @property
+    def main_metric(self) -> str:
+        """The metric by which prompts are chosen; higher is better."""
+        return METRIC_OF[self.ways[0]]
+
+    def __call__(self, prompt_PD: Array, features: Features) -> dict[str, float]:
+        """Evaluate one prompt.
+
+        Args:
+          prompt_PD: float32[P, D]; P is the number of rows that the features were made for.
+          features: of a split.
+
+        Returns:
+          metric name -> value from 0 to 1.
+        """
+        return {METRIC_OF[way]: getattr(self, f'_{way}')(prompt_PD, features) for way in self.ways}
+
+    def _rank(self, prompt_PD: Array, features: Features) -> float:
+        scores = self._collect(self.score, prompt_PD, features)
+        return accuracy(np.stack(scores).argmax(axis=1).tolist(), features.labels.tolist())
+
+    def _greedy(self, prompt_PD: Array, features: Features) -> float:
+        length = features.decoder_length
+        generate = self.generators.setdefault(
+            length, make_generator(self.frozen_model.model, length))
+        decode = self.frozen_model.vocabulary.decode
+        rows = self._collect(generate, prompt_PD, features)
+        predicted = [decode(before_end(row, self._end_id)).strip() for row in rows]
+        wanted = [decode(before_end(features.targets[row], self._end_id)).strip()
+                  for row in range(len(features))]
+        return exact_match(predicted, wanted)
+
+    @property
+    def _end_id(self) -> int:
+        return self.frozen_model.model.config.eos_token_id
+
+    def _collect(self, run: _Run, prompt_PD: Array, features: Features) -> list[np.ndarray]:
+        """Run all examples; return a row of results for each, in the order of the features."""
+        buckets = self.buckets or choose_buckets(features.lengths)
+        pending = [(run(self.frozen_model.frozen, prompt_PD, batch['encoder_input_tokens']), rows)
+                   for batch, rows, _ in eval_batches(features, self.batch_size, buckets)]
+        results: list[Any] = [None] * len(features)
+        for output, rows in pending:
+            for row, result in zip(rows, np.asarray(output), strict=False):
+                results[row] = result
+        return results
+
+
+def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | None = None,
+                   batch_size: int = 64, buckets: Sequence[int] | None = None) -> Evaluator:
+    """Build the evaluator of a task.
+
+    Args:
+      frozen_model: the model.
+      task: the task; its labels are what is ranked.
+      ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
+      batch_size: examples a batch.
+      buckets: padded lengths, virtual tokens included; None to choose them for each split.
+
+    Returns:
+      The evaluator.
+
+    Raises:
+      ValueError: ranking is asked for but the task has no labels.
+    """
+    if ways is None:
+        ways = ('greedy',) if task.label_words is None else ('rank',)
+    score = None
+    if 'rank' in ways:
+        labels = encode_labels(task, frozen_model.vocabulary)
+        score = make_label_scorer(frozen_model.model, [list(labels[i]) for i in range(len(labels))])
+    return Evaluator(frozen_model, tuple(ways), batch_size, buckets, score)
+
+
+def make_features(examples: Examples, task: Any, frozen_model: FrozenModel, layout: Layout,
+                  num_rows: int) -> Features:
+    """Return features of a split for a prompt of so many rows; 0 for the plain model's."""
+    converter = FeatureConverter.for_model(task, frozen_model.vocabulary,
+                                           frozen_model.model.config, layout, num_rows)
+    return converter.convert(examples)
+

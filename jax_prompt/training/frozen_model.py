@@ -1,0 +1,82 @@
+"""Open a frozen T5 with its vocabulary, on the devices at hand."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.checkpoints.weights import load_t5
+from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.t5.model import T5, count_parameters
+from jax_prompt.types import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenModel:
+    """A T5 that is ready to run, and who it is.
+
+    Attributes:
+      model: the shape, with how to compute.
+      frozen: the weights, on the devices.
+      vocabulary: encodes and decodes text for it.
+      source: where it was loaded from.
+      name: what prompt files and messages call it.
+      fingerprint: tells its weights from any others.
+      vocabulary_fingerprint: tells its vocabulary from any other.
+    """
+
+    model: T5
+    frozen: Params
+    vocabulary: Any
+    source: str
+    name: str
+    fingerprint: str
+    vocabulary_fingerprint: str
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the frozen numbers."""
+        return count_parameters(self.frozen)
+
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of the frozen weights as they are held."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.frozen))
+
+
+def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
+               scan_layers: bool | None = None, remat: str = 'none',
+               name: str | None = None) -> FrozenModel:
+    """Load a T5 and its vocabulary.
+
+    Args:
+      source: a Hugging Face folder or repository id, a folder of ONNX files, or
+        `package:NAME/folder`; see `checkpoints.weights.load_t5`.
+      vocabulary: the tokenizer's source where the model's folder has none.
+      dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
+        bfloat16 elsewhere. (Not float16: T5 overflows in it.)
+      scan_layers: one compiled layer in a loop; None for a loop on accelerators and unrolled
+        layers on CPU, where they are a tenth faster.
+      remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
+      name: what to call it; None for its folder's or repository's name.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError, FileNotFoundError: when model or vocabulary cannot be had, in one line.
+    """
+    if source is None:
+        raise ValueError('no model given; name one with --model=SOURCE, or model.source in a gin file')
+    on_cpu = jax.default_backend() == 'cpu'
+    dtype = dtype or ('float32' if on_cpu else 'bfloat16')
+    loaded = load_t5(source, dtype)
+    if vocabulary is None and loaded.folder is None:
+        raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
+                         "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
+    words = load_vocabulary(vocabulary or str(loaded.folder))
+    model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat,
+               scan_layers=not on_cpu if scan_layers is None else scan_layers)
+    return FrozenModel(model, jax.device_put(loaded.frozen), words, source,
+                       name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words))

@@ -1,0 +1,173 @@
+"""How a run speaks to those who come later: its metrics, on disk.
+
+`metrics.jsonl` is the record; TensorBoard events repeat it and the curves are drawn from it. A run
+that was killed and resumed leaves the same lines as one that never stopped.
+"""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+METRICS_FILE = 'metrics.jsonl'
+TENSORBOARD_FOLDER = 'tensorboard'
+
+
+class MetricsLog:
+    """Appends metrics to `metrics.jsonl` and to TensorBoard events.
+
+    Each line of the file is one JSON object: `{"step": 100, "split": "validation", "name":
+    "accuracy", "value": 0.83}`. JSON has no NaN and no infinity, so a value that is not finite is
+    written as null. Lines reach the operating system at once, so that a killed process loses none
+    but the one being written.
+
+    Write a step's metrics before its checkpoint is saved: then a resumed run finds every line up to
+    its checkpoint, drops the later ones and writes them again, and none is missing or doubled.
+
+    Events go to the folder `tensorboard/`. Those that a killed run wrote beyond its last checkpoint
+    stay there; the resumed run repeats the same points over them.
+
+    Example:
+        with MetricsLog(run_folder) as log:
+            log.write(100, 'train', {'loss': 0.42, 'accuracy': 0.81})
+
+    Args:
+        folder: the run's folder; made if it is not there.
+        resume_step: None for a new run, which starts an empty file. The step of the restored
+            checkpoint for a resumed one, which keeps the lines up to and including this step.
+        tensorboard: whether to write TensorBoard events too.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        resume_step: int | None = None,
+        tensorboard: bool = True,
+    ):
+        self._folder = pathlib.Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / METRICS_FILE
+        kept = [] if resume_step is None else _records_up_to(path, resume_step)
+        write_atomically(path, ''.join(_line(record) for record in kept).encode())
+        self._file = open(path, 'a', encoding='utf-8')
+        self._tensorboard = tensorboard
+        self._events: Any = None
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        """Write one line for each metric.
+
+        Args:
+            step: optimizer steps done so far.
+            split: `train`, `validation` or `test`.
+            metrics: name -> number (anything that `float` takes, a 0-d array included).
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        lines = [
+            _line({'step': int(step), 'split': split, 'name': name, 'value': value})
+            for name, value in values.items()
+        ]
+        self._file.write(''.join(lines))
+        self._file.flush()
+        if self._tensorboard:
+            self._write_events(int(step), split, values)
+
+    def _write_events(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Write the metrics as TensorBoard scalars named `split/name`."""
+        if self._events is None:
+            # Imported with the first metric: they bring TensorFlow, which takes seconds. The first
+            # keeps TensorFlow off the accelerators, whose memory it would take.
+            import jax_prompt.data.quiet_tensorflow  # noqa: F401, I001
+            from clu import metric_writers
+
+            self._events = metric_writers.SummaryWriter(str(self._folder / TENSORBOARD_FOLDER))
+        self._events.write_scalars(step, {f'{split}/{name}': v for name, v in values.items()})
+
+    def flush(self) -> None:
+        """Put everything written so far on disk; call it before a checkpoint is saved."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> 'MetricsLog':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read a `metrics.jsonl`.
+
+    A half-written last line, which a killed run leaves, is ignored.
+
+    Returns:
+        The records in the order of the file; a value that was not finite is NaN.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line before the last is not a metric.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no metrics at {path}: expected the {METRICS_FILE} of a run')
+    lines = path.read_bytes().split(b'\n')
+    # What follows the last line end is empty, or was being written when the run was killed.
+    whole = enumerate(lines[:-1], 1)
+    return [_parse(line, f'{path}:{number}') for number, line in whole if line.strip()]
+
+
+def _records_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """Read the records of a run up to and including a step; none if it has no file yet."""
+    if not path.is_file():
+        return []
+    return [record for record in read_metrics(path) if record['step'] <= step]
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Format a record as its line of JSON; a value that is not finite becomes null."""
+    value = record['value'] if math.isfinite(record['value']) else None
+    return json.dumps({**record, 'value': value}, allow_nan=False, ensure_ascii=False) + '\n'
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    """Parse a line of metrics."""
+    try:
+        record = json.loads(line)
+        value = math.nan if record['value'] is None else float(record['value'])
+        step, split, name = int(record['step']), str(record['split']), str(record['name'])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'{where} is not a metric: got {line[:60]!r}, expected a JSON object with step, split, '
+            'name and value; mend or remove this line'
+        ) from error
+    return {'step': step, 'split': split, 'name': name, 'value': value}
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that it is seen whole or not at all, even if the process is killed."""
+    path = pathlib.Path(path)
+    # A name of its own for each writer: two runs by mistake in one folder must not mix their bytes.
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide a run from one's colleagues.
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,113 @@
+"""The folder of a run: whose it is, and what is written into it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from jax_prompt.prompts.file import PromptFile, save_prompt
+from jax_prompt.training.reporting import METRICS_FILE, write_atomically
+
+RUN_FILE = 'run.json'
+PROMPT_FILE = 'prompt.safetensors'
+CHECKPOINTS = 'checkpoints'
+CURVES_FILE = 'curves.png'
+CARD_FILE = 'card.md'
+GIN_FILE = 'operative_config.gin'
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files.
+
+    Attributes:
+      path: the folder.
+    """
+
+    path: pathlib.Path
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """The folder of Orbax checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def prompt(self) -> pathlib.Path:
+        """The file of the best prompt."""
+        return self.path / PROMPT_FILE
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """The record of metrics."""
+        return self.path / METRICS_FILE
+
+    def save_prompt(self, prompt_file: PromptFile) -> None:
+        """Replace the best prompt."""
+        save_prompt(self.prompt, prompt_file)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file, whole or not at all."""
+        write_atomically(self.path / name, text.encode())
+
+
+def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
+    """Take a new folder for a run, or the folder of the same run to resume it.
+
+    Args:
+      output: the folder; made if it is not there.
+      identity: whatever decides the run's trajectory, ready for JSON.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: when the folder holds a run of another configuration (names what differs), or
+        files that are not a run's.
+    """
+    folder = RunFolder(pathlib.Path(output))
+    record = folder.path / RUN_FILE
+    identity = json.loads(json.dumps(identity))
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ValueError(f'output {output} is a file; expected a folder for the run')
+    if record.exists():
+        _check_same(identity, _read(record), folder.path)
+        return folder
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise ValueError(f'output folder {output} holds files but no {RUN_FILE}, so it is not a '
+                         'run of jax_prompt; choose an empty or a new folder')
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
+    return folder
+
+
+def _read(record: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text())
+    except ValueError as error:
+        raise ValueError(f'{record} is not readable as JSON ({error}); '
+                         'choose a new output folder') from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{record} holds no JSON object; choose a new output folder')
+    return found
+
+
+def _check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuse a folder whose run differs, by the first entries that do."""
+    ours, theirs = _flat(ours), _flat(theirs)
+    different = [name for name in sorted(ours.keys() | theirs.keys())
+                 if ours.get(name) != theirs.get(name)]
+    if different:
+        listed = '; '.join(f'{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here'
+                           for name in different[:3])
+        raise ValueError(f'output folder {folder} holds a run of another configuration: {listed}; '
+                         'choose a new folder, or the same configuration to resume it')
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f'{prefix}{name}.')
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,96 @@
+"""What a run is asked to do, as plain values with their defaults."""
+
+import dataclasses
+
+from jax_prompt.prompts.initializers import Initializer
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.training.losses import REDUCTIONS
+
+EVALUATORS = ('rank', 'greedy')
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSettings:
+    """The prompt to train.
+
+    Attributes:
+      rows: P, virtual tokens. The paper finds a large gain up to 20 and little after 100.
+      layout: where they stand in the input.
+      initializer: gives the rows to start from; None for the paper's best: the class labels'
+        words, then frequent vocabulary (frequent vocabulary alone where the task has no labels).
+    """
+
+    rows: int = 100
+    layout: Layout = Layout('before')
+    initializer: Initializer | None = None
+
+    def __post_init__(self):
+        if self.rows < 1:
+            raise ValueError(f'prompt rows is {self.rows}; expected at least 1 to train')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How to train. The defaults are the first prompt-tuning system's (Lester et al. 2021).
+
+    Attributes:
+      steps: optimizer updates.
+      batch_size: examples an update.
+      evaluate_every: updates between evaluations on the validation split; a checkpoint follows
+        each.
+      evaluate_by: 'rank' (which label is likeliest), 'greedy' (exact match of generated text), or
+        both; the first one chooses the best prompt. None: rank for tasks with labels, else greedy.
+      evaluation_batch_size: examples a batch of evaluation.
+      evaluation_limit: validate on so many examples at most, evenly spread; None for all.
+      patience: evaluations without a better one before the run stops early; None for never.
+      log_every: updates between lines of the log.
+      keep: checkpoints to keep.
+      seed: of initialisation, order of examples and dropout.
+      z_loss: weight of the squared log-normaliser in the loss.
+      reduction: 'sum' (the paper's) or 'mean' over target tokens.
+      dropout_rate: in the frozen model while training. The first system had 0.1; prompts train
+        better without (SuperPos, 2024), so that is the default.
+      max_buckets: padded lengths at most, each one compiled program; 0 pads all to the longest.
+      bucket_multiple: of which these lengths are multiples.
+      compare: at the end also measure the model without a prompt, and the prompt before training.
+    """
+
+    steps: int = 30_000
+    batch_size: int = 32
+    evaluate_every: int = 1_000
+    evaluate_by: tuple[str, ...] | None = None
+    evaluation_batch_size: int = 64
+    evaluation_limit: int | None = None
+    patience: int | None = None
+    log_every: int = 20
+    keep: int = 3
+    seed: int = 0
+    z_loss: float = 1e-4
+    reduction: str = 'sum'
+    dropout_rate: float = 0.0
+    max_buckets: int = 6
+    bucket_multiple: int = 8
+    compare: bool = False
+
+    def __post_init__(self):
+        for field in ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every',
+                      'keep', 'bucket_multiple'):
+            if getattr(self, field) < 1:
+                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
+                                 'expected at least 1')
+        for field in ('evaluation_limit', 'patience'):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
+                                 'expected at least 1, or None for no limit')
+        if self.seed < 0 or self.max_buckets < 0:
+            raise ValueError(f'seed is {self.seed} and max_buckets {self.max_buckets}; '
+                             'expected 0 or more')
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f'dropout_rate is {self.dropout_rate}; expected from 0 to below 1')
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f'reduction is {self.reduction!r}; '
+                             f'expected one of {", ".join(REDUCTIONS)}')
+        unknown = set(self.evaluate_by or ()) - set(EVALUATORS)
+        if unknown or self.evaluate_by == ():
+            raise ValueError(f'evaluate_by is {self.evaluate_by!r}; '
+                             f'expected some of {", ".join(EVALUATORS)}')

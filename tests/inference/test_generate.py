@@ -1,0 +1,142 @@
+"""Greedy decoding: what PyTorch generates, whatever the padding and the neighbours."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_prompt.inference.generate import before_end, greedy, make_generator
+
+LENGTH = 10
+compiled = functools.cache(make_generator)
+
+
+def run(case, prompted, ids=None):
+    ids = case.ids(prompted) if ids is None else ids
+    return np.asarray(compiled(case.model, LENGTH)(case.frozen, case.prompt, ids))
+
+
+def test_tokens_equal_pytorchs(case, pytorch, prompted):
+    tokens = run(case, prompted)
+    expected = pytorch.generate(case.ids(prompted), case.prompt, LENGTH)
+    assert tokens.dtype == np.int32
+    assert len(np.unique(tokens)) > 4, 'a model that repeats itself tests nothing'
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def test_cached_logits_equal_those_of_training(case, teacher_forced, cached):
+    ids = case.ids(prompted=True)
+    inputs = np.random.default_rng(0).integers(0, 29, (len(ids), LENGTH), np.int32)
+    at_once = teacher_forced(case, ids, case.prompt, inputs)
+    by_steps = cached(case, ids, case.prompt, inputs)
+    np.testing.assert_allclose(by_steps, at_once, rtol=1e-4, atol=1e-4)
+
+
+def test_each_token_is_the_likeliest_of_the_whole_decode(case, teacher_forced):
+    tokens = run(case, prompted=True)
+    starts = np.zeros((len(tokens), 1), np.int32)
+    inputs = np.concatenate([starts, tokens[:, :-1]], axis=1)
+    logits = teacher_forced(case, case.ids(prompted=True), case.prompt, inputs)
+    ended = np.cumsum(inputs == 1, axis=1) > 0
+    np.testing.assert_array_equal(tokens, np.where(ended, 0, np.argmax(logits, axis=-1)))
+
+
+def test_the_prompt_changes_the_output(case):
+    assert (run(case, True) != run(case, False)).any()
+
+
+def test_pads_change_nothing(one_case):
+    wide = one_case.ids(prompted=True, width=40)
+    np.testing.assert_array_equal(run(one_case, True), run(one_case, True, wide))
+
+
+def test_rows_do_not_depend_on_their_neighbours(case):
+    ids = case.ids(prompted=True)
+    together = run(case, True)
+    for row in range(len(ids)):
+        mixed = np.roll(ids, 1, axis=0)
+        mixed[0] = ids[row]
+        mixed[1:3] = 0
+        np.testing.assert_array_equal(run(case, True, mixed)[0], together[row])
+
+
+def ends_at(positions):
+    """Return a choice of token that ends row i at positions[i], and how often it was asked."""
+    asked = []
+
+    def choose(logits_BV, position):
+        jax.debug.callback(lambda p: asked.append(int(p)), position)
+        return jnp.where(position >= jnp.array(positions), 1, greedy(logits_BV, position) % 20 + 2)
+
+    return choose, asked
+
+
+def test_it_stops_when_every_row_has_ended_and_pads_the_rest(one_case):
+    choose, asked = ends_at([0, 2, 4, 1, 3, 4])
+    generate = make_generator(one_case.model, LENGTH, choose)
+    tokens = np.asarray(generate(one_case.frozen, one_case.prompt, one_case.ids(True)))
+    jax.effects_barrier()
+    assert sorted(asked) == [0, 1, 2, 3, 4]
+    for row, end in enumerate([0, 2, 4, 1, 3, 4]):
+        assert (tokens[row, :end] > 1).all()
+        assert tokens[row, end] == 1
+        assert (tokens[row, end + 1:] == 0).all()
+
+
+def test_filler_rows_hold_nobody_up(one_case):
+    choose, asked = ends_at([1, LENGTH, LENGTH, LENGTH, LENGTH, LENGTH])
+    ids = one_case.ids(True)
+    ids[1:] = 0
+    tokens = np.asarray(make_generator(one_case.model, LENGTH, choose)(
+        one_case.frozen, one_case.prompt, ids))
+    jax.effects_barrier()
+    assert sorted(asked) == [0, 1]
+    assert (tokens[1:] == 0).all()
+
+
+def test_a_row_without_end_fills_the_length(one_case):
+    choose, _ = ends_at([LENGTH] * 6)
+    generate = make_generator(one_case.model, LENGTH, choose)
+    tokens = np.asarray(generate(one_case.frozen, one_case.prompt, one_case.ids(True)))
+    assert tokens.shape == (6, LENGTH)
+    assert (tokens > 1).all()
+
+
+def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
+    generate = make_generator(one_case.model, LENGTH)
+    for prompt in (one_case.prompt, one_case.prompt + 1):
+        for frozen in (one_case.frozen, jax.tree.map(lambda leaf: leaf * 2, one_case.frozen)):
+            generate(frozen, prompt, one_case.ids(True))
+    assert generate._cache_size() == 1
+    # Lowered from shapes alone: no weight can be a constant of the program.
+    shapes = (one_case.model.param_shapes(), jax.ShapeDtypeStruct((4, 16), jnp.float32),
+              jax.ShapeDtypeStruct((6, 16), jnp.int32))
+    make_generator(one_case.model, LENGTH).lower(*shapes)
+
+
+def test_the_loop_does_not_touch_the_encoders_outputs(one_case):
+    """The encoder and the cross keys and values run before the loop: nothing in it is [., S, D]."""
+    ids = jnp.asarray(one_case.ids(True, width=37))
+    program = jax.make_jaxpr(make_generator(one_case.model, LENGTH))(
+        one_case.frozen, one_case.prompt, ids)
+    inner = [eqn for eqn in program.eqns if eqn.primitive.name in ('pjit', 'jit')]
+    loops = [eqn for eqn in inner[-1].params['jaxpr'].eqns if eqn.primitive.name == 'while']
+    assert len(loops) == 1
+    shapes = [set(shape.split(',')) for shape in
+              re.findall(r'[a-z]+\d+\[([\d,]+)\]', str(loops[0].params['body_jaxpr']))]
+    assert any('37' in shape for shape in shapes), 'the loop reads the cached cross keys'
+    assert not [shape for shape in shapes if {'37', '16'} <= shape]
+
+
+def test_text_ends_before_the_first_end_token():
+    assert before_end(np.array([5, 0, 7, 1, 9, 1]), eos_id=1) == [5, 0, 7]
+    assert before_end(np.array([5, 7]), eos_id=1) == [5, 7]
+    assert before_end(np.array([1, 0]), eos_id=1) == []
+
+
+def test_an_impossible_length_is_refused(one_case):
+    with pytest.raises(ValueError, match='max_length=0; expected at least one token'):
+        make_generator(one_case.model, 0)

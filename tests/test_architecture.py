@@ -1,0 +1,285 @@
+"""The rules of the design that a test can hold: who imports whom, sizes, no pickle, quick starts.
+
+Each rule is a function from a module's name and source to the list of its breaches, so that it can
+be shown a breach as well as the package.
+"""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'jax_prompt'
+
+BELOW = {'types', 't5', 'prompts', 'parallel', 'data', 'checkpoints'}
+
+# What each part may import of the others. The leaves (data, checkpoints) see little, and are seen
+# by what stands above them. `commands` is the part of `cli` that is too heavy to import for --help.
+MAY_IMPORT = {
+    'types': set(),
+    't5': {'types'},
+    'prompts': {'types'},
+    'parallel': {'types'},
+    'data': {'types', 't5.config', 'prompts'},
+    'checkpoints': {'types', 't5.config', 'prompts'},
+    'inference': BELOW,
+    'training': BELOW | {'inference'},
+    'commands': BELOW | {'inference', 'training'},
+    'cli': BELOW | {'inference', 'training', 'commands'},
+}
+
+# Who may import these, by prefix of the module's name within the package.
+RESERVED = {
+    'seqio': ('data',),
+    'tensorflow': ('data',),
+    'tensorflow_text': ('data',),
+    'tensorflow_datasets': ('data',),
+    'orbax': ('checkpoints',),
+    'onnx': ('checkpoints',),
+    # The prompt file is a safetensors file.
+    'safetensors': ('checkpoints', 'prompts.file', 'prompts.container'),
+    'gin': ('cli', 'commands'),
+    'argparse': ('cli',),
+    'absl.flags': ('cli',),
+    'absl.app': ('cli',),
+}
+
+UNPICKLING = {'pickle', '_pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
+
+MAX_FUNCTION_LINES = 80
+SCREEN_LINES = 40
+MAX_ARGUMENTS = 8
+MAX_MODULE_LINES = 330  # "under about 300"
+
+Rule = Callable[[str, str], list[str]]
+
+
+def _module_name(path: pathlib.Path) -> str:
+    """Return the module's name within the package: 't5.model', '' for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return '.'.join(part for part in parts if part != '__init__')
+
+
+def _sources() -> dict[str, str]:
+    """Return the source of every module of the package."""
+    return {_module_name(path): path.read_text() for path in sorted(PACKAGE.rglob('*.py'))}
+
+
+def _imports(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of everything that is imported, inside functions too.
+
+    `from a import b` gives `a.b`, since b may be a module; a relative import is made absolute.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                package = ['jax_prompt', *module.split('.')][: -node.level]
+                base = '.'.join([*package, base]).rstrip('.')
+            for alias in node.names:
+                yield node.lineno, f'{base}.{alias.name}'
+
+
+def _within(name: str, prefixes) -> bool:
+    """Tell whether a dotted name is one of these or stands below one."""
+    return any(name == prefix or name.startswith(prefix + '.') for prefix in prefixes)
+
+
+def import_direction(module: str, source: str) -> list[str]:
+    """Imports within the package go one way."""
+    if module in ('', '__main__'):
+        allowed = {'cli'} if module else set()
+    else:
+        part = module.split('.')[0]
+        allowed = MAY_IMPORT.get(part, set()) | {part}
+    wrong = []
+    for line, name in _imports(module, source):
+        if not _within(name, ['jax_prompt']) or name in ('jax_prompt', 'jax_prompt.__version__'):
+            continue
+        inner = name.removeprefix('jax_prompt.')
+        if not _within(inner, allowed):
+            wrong.append(f'{module}:{line} imports {inner}; it may import {sorted(allowed)}')
+    return wrong
+
+
+def reserved_packages(module: str, source: str) -> list[str]:
+    """Heavy packages are known to one part each."""
+    return [
+        f'{module}:{line} imports {name}; only {", ".join(owners)} may'
+        for line, name in _imports(module, source)
+        for package, owners in RESERVED.items()
+        if _within(name, [package]) and not _within(module, owners)
+    ]
+
+
+def no_pickle(module: str, source: str) -> list[str]:
+    """Nothing that a file says is ever executed."""
+    wrong = [
+        f'{module}:{line} imports {name}'
+        for line, name in _imports(module, source)
+        if name.split('.')[0] in UNPICKLING
+    ]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.keyword) and node.arg == 'allow_pickle':
+            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+                wrong.append(f'{module}:{node.value.lineno} allows pickle')
+        if isinstance(node, ast.Attribute) and node.attr in ('read_pickle', 'to_pickle'):
+            wrong.append(f'{module}:{node.lineno} calls {node.attr}')
+    return wrong
+
+
+def _functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return function.end_lineno - function.lineno + 1
+
+
+def function_size(module: str, source: str) -> list[str]:
+    """Functions are short and have few arguments."""
+    wrong = []
+    for function in _functions(source):
+        where = f'{module}:{function.lineno} {function.name}'
+        arguments = function.args
+        names = [a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs]
+        names += [a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None]
+        count = len([name for name in names if name not in ('self', 'cls')])
+        if _length(function) > MAX_FUNCTION_LINES:
+            wrong.append(f'{where} has {_length(function)} lines')
+        if count > MAX_ARGUMENTS:
+            wrong.append(f'{where} has {count} arguments')
+    return wrong
+
+
+def module_size(module: str, source: str) -> list[str]:
+    """Modules are short."""
+    lines = len(source.splitlines())
+    return [f'{module} has {lines} lines'] if lines > MAX_MODULE_LINES else []
+
+
+RULES = [import_direction, reserved_packages, no_pickle, function_size, module_size]
+
+
+@pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps(rule: Rule):
+    breaches = [breach for item in _sources().items() for breach in rule(*item)]
+    assert not breaches, '\n'.join(breaches)
+
+
+@pytest.mark.parametrize(
+    'rule, module, source',
+    [
+        (import_direction, 't5.model', 'from jax_prompt.prompts import virtual'),
+        (import_direction, 't5.model', 'import jax_prompt.training.loop'),
+        (import_direction, 't5.model', 'from ..training import loop'),
+        (import_direction, 't5.model', 'from jax_prompt import cli'),
+        (import_direction, 'types', 'from jax_prompt.t5.config import T5Config'),
+        (import_direction, 'data.features', 'from jax_prompt.t5.model import T5'),
+        (import_direction, 'data.features', 'from jax_prompt.checkpoints import weights'),
+        (import_direction, 'inference.rank', 'from jax_prompt.training import step'),
+        (import_direction, 'training.loop', 'def f():\n    from jax_prompt.cli import main'),
+        (import_direction, '', 'from jax_prompt.types import Array'),
+        (import_direction, 'new_part.x', 'from jax_prompt.types import Array'),
+        (reserved_packages, 'training.loop', 'import tensorflow as tf'),
+        (reserved_packages, 'prompts.virtual', 'from safetensors.numpy import load'),
+        (reserved_packages, 'training.loop', 'def f():\n    import orbax.checkpoint as ocp'),
+        (reserved_packages, 'data.examples', 'import gin'),
+        (reserved_packages, 'training.loop', 'from absl import flags'),
+        (no_pickle, 'data.examples', 'import pickle'),
+        (no_pickle, 'data.examples', 'from pickle import loads'),
+        (no_pickle, 'data.examples', 'np.load(path, allow_pickle=True)'),
+        (no_pickle, 'data.examples', 'np.load(path, allow_pickle=flag)'),
+        (no_pickle, 'data.examples', 'pd.read_pickle(path)'),
+        (function_size, 't5.model', 'def f():\n' + '    x = 1\n' * 80),
+        (function_size, 't5.model', 'def f(a, b, c, d, *e, f, g, h, **i): pass'),
+        (module_size, 't5.model', 'x = 1\n' * 331),
+    ],
+)
+def test_a_breach_is_seen(rule: Rule, module: str, source: str):
+    assert rule(module, source)
+
+
+@pytest.mark.parametrize(
+    'rule, module, source',
+    [
+        (import_direction, 't5.model', 'from jax_prompt.t5.config import T5Config\nimport jax'),
+        (import_direction, 'data.features', 'from jax_prompt.t5.config import T5Config'),
+        (import_direction, 'data.features', 'from jax_prompt.t5 import config'),
+        (import_direction, 'training.card', 'import jax_prompt'),
+        (import_direction, '__main__', 'from jax_prompt.cli import main'),
+        (import_direction, 'cli', 'from jax_prompt.training.loop import train'),
+        (reserved_packages, 'data.tasks.reviews', 'import tensorflow_datasets as tfds'),
+        (reserved_packages, 'prompts.file', 'import safetensors'),
+        (reserved_packages, 'checkpoints.onnx', 'import onnx'),
+        (no_pickle, 'data.examples', 'np.load(path, allow_pickle=False)'),
+        (function_size, 't5.model', 'def f():\n' + '    x = 1\n' * 79),
+        (function_size, 't5.model', 'class A:\n def f(self, a, b, c, d, e, f, g, h): pass'),
+    ],
+)
+def test_what_is_right_passes(rule: Rule, module: str, source: str):
+    assert not rule(module, source)
+
+
+def test_nine_of_ten_functions_fit_a_screen():
+    lengths = [_length(f) for source in _sources().values() for f in _functions(source)]
+    assert sum(length <= SCREEN_LINES for length in lengths) >= 0.9 * len(lengths)
+
+
+def _run(code: str) -> tuple[float, str]:
+    """Run Python code in a new process; return the quickest of three times and what it printed.
+
+    The quickest, since other work on the machine can only add to the time.
+    """
+    seconds = []
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    for _ in range(3):
+        start = time.monotonic()
+        process = subprocess.run(
+            [sys.executable, '-c', textwrap.dedent(code)],
+            env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )
+        seconds.append(time.monotonic() - start)
+        assert process.returncode == 0, process.stderr[-2000:]
+    return min(seconds), process.stdout
+
+
+HEAVY = ('jax', 'tensorflow', 'torch', 'transformers', 'seqio', 'orbax', 'flax', 'matplotlib')
+
+_REPORT_HEAVY = f"""
+    import atexit, sys
+    atexit.register(lambda: print('HEAVY', [name for name in {HEAVY} if name in sys.modules]))
+"""
+
+
+def test_importing_the_package_takes_less_than_a_second():
+    seconds, output = _run(_REPORT_HEAVY + '    import jax_prompt')
+    assert output.split('HEAVY ')[-1].strip() == '[]'
+    assert seconds < 1.0
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['train', '--help']], ids=' '.join)
+def test_help_takes_less_than_a_second(arguments: list[str]):
+    seconds, output = _run(
+        _REPORT_HEAVY
+        + f"""
+    sys.argv = ['jax-prompt', *{arguments}]
+    from jax_prompt.cli import main
+    sys.exit(main())
+    """
+    )
+    assert 'train' in output
+    assert output.split('HEAVY ')[-1].strip() == '[]'
+    assert seconds < 1.0

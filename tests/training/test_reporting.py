@@ -1,0 +1,336 @@
+"""Metrics survive kills, and the pictures, the card and the bar tell what they should."""
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_prompt.training import card as card_module
+from jax_prompt.training.card import Card, format_bytes, render_card, write_card
+from jax_prompt.training.curves import draw_curves
+from jax_prompt.training.progress import ProgressBar, format_seconds
+from jax_prompt.training.reporting import MetricsLog, read_metrics, write_atomically
+
+
+def write_steps(log, steps):
+    for step in steps:
+        log.write(step, 'train', {'loss': 1.0 / (step + 1), 'accuracy': 0.5})
+
+
+# metrics.jsonl
+
+
+def test_each_metric_is_a_line_of_json(tmp_path):
+    with MetricsLog(tmp_path / 'run', tensorboard=False) as log:
+        log.write(7, 'validation', {'loss': np.float32(0.5), 'accuracy': np.array(0.25)})
+    lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {'step': 7, 'split': 'validation', 'name': 'loss', 'value': 0.5},
+        {'step': 7, 'split': 'validation', 'name': 'accuracy', 'value': 0.25},
+    ]
+
+
+def test_a_value_that_is_not_finite_is_null(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(1, 'train', {'loss': math.nan, 'norm': math.inf})
+
+    def refuse(constant):
+        raise AssertionError(f'{constant} is not JSON')
+
+    text = (tmp_path / 'metrics.jsonl').read_text()
+    values = [json.loads(line, parse_constant=refuse)['value'] for line in text.splitlines()]
+    assert values == [None, None]
+    assert all(math.isnan(record['value']) for record in read_metrics(tmp_path / 'metrics.jsonl'))
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        write_steps(log, [1, 2])
+    MetricsLog(tmp_path, tensorboard=False).close()
+    assert read_metrics(tmp_path / 'metrics.jsonl') == []
+
+
+@pytest.mark.parametrize('half_line', ['', '{"step": 9, "split": "tr'])
+@pytest.mark.parametrize('checkpoint', [0, 3, 6])
+def test_a_resumed_run_leaves_the_lines_of_an_uninterrupted_one(tmp_path, half_line, checkpoint):
+    with MetricsLog(tmp_path / 'whole', tensorboard=False) as log:
+        write_steps(log, range(10))
+    with MetricsLog(tmp_path / 'killed', tensorboard=False) as log:
+        write_steps(log, range(7))
+    path = tmp_path / 'killed/metrics.jsonl'
+    with open(path, 'a') as file:
+        file.write(half_line)
+    with MetricsLog(tmp_path / 'killed', resume_step=checkpoint, tensorboard=False) as log:
+        write_steps(log, range(checkpoint + 1, 10))
+    assert path.read_bytes() == (tmp_path / 'whole/metrics.jsonl').read_bytes()
+
+
+def test_a_run_can_be_resumed_before_it_wrote_anything(tmp_path):
+    with MetricsLog(tmp_path, resume_step=5, tensorboard=False) as log:
+        write_steps(log, [6])
+    assert [record['step'] for record in read_metrics(tmp_path / 'metrics.jsonl')] == [6, 6]
+
+
+def test_lines_of_a_killed_process_are_there(tmp_path):
+    code = f"""
+        import os, signal
+        from jax_prompt.training.reporting import MetricsLog
+        log = MetricsLog({str(tmp_path)!r}, tensorboard=False)
+        log.write(1, 'train', {{'loss': 1.0}})
+        log.write(2, 'train', {{'loss': 0.5}})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    killed = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)], env=environment, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [record['step'] for record in read_metrics(tmp_path / 'metrics.jsonl')] == [1, 2]
+
+
+@pytest.mark.parametrize('line', ['nonsense', '{"step": 1}', '[1]', '{"step": 1, "split": "train", '
+                                  '"name": "loss", "value": "much"}'])
+def test_a_line_that_is_no_metric_is_named(tmp_path, line):
+    path = tmp_path / 'metrics.jsonl'
+    good = '{"step": 1, "split": "train", "name": "loss", "value": 1.0}\n'
+    path.write_text(good + line + '\n' + good)
+    with pytest.raises(ValueError, match=r'metrics\.jsonl:2 is not a metric: got .*expected'):
+        read_metrics(path)
+
+
+def test_missing_metrics_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no metrics at .*metrics.jsonl'):
+        read_metrics(tmp_path / 'metrics.jsonl')
+
+
+def test_tensorboard_gets_the_same_scalars(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.write(3, 'train', {'loss': 0.5})
+        log.write(4, 'validation', {'accuracy': 0.75})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(tmp_path / 'tensorboard'))
+    events.Reload()
+    assert events.Tags()['tensors'] == ['train/loss', 'validation/accuracy']
+    (event,) = events.Tensors('validation/accuracy')
+    assert event.step == 4 and make_ndarray(event.tensor_proto) == 0.75
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / 'card.md'
+    write_atomically(path, b'old')
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='no space'):
+        def fail(descriptor):
+            raise OSError('no space')
+
+        patch.setattr(os, 'fsync', fail)
+        write_atomically(path, b'new')
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['card.md']
+    write_atomically(path, b'new')
+    assert path.read_bytes() == b'new'
+
+
+# the progress bar
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_tell_speed_and_time_left():
+    clock, stream = Clock(), io.StringIO()
+    with ProgressBar(total=12, start=2, stream=stream, clock=clock) as bar:
+        for step in range(3, 8):
+            clock.now += 4.0
+            bar.update(step, examples=32, loss=0.41234, accuracy=0.875)
+    lines = stream.getvalue().splitlines()
+    # A line each ten seconds at most, and one at the end: steps end at 4, 8, 12, 16 and 20 seconds.
+    assert lines == [
+        'step 5/12: loss 0.4123, accuracy 0.875, 8.0 examples/s, 0:28 left',
+        'step 7/12: loss 0.4123, accuracy 0.875, 8.0 examples/s, 0:20 left',
+    ]
+
+
+def test_time_aside_counts_in_the_time_left_but_not_in_the_speed():
+    clock, stream = Clock(), io.StringIO()
+    with ProgressBar(total=4, stream=stream, clock=clock, seconds_between_lines=0) as bar:
+        for step in (1, 2):
+            clock.now += 1.0
+            bar.update(step, examples=10)
+            with bar.aside('evaluating'):
+                clock.now += 9.0
+        assert bar.seconds_left() == pytest.approx(20.0)
+    assert '10.0 examples/s' in stream.getvalue().splitlines()[1]
+
+
+def test_the_first_step_which_compiles_does_not_count_in_the_speed():
+    clock, stream = Clock(), io.StringIO()
+    with ProgressBar(total=9, stream=stream, clock=clock, seconds_between_lines=0) as bar:
+        for step, seconds in enumerate([50.0, 2.0, 2.0], 1):
+            clock.now += seconds
+            bar.update(step, examples=10)
+    lines = stream.getvalue().splitlines()
+    assert '0.2 examples/s' in lines[0]  # all that is known by then
+    assert '5.0 examples/s' in lines[1] and '5.0 examples/s' in lines[2]
+
+
+def test_steps_without_examples_move_the_bar_and_keep_the_speed():
+    clock, stream = Clock(), io.StringIO()
+    with ProgressBar(total=8, stream=stream, clock=clock, seconds_between_lines=0) as bar:
+        for step in range(1, 9):
+            clock.now += 1.0
+            bar.update(step, examples=40 if step % 4 == 0 else 0)
+    lines = stream.getvalue().splitlines()
+    assert lines[2] == 'step 3/8: 0:05 left'
+    assert lines[7] == 'step 8/8: 10.0 examples/s'
+
+
+def test_a_terminal_shows_numbers_and_keeps_lines():
+    stream, clock = Terminal(), Clock()
+    with ProgressBar(total=2, stream=stream, clock=clock) as bar:
+        for step in (1, 2):
+            clock.now += 1.0
+            bar.update(step, examples=8, loss=0.5)
+        bar.say('validation [0.84]')
+    assert 'validation [0.84]' in stream.getvalue()
+    assert 'step 2/2' in stream.getvalue() and '8.0 examples/s' in stream.getvalue()
+
+
+@pytest.mark.parametrize('stream', [io.StringIO(), Terminal()])
+def test_quiet_is_quiet(stream):
+    with ProgressBar(total=2, quiet=True, stream=stream, seconds_between_lines=0) as bar:
+        bar.update(1, examples=8, loss=0.5)
+        with bar.aside('evaluating'):
+            bar.say('a line')
+    assert stream.getvalue() == ''
+
+
+@pytest.mark.parametrize(
+    'seconds, text',
+    [(0, '0:00'), (42.4, '0:42'), (59.6, '1:00'), (725, '12:05'), (11220, '3:07:00')],
+)
+def test_durations_read_like_a_clock(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+# curves.png
+
+
+def colors(path):
+    """Return the set of colours in a picture."""
+    with Image.open(path) as image:
+        assert image.format == 'PNG' and min(image.size) > 300
+        return {color for _, color in image.convert('RGB').getcolors(1 << 24)}
+
+
+BLUE, GRAY, ORANGE, RED = (31, 119, 180), (127, 127, 127), (255, 127, 14), (214, 39, 40)
+
+
+def test_curves_show_each_split_in_its_colour(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(0, 'validation', {'loss': 1.0, 'accuracy': 0.6})
+        for step in range(1, 101):
+            log.write(step, 'train', {'loss': 1 / step, 'accuracy': 0.8, 'examples_per_second': 31})
+        log.write(100, 'validation', {'loss': math.nan, 'accuracy': 0.8})
+    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png')
+    assert {BLUE, GRAY} <= colors(tmp_path / 'curves.png')
+    assert ORANGE not in colors(tmp_path / 'curves.png')
+    with MetricsLog(tmp_path, resume_step=100, tensorboard=False) as log:
+        log.write(100, 'test', {'loss': 0.5, 'accuracy': 0.8})
+    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png')
+    assert {BLUE, GRAY, ORANGE} <= colors(tmp_path / 'curves.png')
+
+
+def test_what_was_measured_once_is_a_level_line(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(0, 'validation', {'accuracy': 0.6})
+        log.write(100, 'validation', {'accuracy': 0.8})
+        log.write(100, 'no prompt', {'accuracy': 0.67})
+    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png')
+    assert {BLUE, RED} <= colors(tmp_path / 'curves.png')
+
+
+@pytest.mark.parametrize('points', [0, 1, 2])
+def test_few_points_are_drawn(tmp_path, points):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        for step in range(points):
+            log.write(step, 'validation', {'loss': 1.0, 'accuracy': 0.6})
+    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png')
+    assert (BLUE in colors(tmp_path / 'curves.png')) == (points > 0)
+
+
+# card.md
+
+
+def example_card(**changes):
+    fields = dict(
+        model_name='flan-t5-small (fine-tuned, int8-derived)', model_fingerprint='abc123',
+        model_bytes=307_844_608, model_parameters=76_961_152, prompt_bytes=41_600,
+        trained_numbers=10_240, rows=20, layout='20 virtual tokens before the text',
+        method='direct', initializer='class labels, then frequent vocabulary',
+        optimizer='Adafactor, learning rate 0.3', task='rotten_tomatoes',
+        inputs_template='sst2 sentence: {text}', verbalizer={'0': 'negative', '1': 'positive'},
+        examples={'train': 6800, 'validation': 850, 'test': 853}, seed=17, steps=600, best_step=500,
+        metrics={
+            'test, no prompt': {'accuracy': 0.672},
+            'test, trained prompt': {'accuracy': 0.8462, 'loss': 0.36},
+        },
+        command='jax-prompt predict --prompt=runs/demo/prompt.safetensors reviews.txt',
+    )
+    return Card(**{**fields, **changes})
+
+
+def test_the_card_tells_all_that_it_was_given(tmp_path):
+    card = example_card(settings={'batch size': 32}, notes=('Overlaps SST-2.',))
+    write_card(tmp_path / 'card.md', card)
+    text = (tmp_path / 'card.md').read_text()
+    for told in (
+        card.model_name, 'abc123', '76,961,152', '10,240', '41,600 bytes', '7,400 times',
+        card.layout, card.initializer, card.optimizer, card.inputs_template,
+        '| `0` | `negative` |', '6,800 train',
+        '853 test', '| seed | 17 |', '600', '500', '| test, trained prompt | 0.8462 | 0.36 |',
+        '| test, no prompt | 0.672 |  |', card.command, '| batch size | 32 |', '- Overlaps SST-2.',
+        'jax_prompt 0.', 'jax 0.', 'flax 0.',
+    ):
+        assert told in text, told
+
+
+def test_the_card_of_free_text_has_no_labels():
+    text = render_card(example_card(verbalizer=None, metrics={}))
+    assert 'free text' in text and 'negative' not in text and 'Nothing was measured' in text
+
+
+def test_templates_cannot_break_the_card_open():
+    template = 'first line\n```\n| cell | {text}'
+    assert f'````\n{template}\n````' in render_card(example_card(inputs_template=template))
+    assert '| layout | a \\| b c |' in render_card(example_card(layout='a | b\nc'))
+
+
+@pytest.mark.parametrize(
+    'count, text',
+    [(999, '999 bytes'), (1000, '1 kB'), (41_600, '41.6 kB'), (307_844_608, '308 MB')],
+)
+def test_sizes_read_well(count, text):
+    assert format_bytes(count) == text
+    assert text in card_module.size_line(count, 10 * count)

@@ -1,0 +1,251 @@
+"""Whole runs in the tiny world: what they leave, how they resume, what they refuse."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_prompt.data.examples import load_examples
+from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.initializers import uniform
+from jax_prompt.training.evaluation import make_evaluator, make_features
+from jax_prompt.training.frozen_model import open_model
+from jax_prompt.training.loop import Loop
+from jax_prompt.training.run import AFTER, BEFORE, NO_PROMPT, train
+from jax_prompt.training.settings import PromptSettings
+from tests import tiny_world
+
+
+class Stop(Exception):
+    """Raised by tests to end a run where a signal would."""
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt, settings,
+                                                           tmp_path):
+    outcome = train(model, task, tmp_path / 'run', prompt, quiet=True,
+                    settings=settings(steps=60, compare=True))
+    assert {path.name for path in (tmp_path / 'run').iterdir()} >= {
+        'checkpoints', 'prompt.safetensors', 'metrics.jsonl', 'curves.png', 'card.md', 'run.json',
+        'tensorboard'}
+    accuracy = {name: metrics['accuracy'] for name, metrics in outcome.results.items()}
+    assert list(accuracy) == [NO_PROMPT, BEFORE, AFTER]
+    losses = [line['value'] for line in read_lines(tmp_path / 'run') if line['name'] == 'loss']
+    assert len(losses) == 30 and losses[-1] < 0.85 * losses[0]
+    best = load_prompt(outcome.folder.prompt)
+    assert best.prompt_PD.shape == (5, 16) and best.metadata.step == outcome.best_step
+    assert best.metadata.task == task.to_dict() | {'labels': {'0': 'negative', '1': 'positive'}}
+    validation = [line['value'] for line in read_lines(tmp_path / 'run')
+                  if line['split'] == 'validation']
+    assert best.metadata.metrics['accuracy'] == max(validation) and len(validation) == 16
+    assert outcome.trained_numbers == 5 * 16
+    card = (tmp_path / 'run' / 'card.md').read_text()
+    assert 'review : {text}' in card and model.fingerprint in card
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prompt, settings,
+                                                              tmp_path):
+    def run(name, **fields):
+        outcome = train(model, task, tmp_path / name, prompt, settings=settings(**fields),
+                        quiet=True)
+        return outcome.folder.prompt.read_bytes(), read_lines(tmp_path / name)
+
+    assert run('one') == run('two')
+    assert run('one')[0] != run('three', seed=2)[0]
+
+
+@pytest.mark.parametrize('dropout_rate', [0.0, 0.2])
+def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings, tmp_path,
+                                                  monkeypatch, dropout_rate):
+    chosen = settings(dropout_rate=dropout_rate, steps=14)
+    whole = train(model, task, tmp_path / 'whole', prompt, settings=chosen, quiet=True)
+    made = Loop.__init__
+
+    def stop_at(step_number):
+        def init(self, **pieces):
+            inner = pieces['step']
+
+            def step(state, frozen, batch):
+                if int(state.step) == step_number:
+                    raise Stop
+                return inner(state, frozen, batch)
+
+            made(self, **pieces | {'step': step})
+        return init
+
+    for step_number in (2, 9, 13):
+        monkeypatch.setattr(Loop, '__init__', stop_at(step_number))
+        with pytest.raises(Stop):
+            train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
+    monkeypatch.setattr(Loop, '__init__', made)
+    parts = train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
+    assert parts.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
+    assert read_lines(tmp_path / 'parts') == read_lines(tmp_path / 'whole')
+    assert parts.results == whole.results
+
+
+def test_a_finished_run_started_again_answers_without_training(model, task, prompt, settings,
+                                                               tmp_path, monkeypatch):
+    first = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+    monkeypatch.setattr('jax_prompt.training.loop.train_batches', None)
+    again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+    assert again == first
+
+
+def test_a_finished_run_can_be_made_longer(model, task, prompt, settings, tmp_path):
+    train(model, task, tmp_path / 'grown', prompt, settings=settings(steps=8), quiet=True)
+    grown = train(model, task, tmp_path / 'grown', prompt, settings=settings(steps=16), quiet=True)
+    whole = train(model, task, tmp_path / 'whole', prompt, settings=settings(steps=16), quiet=True)
+    assert grown.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
+
+
+def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_used(
+        model, task, prompt, settings, tmp_path, caplog):
+    whole = train(model, task, tmp_path / 'whole', prompt, settings=settings(), quiet=True)
+    shutil.copytree(tmp_path / 'whole', tmp_path / 'hurt')
+    newest = tmp_path / 'hurt' / 'checkpoints' / '16'
+    files = [path for path in newest.rglob('*') if path.is_file() and path.name != 'files.json']
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-40])
+    with caplog.at_level(logging.WARNING):
+        mended = train(model, task, tmp_path / 'hurt', prompt, settings=settings(), quiet=True)
+    assert any('16' in record.message and largest.name in record.message
+               for record in caplog.records)
+    assert mended.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
+    assert mended.results == whole.results
+
+
+def test_early_stopping(model, task, prompt, settings, tmp_path):
+    outcome = train(model, task, tmp_path, prompt, optimizer=optax.sgd(0.0),
+                    settings=settings(steps=1000, patience=2), quiet=True)
+    steps = {line['step'] for line in read_lines(tmp_path) if line['split'] == 'validation'}
+    assert steps == {0, 4, 8} and outcome.best_step == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
+        model, task, prompt, settings, tmp_path):
+    explode_at_6 = optax.inject_hyperparams(optax.sgd)(
+        learning_rate=lambda count: jnp.where(count >= 5, jnp.inf, 1e-3))
+    with pytest.raises(ValueError, match='loss is nan .* at step 7; expected finite'):
+        train(model, task, tmp_path, prompt, optimizer=explode_at_6, settings=settings(),
+              quiet=True)
+    assert np.isfinite(load_prompt(tmp_path / 'prompt.safetensors').prompt_PD).all()
+    assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['0', '4']
+
+
+def test_free_text_is_judged_by_generation(model, settings, prompt, tmp_path):
+    rows = [{'text': f'the {word} was great', 'label': f'{word} and {word}'}
+            for word in tiny_world.SUBJECTS]
+    task = TextTask('free', {'train': lambda: rows, 'validation': lambda: rows},
+                    'review : {text}', 'label')
+    outcome = train(model, task, tmp_path, prompt, settings=settings(steps=1), quiet=True)
+    assert outcome.split == 'validation' and outcome.results[AFTER] == {'exact_match': 0.0}
+
+
+def test_exact_match_compares_each_text_with_its_own_target(model, task, prompt):
+    features = make_features(load_examples(task, 'test', model.vocabulary), task, model,
+                             prompt.layout, 5)
+    evaluator = make_evaluator(model, task, ['greedy'], batch_size=4)
+    answers = {tuple(features.encoder[row]): features.targets[row] for row in range(len(features))}
+    wrong = set(list(answers)[:3])
+
+    def generate(frozen, prompt_PD, ids_BS):
+        tokens_BL = np.zeros((len(ids_BS), features.decoder_length), np.int32)
+        for row, ids in enumerate(ids_BS):
+            key = tuple(ids[ids != 0])
+            said = [5, 1] if key in wrong else answers[key]
+            tokens_BL[row, :len(said)] = said
+        return tokens_BL
+
+    evaluator.generators[features.decoder_length] = generate
+    expected = np.mean([tuple(ids) not in wrong
+                        for ids in (features.encoder[row] for row in range(len(features)))])
+    assert evaluator(None, features) == {'exact_match': expected} and 0 < expected < 1
+
+
+def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
+    outcome = train(model, task, tmp_path, prompt, quiet=True,
+                    settings=settings(steps=4, evaluate_by=('greedy', 'rank')))
+    assert set(outcome.results[AFTER]) == {'accuracy', 'exact_match'}
+
+
+@pytest.mark.parametrize('change', [
+    dict(prompt=PromptSettings(rows=6)), dict(prompt=PromptSettings(rows=5, initializer=uniform())),
+    dict(settings=dict(seed=9)), dict(settings=dict(z_loss=0.0)),
+    dict(configuration={'adafactor.learning_rate': '0.1'})], ids=str)
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(
+        model, task, prompt, settings, tmp_path, change):
+    train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True,
+          configuration={'adafactor.learning_rate': '0.3'})
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    with pytest.raises(ValueError, match='holds a run of another configuration: .* there and'):
+        train(model, task, tmp_path, change.get('prompt', prompt),
+              settings=settings(**{'steps': 2, **change.get('settings', {})}), quiet=True,
+              configuration=change.get('configuration', {'adafactor.learning_rate': '0.3'}))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+
+def test_a_folder_with_other_files_is_refused(model, task, prompt, settings, tmp_path):
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    with pytest.raises(ValueError, match='holds files but no run.json'):
+        train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def test_another_model_of_the_same_shape_is_another_configuration(
+        model, task, prompt, settings, tmp_path):
+    other = open_model(str(tiny_world.write_model(tmp_path / 'other', seed=5)))
+    train(model, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
+    with pytest.raises(ValueError, match='model.fingerprint'):
+        train(other, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_path):
+    def command(output):
+        return [sys.executable, '-m', 'jax_prompt.cli', 'train', f'--model={world / "model"}',
+                f'--task={world / "reviews.csv"}', f'--output={output}', '--gin.prompt.rows=5',
+                '--gin.file_task.inputs_template=review : {text}', '--gin.file_task.labels=auto',
+                '--gin.settings.steps=60', '--gin.settings.batch_size=8',
+                '--gin.settings.evaluate_every=3', '--gin.settings.log_every=2',
+                '--gin.settings.max_buckets=1', '--gin.settings.dropout_rate=0.1']
+
+    environment = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    subprocess.run(command(tmp_path / 'whole'), check=True, env=environment, capture_output=True)
+    # Moments that fall before, between and in the middle of checkpoints, drawn once.
+    moments = np.random.default_rng(3).uniform(0.05, 1.2, 5)
+    for seconds in moments:
+        process = subprocess.Popen(command(tmp_path / 'killed'), env=environment,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = _count_checkpoints(tmp_path / 'killed')
+        deadline = time.monotonic() + 120
+        while _count_checkpoints(tmp_path / 'killed') == started and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(tmp_path / 'killed'), check=True, env=environment, capture_output=True)
+    for name in ('prompt.safetensors', 'metrics.jsonl'):
+        assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+
+
+def _count_checkpoints(run):
+    """Return the newest whole checkpoint's step, -1 where there is none."""
+    folder = run / 'checkpoints'
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] \
+        if folder.is_dir() else []
+    return max(steps, default=-1)

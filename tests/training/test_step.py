@@ -1,0 +1,197 @@
+"""One update: what it changes, what it leaves alone, and what it costs."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_prompt.prompts.methods import Method
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.model import T5
+from jax_prompt.training.optimizers import adafactor, adamw
+from jax_prompt.training.step import forward, init_state, make_train_step
+
+CONFIG = T5Config(vocab_size=31, d_model=12, d_kv=4, d_ff=20, num_heads=3, num_layers=2,
+                  num_decoder_layers=2, name='tiny')
+ROWS = 3
+
+
+@functools.cache
+def make_frozen(seed=0):
+    return jax.jit(T5(CONFIG).init)(jax.random.key(seed))
+
+
+score = jax.jit(forward, static_argnums=0)
+
+
+def make_batch(length=10, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(2, 31, (4, length)).astype(np.int32)
+    ids[:, :ROWS] = np.arange(31, 31 + ROWS)
+    ids[0, 7:] = 0
+    targets = rng.integers(2, 31, (4, 3)).astype(np.int32)
+    inputs = np.concatenate([np.zeros((4, 1), np.int32), targets[:, :-1]], 1)
+    return {'encoder_input_tokens': ids, 'decoder_target_tokens': targets,
+            'decoder_input_tokens': inputs,
+            'decoder_loss_weights': np.ones((4, 3), np.float32)}
+
+
+def make_method():
+    return Method('direct', None, lambda params: params['prompt'])
+
+
+def make_state(optimizer, seed=1):
+    return init_state({'prompt': jax.random.normal(jax.random.key(seed), (ROWS, 12))}, optimizer)
+
+
+def test_frozen_leaves_are_bit_identical_after_training_and_the_prompt_is_not():
+    model, optimizer = T5(CONFIG), adafactor()
+    frozen = make_frozen()
+    before = jax.tree.map(np.array, frozen)
+    state = make_state(optimizer)
+    prompt = np.array(state.params['prompt'])
+    step = make_train_step(model, make_method(), optimizer)
+    for seed in range(3):
+        state, _ = step(state, frozen, make_batch(seed=seed))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, frozen))
+    assert int(state.step) == 3 and np.abs(np.array(state.params['prompt']) - prompt).min() > 0
+
+
+def test_the_loss_falls():
+    model, optimizer = T5(CONFIG), adafactor()
+    frozen, state = make_frozen(), make_state(optimizer)
+    step = make_train_step(model, make_method(), optimizer)
+    losses = []
+    for _ in range(25):
+        state, metrics = step(state, frozen, make_batch())
+        losses.append(float(metrics['loss'] / metrics['tokens']))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize('make_optimizer', [adafactor, adamw])
+def test_optimizer_bytes_and_outputs_do_not_depend_on_depth(make_optimizer):
+    def sizes(depth):
+        config = dataclasses.replace(CONFIG, num_layers=depth, num_decoder_layers=depth)
+        model, optimizer = T5(config), make_optimizer()
+        state = make_state(optimizer)
+        compiled = make_train_step(model, make_method(), optimizer).lower(
+            state, model.param_shapes(), make_batch()).compile()
+        opt_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+        outputs = sorted(leaf.shape for leaf in jax.tree.leaves(compiled.out_info))
+        return opt_bytes, outputs
+
+    shallow, deep = sizes(1), sizes(5)
+    assert shallow == deep
+    assert shallow[0] <= 3 * 4 * ROWS * 12  # at most a few numbers for each one trained
+    assert max(len(shape) for shape in shallow[1]) <= 2
+
+
+def test_no_output_and_no_donated_buffer_has_the_shape_of_a_frozen_weight():
+    model, optimizer = T5(CONFIG), adafactor()
+    state, shapes = make_state(optimizer), model.param_shapes()
+    lowered = make_train_step(model, make_method(), optimizer).lower(state, shapes, make_batch())
+    (state_info, frozen_info, _), _ = lowered.args_info
+    assert all(info.donated for info in jax.tree.leaves(state_info))
+    assert not any(info.donated for info in jax.tree.leaves(frozen_info))
+    frozen_shapes = {leaf.shape for leaf in jax.tree.leaves(shapes) if len(leaf.shape) > 1}
+    assert not frozen_shapes & {leaf.shape for leaf in jax.tree.leaves(lowered.out_info)}
+
+
+def test_the_frozen_tree_is_an_argument_and_no_constant():
+    model, optimizer = T5(CONFIG), adafactor()
+    step = make_train_step(model, make_method(), optimizer)
+    first, second = make_frozen(), make_frozen(9)
+    losses = [float(step(make_state(optimizer), frozen, make_batch())[1]['loss'])
+              for frozen in (first, second, first)]
+    assert losses[0] == losses[2] != losses[1]
+    assert step._cache_size() == 1
+
+
+def test_without_virtual_tokens_the_program_is_plain_t5_to_the_last_bit():
+    model = T5(CONFIG)
+    frozen, batch = make_frozen(), make_batch()
+    ids = batch['encoder_input_tokens'] = np.where(
+        batch['encoder_input_tokens'] >= 31, 5, batch['encoder_input_tokens'])
+
+    @jax.jit
+    def plain(frozen):
+        encoded = model.encode(frozen, model.embed(frozen, ids), ids != 0)
+        hidden = model.decode(frozen, model.embed(frozen, batch['decoder_input_tokens']), encoded,
+                              ids != 0)
+        return model.logits(frozen, hidden)
+
+    prompted = functools.partial(score, model)
+    np.testing.assert_array_equal(plain(frozen), prompted(jnp.zeros((0, 12)), frozen, batch))
+    # A prompt that no id asks for changes nothing either.
+    np.testing.assert_array_equal(plain(frozen), prompted(jnp.ones((ROWS, 12)), frozen, batch))
+
+
+def test_pads_never_change_logits():
+    model = T5(CONFIG)
+    frozen, batch = make_frozen(), make_batch()
+    prompt = jax.random.normal(jax.random.key(1), (ROWS, 12))
+    longer = dict(batch, encoder_input_tokens=np.pad(batch['encoder_input_tokens'],
+                                                     ((0, 0), (0, 7))))
+    for name in ('decoder_input_tokens', 'decoder_target_tokens'):
+        longer[name] = np.pad(longer[name], ((0, 0), (0, 2)))
+    short = score(model, prompt, frozen, batch)
+    long = score(model, prompt, frozen, longer)[:, :3]
+    np.testing.assert_allclose(short, long, atol=2e-5)
+
+
+def test_a_prompt_changes_the_output():
+    model = T5(CONFIG)
+    frozen, batch = make_frozen(), make_batch()
+    one, other = (score(model, jax.random.normal(jax.random.key(seed), (ROWS, 12)), frozen, batch)
+                  for seed in (1, 2))
+    assert float(jnp.abs(one - other).max()) > 1e-2
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    model, optimizer = T5(CONFIG, dropout_rate=0.3), optax.sgd(0.0)
+    frozen = make_frozen()
+
+    def losses(seed):
+        step, state = make_train_step(model, make_method(), optimizer, seed=seed), None
+        state = make_state(optimizer)
+        found = []
+        for _ in range(2):
+            state, metrics = step(state, frozen, make_batch())
+            found.append(float(metrics['loss']))
+        return found
+
+    first = losses(0)
+    assert first == losses(0)
+    assert len({*first, *losses(1)}) == 4
+
+
+def test_dropout_changes_the_encoder_without_bias():
+    model, dropping = T5(CONFIG), T5(CONFIG, dropout_rate=0.1)
+    frozen, ids = make_frozen(), make_batch()['encoder_input_tokens'][1:, ROWS:]
+    hidden, mask = model.embed(frozen, ids), ids != 0
+    plain = jax.jit(model.encode)(frozen, hidden, mask)
+    encode = jax.jit(jax.vmap(lambda key: dropping.encode(frozen, hidden, mask, dropout_rng=key)))
+    dropped = encode(jax.random.split(jax.random.key(5), 400))
+    assert float(jnp.abs(dropped[0] - plain).max()) > 1e-2
+    # One number in ten of the encoder's outputs is dropped, and the others make up for it.
+    assert abs(float((dropped == 0).mean()) - 0.1) < 0.01
+    mean, plain = dropped.mean(0).ravel(), plain.ravel()
+    assert float(mean @ plain / jnp.linalg.norm(mean) / jnp.linalg.norm(plain)) > 0.95
+
+
+def test_the_mean_loss_is_the_sum_over_the_number_of_target_tokens():
+    model = T5(CONFIG)
+    frozen, batch = make_frozen(), make_batch()
+    gradients = {}
+    for reduction in ('sum', 'mean'):
+        optimizer = optax.sgd(1.0)
+        state = make_state(optimizer)
+        before = np.array(state.params['prompt'])
+        step = make_train_step(model, make_method(), optimizer, reduction=reduction)
+        state, _ = step(state, frozen, batch)
+        gradients[reduction] = before - np.array(state.params['prompt'])
+    np.testing.assert_allclose(gradients['mean'] * 12, gradients['sum'], rtol=1e-3, atol=1e-5)
