@@ -32,7 +32,8 @@ def train_arguments(world, output, *more):
 
 
 def predict_arguments(world, run, *more):
-    return ['predict', f'--model={world / "model"}', f'--prompt={run / "prompt.safetensors"}', *more]
+    return ['predict', f'--model={world / "model"}',
+            f'--prompt={run / "prompt.safetensors"}', *more]
 
 
 def fails(capsys, arguments, *parts):
@@ -104,8 +105,11 @@ def test_gin_files_of_the_package_resolve_from_anywhere(tmp_path, monkeypatch):
     assert pathlib.Path(cli.find_gin_file('tasks/imdb.gin')).is_file()
 
 
-@pytest.mark.parametrize('file', sorted(
-    str(path.relative_to(folder)) for folder in cli.gin_folders() for path in folder.rglob('*.gin')))
+GIN_FILES = sorted(str(path.relative_to(folder))
+                   for folder in cli.gin_folders() for path in folder.rglob('*.gin'))
+
+
+@pytest.mark.parametrize('file', GIN_FILES)
 def test_every_gin_file_parses_and_builds(file):
     import gin
 

@@ -17,7 +17,7 @@ from jax_prompt.types import Batch
 _log = logging.getLogger(__name__)
 
 # Decoder lengths are multiples of this, so that tasks with alike targets share compiled programs.
-_TARGET_MULTIPLE = 4
+_TARGET_MULTIPLE = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

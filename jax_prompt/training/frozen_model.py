@@ -68,7 +68,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
       ValueError, FileNotFoundError: when model or vocabulary cannot be had, in one line.
     """
     if source is None:
-        raise ValueError('no model given; name one with --model=SOURCE, or model.source in a gin file')
+        raise ValueError('no model given; name one with --model=SOURCE or as model.source in gin')
     on_cpu = jax.default_backend() == 'cpu'
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     loaded = load_t5(source, dtype)

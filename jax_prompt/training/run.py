@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 #: Settings that do not change a run's trajectory: they may differ when it is resumed.
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'compare')
 
+#: Configuration whose effect stands in the identity already; paths in it may change.
+_TOLD_OTHERWISE = ('train.', 'model.', 'settings.', 'TASK', 'file_task.', 'registered_task.')
+
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
 AFTER = 'prompt after training'
@@ -157,18 +160,18 @@ def _identity(setup: _Setup, configuration: Mapping[str, str]) -> dict[str, Any]
     """Return what decides the run's trajectory, ready for JSON."""
     settings = {name: value for name, value in dataclasses.asdict(setup.settings).items()
                 if name not in _FREE_SETTINGS}
-    free = {f'settings.{name}' for name in _FREE_SETTINGS}
+    t5 = setup.model.model
     return {
-        'model': {'name': setup.model.name, 'fingerprint': setup.model.fingerprint,
-                  'vocabulary': setup.model.vocabulary_fingerprint,
-                  'dtype': str(setup.model.model.dtype)},
+        'model': {'fingerprint': setup.model.fingerprint,
+                  'vocabulary': setup.model.vocabulary_fingerprint, 'dtype': str(t5.dtype),
+                  'scan_layers': t5.scan_layers, 'remat': t5.remat},
         'task': setup.task.to_dict(),
-        'examples': {split: len(found) for split, found in setup.examples.items()},
+        'examples': {split: found.digest for split, found in setup.examples.items()},
         'prompt': {'rows': setup.prompt.rows, 'layout': setup.prompt.layout.to_dict(),
                    'method': setup.method.name, 'initializer': _name(setup.prompt.initializer)},
         'settings': settings,
         'configuration': {name: value for name, value in configuration.items()
-                          if name not in free and not name.startswith('train.')},
+                          if not name.startswith(_TOLD_OTHERWISE)},
     }
 
 

@@ -108,16 +108,18 @@ def test_rows_that_only_fill_a_batch_weigh_nothing():
 
 
 def test_decoder_length_fits_the_longest_target():
-    assert converter(targets_length=64).convert(examples([[5]], [[9] * 4])).decoder_length == 8
+    assert converter(targets_length=64).convert(examples([[5]], [[9] * 4])).decoder_length == 6
     assert converter(targets_length=6).convert(examples([[5]], [[9] * 4])).decoder_length == 6
-    assert converter(targets_length=64).convert(examples([[5]], [[]])).decoder_length == 4
+    assert converter(targets_length=64).convert(examples([[5]], [[]])).decoder_length == 2
 
 
 def test_other_padding_and_start_ids():
-    features = converter(pad_id=3, decoder_start_id=4, eos_id=2).convert(examples([[5]]))
+    features = converter(pad_id=3, decoder_start_id=4, eos_id=2).convert(
+        examples([[5]], [[9, 8]]))
     batch = features.batch([0], 6)
     assert batch['encoder_input_tokens'][0].tolist() == [*PROMPT, 5, 2, 3]
-    assert batch['decoder_input_tokens'][0].tolist() == [4, 9, 2, 3]
+    assert batch['decoder_target_tokens'][0].tolist() == [9, 8, 2, 3]
+    assert batch['decoder_input_tokens'][0].tolist() == [4, 9, 8, 2]
 
 
 def test_fits_task_and_model(vocabulary):

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from jax_prompt.data.examples import load_examples
+from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import uniform
@@ -196,6 +197,20 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(
               settings=settings(**{'steps': 2, **change.get('settings', {})}), quiet=True,
               configuration=change.get('configuration', {'adafactor.learning_rate': '0.3'}))
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+
+def test_the_same_task_with_other_data_is_another_configuration(
+        model, world, prompt, settings, tmp_path):
+    def run(rows):
+        (tmp_path / 'reviews.csv').write_text('\n'.join(rows))
+        task = file_task(str(tmp_path / 'reviews.csv'), inputs_template='review : {text}',
+                         labels={'0': 'negative', '1': 'positive'})
+        return train(model, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
+
+    rows = (world / 'reviews.csv').read_text().splitlines()
+    run(rows)
+    with pytest.raises(ValueError, match='another configuration: examples.'):
+        run([rows[0], *(row.replace('great', 'lovely') for row in rows[1:])])
 
 
 def test_a_folder_with_other_files_is_refused(model, task, prompt, settings, tmp_path):
