@@ -83,5 +83,7 @@ def warmup_schedule(peak: float, warmup_steps: int, total_steps: int,
     }
     if decay not in after:
         raise ValueError(f'decay={decay!r} is no schedule; choose one of {", ".join(after)}')
+    if warmup_steps == 0:
+        return after[decay]()
     rise = optax.linear_schedule(0.0, peak, warmup_steps)
     return optax.join_schedules([rise, after[decay]()], [warmup_steps])

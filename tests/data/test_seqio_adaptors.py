@@ -115,7 +115,7 @@ def test_get_dataset_equals_our_own_batches(task, vocabulary, converter):
     features = converter.convert(load_examples(task, 'train', vocabulary))
     expected = features.batch(range(len(TEXTS)), 6 + P)
     dataset = seqio.get_dataset(
-        task.seqio_task(vocabulary), {'inputs': 6, 'targets': 4},
+        task.seqio_task(vocabulary), {'inputs': 6, 'targets': features.decoder_length},
         PromptFeatureConverter(converter), 'train', batch_size=len(TEXTS))
     batch = next(dataset.as_numpy_iterator())
     assert set(batch) == set(expected)

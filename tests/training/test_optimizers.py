@@ -71,6 +71,9 @@ def test_warmup_schedule():
     schedule = warmup_schedule(0.3, 10, 110, 'linear')
     values = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
     np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.15, 0], atol=1e-6)
+    at_once = warmup_schedule(0.3, 0, 10, 'cosine')
+    np.testing.assert_allclose([float(at_once(step)) for step in (0, 5, 10)], [0.3, 0.15, 0],
+                               atol=1e-6)
     with pytest.raises(ValueError, match="decay='square' is no schedule"):
         warmup_schedule(0.3, 1, 10, 'square')
     with pytest.raises(ValueError, match='warmup_steps=10 leaves nothing of total_steps=10'):

@@ -233,7 +233,8 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
     def command(output):
         return [sys.executable, '-m', 'jax_prompt.cli', 'train', f'--model={world / "model"}',
                 f'--task={world / "reviews.csv"}', f'--output={output}', '--gin.prompt.rows=5',
-                '--gin.file_task.inputs_template=review : {text}', '--gin.file_task.labels=auto',
+                '--gin.file_task.inputs_template=review : {text}',
+                '--gin.file_task.labels={"0": "negative", "1": "positive"}',
                 '--gin.settings.steps=60', '--gin.settings.batch_size=8',
                 '--gin.settings.evaluate_every=3', '--gin.settings.log_every=2',
                 '--gin.settings.max_buckets=1', '--gin.settings.dropout_rate=0.1']
