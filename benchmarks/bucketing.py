@@ -1,6 +1,6 @@
 """Examples per second of the demo's training step: length buckets against one fixed length.
 
-    python -m benchmarks.bucketing [--steps=40] [--fixed_length=64]
+    python -m benchmarks.bucketing [--steps=40] [--fixed_length=64] [--gin.NAME=VALUE ...]
 
 Both train the same prompt on the same reviews in one process, in turns, so that a machine's moods
 meet both alike. The fixed length counts text tokens; the prompt's rows come on top in both.
@@ -42,10 +42,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--fixed_length', type=int, default=64)
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()
     for folder in cli.gin_folders():
         gin.add_config_file_search_path(str(folder))
-    commands.configure([cli.find_gin_file(name) for name in ('base.gin', 'demo.gin')], [])
+    commands.configure([cli.find_gin_file(name) for name in ('base.gin', 'demo.gin')],
+                       [binding.removeprefix('--gin.') for binding in rest])
     model, prompt, settings = (gin.get_configurable(name)()
                                for name in ('model', 'prompt', 'settings'))
     task = gin.get_configurable('rotten_tomatoes')()
@@ -75,7 +76,7 @@ def main():
         for name, run in runs.items():
             seconds[name].append(next(run))
     rate = {name: settings.batch_size * args.steps / sum(taken) for name, taken in seconds.items()}
-    print(f'buckets {buckets}, fixed {args.fixed_length + prompt.rows}; {args.steps} steps of '
+    print(f'{prompt.rows} rows, buckets {buckets}, fixed {args.fixed_length + prompt.rows}; {args.steps} steps of '
           f'{settings.batch_size} examples each, in turns')
     for name in streams:
         print(f'{name:8} {rate[name]:6.1f} examples/s, median step '

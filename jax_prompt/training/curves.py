@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jax_prompt.training.reporting import read_metrics, write_atomically
+from jax_prompt.training.reporting import HEADING_END, read_metrics, write_atomically
 
 #: Points of one curve, (step, value), by (split, name).
 _Curves = dict[tuple[str, str], list[tuple[int, float]]]
@@ -57,7 +57,10 @@ def _curves(records: Iterable[dict[str, Any]]) -> _Curves:
     """Sort records into curves; of two values at one step the later written one counts."""
     points: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for record in records:
-        points[record['split'], record['name']][record['step']] = record['value']
+        # What was measured at the end has a heading, which makes it a level of its own.
+        heading, _, name = record['name'].rpartition(HEADING_END)
+        split = f"{record['split']}{HEADING_END}{heading}" if heading else record['split']
+        points[split, name][record['step']] = record['value']
     return {key: sorted(values.items()) for key, values in points.items()}
 
 

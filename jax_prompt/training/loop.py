@@ -12,10 +12,13 @@ from jax_prompt.checkpoints.train_state import TrainStateStore
 from jax_prompt.data.batches import train_batches
 from jax_prompt.data.features import Features
 from jax_prompt.training.progress import ProgressBar
-from jax_prompt.training.reporting import MetricsLog
+from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import TrainStep
 from jax_prompt.types import Params, TrainState
+
+_KEPT = ('The run keeps its last checkpoint and best prompt; lower the learning rate, and see that '
+         'the weights are float32 or bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Progress:
       waited: evaluations since.
       finished_at: the step at which the run ended; None while it runs.
       results: what `finish` returned, for a run that ended.
+      compared: whether those are with the comparisons that `settings.compare` asks for.
     """
 
     best: float | None = None
@@ -35,6 +39,7 @@ class Progress:
     waited: int = 0
     finished_at: int | None = None
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compared: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +54,10 @@ class Loop:
       buckets: padded lengths of the batches; None for one length.
       evaluate: state -> metrics on the validation split.
       main_metric: the one that chooses the best prompt.
+      is_finite: state -> whether all of its prompt is finite.
       keep_best: (state, step, metrics) -> None; called before the checkpoint is saved.
-      finish: () -> results; called once, when training has ended and the best prompt is known.
+      finish: () -> heading -> metrics; called when training has ended and the best prompt is known.
+      test_split: the split that `finish` measures on.
     """
 
     settings: TrainSettings
@@ -60,8 +67,10 @@ class Loop:
     buckets: tuple[int, ...] | None
     evaluate: Callable[[TrainState], dict[str, float]]
     main_metric: str
+    is_finite: Callable[[TrainState], bool]
     keep_best: Callable[[TrainState, int, Mapping[str, float]], None]
-    finish: Callable[[Progress], dict[str, Any]]
+    finish: Callable[[], dict[str, dict[str, float]]]
+    test_split: str
 
 
 def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
@@ -92,13 +101,18 @@ def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
         state, host_state = restored
         progress = Progress(**host_state)
     start = int(state.step)
-    if progress.finished_at is not None and _is_over(progress, start, settings):
+    over = restored is not None and _is_over(progress, start, settings)
+    if over and progress.finished_at is not None and progress.compared == settings.compare:
         return progress
+    # Results belong to the end of a run; one that goes on will have others.
     progress = dataclasses.replace(progress, finished_at=None, results={})
     with open_log(None if restored is None else start) as log, \
             ProgressBar(settings.steps, start, quiet) as bar:
         if restored is None:
             state, progress = _evaluate(loop, state, progress, store, log, bar)
+        elif over:
+            progress = _finish(loop, progress, start, log, bar)
+            store.save(state, dataclasses.asdict(progress))
         else:
             bar.say(f'resuming from step {start}')
         return _train(loop, state, progress, store, log, bar)
@@ -138,8 +152,7 @@ def _report(pending: list[dict[str, jax.Array]], step: int, log: MetricsLog) -> 
         if not all(math.isfinite(row[name]) for name in ('loss', 'grad_norm')):
             raise ValueError(
                 f"the loss is {row['loss']} and its gradient's norm {row['grad_norm']} at step "
-                f'{number}; expected finite numbers. The run keeps its last checkpoint and '
-                'best prompt; lower the learning rate, or use float32 or bfloat16 weights')
+                f'{number}; expected finite numbers. {_KEPT}')
     total = {name: float(np.sum([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
     tokens = max(total['tokens'], 1.0)
     numbers = {'loss': total['loss'] / tokens, 'accuracy': total['correct'] / tokens}
@@ -153,6 +166,8 @@ def _evaluate(loop: Loop, state: TrainState, progress: Progress, store: TrainSta
               log: MetricsLog, bar: ProgressBar) -> tuple[TrainState, Progress]:
     """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
     step = int(state.step)
+    if not loop.is_finite(state):
+        raise ValueError(f'the prompt is not finite after step {step}; {_KEPT}')
     with bar.aside('evaluating'):
         metrics = loop.evaluate(state)
     log.write(step, 'validation', metrics)
@@ -166,11 +181,19 @@ def _evaluate(loop: Loop, state: TrainState, progress: Progress, store: TrainSta
     bar.say(f'step {step}: validation {told}; best {progress.best:.4f} at step '
             f'{progress.best_step}')
     if _is_over(progress, step, loop.settings):
-        with bar.aside('evaluating on the test split'):
-            results = loop.finish(progress)
-        for split, values in results.items():
-            log.write(step, split, values)
-        progress = dataclasses.replace(progress, finished_at=step, results=results)
+        progress = _finish(loop, progress, step, log, bar)
     log.flush()
     store.save(state, dataclasses.asdict(progress))
     return state, progress
+
+
+def _finish(loop: Loop, progress: Progress, step: int, log: MetricsLog,
+            bar: ProgressBar) -> Progress:
+    """Measure the best prompt, and what it is compared with, at the end of the run."""
+    with bar.aside(f'evaluating on the {loop.test_split} split'):
+        results = loop.finish()
+    for heading, values in results.items():
+        log.write(step, loop.test_split,
+                  {f'{heading}{HEADING_END}{name}': value for name, value in values.items()})
+    return dataclasses.replace(progress, finished_at=step, results=results,
+                               compared=loop.settings.compare)

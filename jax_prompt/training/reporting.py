@@ -14,6 +14,8 @@ from typing import Any
 
 METRICS_FILE = 'metrics.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
+#: Between a heading and a metric in the names of what was measured at a run's end.
+HEADING_END = ', '
 
 
 class MetricsLog:
@@ -130,10 +132,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _records_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-    """Read the records of a run up to and including a step; none if it has no file yet."""
+    """Read the records of a run up to and including a step; none if it has no file yet.
+
+    What was measured at an end is left out: a run that is resumed comes to another one.
+    """
     if not path.is_file():
         return []
-    return [record for record in read_metrics(path) if record['step'] <= step]
+    return [record for record in read_metrics(path)
+            if record['step'] <= step and HEADING_END not in record['name']]
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-import logging
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -28,8 +29,6 @@ from jax_prompt.training.run_folder import CARD_FILE, CURVES_FILE, GIN_FILE, Run
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params, TrainState
-
-_log = logging.getLogger(__name__)
 
 #: Settings that do not change a run's trajectory: they may differ when it is resumed.
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'compare')
@@ -108,20 +107,21 @@ def train(model: FrozenModel, task: Any, output: str, prompt: PromptSettings | N
       ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
     """
     setup = _set_up(model, task, prompt or PromptSettings(), settings or TrainSettings())
+    optimizer = optimizer or optimizers.adafactor()
     configuration = dict(configuration or {})
-    folder = claim(output, _identity(setup, configuration))
+    folder = claim(output, _identity(setup, optimizer, configuration))
     if configuration:
         lines = [f'{name} = {value}' for name, value in sorted(configuration.items())]
         folder.write_text(GIN_FILE, '\n'.join(lines) + '\n')
-    optimizer = optimizer or optimizers.adafactor()
     loop = _loop(setup, optimizer, folder)
     store = TrainStateStore(folder.checkpoints, setup.settings.keep)
-    state = init_state(jax.tree.map(jax.numpy.copy, setup.initial), optimizer)
+    state = init_state(jax.tree.map(jnp.copy, setup.initial), optimizer)
     try:
         progress = run_loop(loop, state, store,
                             functools.partial(MetricsLog, folder.path), quiet)
     finally:
         store.close()
+    _best_prompt(folder)
     draw_curves(folder.metrics, folder.path / CURVES_FILE)
     outcome = _outcome(setup, folder, progress)
     write_card(folder.path / CARD_FILE, _card(setup, outcome, configuration, progress))
@@ -156,7 +156,8 @@ def _set_up(model: FrozenModel, task: Any, prompt: PromptSettings,
                   evaluator)
 
 
-def _identity(setup: _Setup, configuration: Mapping[str, str]) -> dict[str, Any]:
+def _identity(setup: _Setup, optimizer: optax.GradientTransformation,
+              configuration: Mapping[str, str]) -> dict[str, Any]:
     """Return what decides the run's trajectory, ready for JSON."""
     settings = {name: value for name, value in dataclasses.asdict(setup.settings).items()
                 if name not in _FREE_SETTINGS}
@@ -168,7 +169,9 @@ def _identity(setup: _Setup, configuration: Mapping[str, str]) -> dict[str, Any]
         'task': setup.task.to_dict(),
         'examples': {split: found.digest for split, found in setup.examples.items()},
         'prompt': {'rows': setup.prompt.rows, 'layout': setup.prompt.layout.to_dict(),
-                   'method': setup.method.name, 'initializer': _name(setup.prompt.initializer)},
+                   'method': setup.method.name, 'initializer': _name(setup.prompt.initializer),
+                   'start': _digest(setup.initial)},
+        'optimizer': _trial(optimizer),
         'settings': settings,
         'configuration': {name: value for name, value in configuration.items()
                           if not name.startswith(_TOLD_OTHERWISE)},
@@ -183,8 +186,8 @@ def _loop(setup: _Setup, optimizer: optax.GradientTransformation, folder: RunFol
     def keep_best(state: TrainState, step: int, metrics: Mapping[str, float]) -> None:
         folder.save_prompt(_prompt_file(setup, state, step, metrics))
 
-    def finish(progress: Progress) -> dict[str, dict[str, float]]:
-        return _final_results(setup, load_prompt(folder.prompt).prompt_PD)
+    def finish() -> dict[str, dict[str, float]]:
+        return _final_results(setup, _best_prompt(folder))
 
     return Loop(
         settings=settings, frozen=setup.model.frozen,
@@ -193,7 +196,17 @@ def _loop(setup: _Setup, optimizer: optax.GradientTransformation, folder: RunFol
         features=setup.features['train'], buckets=evaluator.buckets,
         evaluate=lambda state: evaluator(setup.method.fold(state.params),
                                          setup.features['validation']),
-        main_metric=evaluator.main_metric, keep_best=keep_best, finish=finish)
+        main_metric=evaluator.main_metric, keep_best=keep_best, finish=finish,
+        is_finite=lambda state: bool(np.isfinite(setup.method.fold(state.params)).all()),
+        test_split=setup.test_split)
+
+
+def _best_prompt(folder: RunFolder) -> np.ndarray:
+    """Read the best prompt back; a run that lost its file cannot end as it would have."""
+    if not folder.prompt.is_file():
+        raise ValueError(f'{folder.prompt} is gone, which held the best prompt of this run; put it '
+                         'back, or remove the folder to train afresh')
+    return load_prompt(folder.prompt).prompt_PD
 
 
 def _prompt_file(setup: _Setup, state: TrainState, step: int,
@@ -257,6 +270,24 @@ def _card(setup: _Setup, outcome: Outcome, configuration: Mapping[str, str],
                                    if name not in ('seed', 'steps', 'compare')},
         command=f'jax-prompt predict --model={setup.model.source} '
                 f'--prompt={outcome.folder.prompt} < texts.txt')
+
+
+def _digest(tree: Any) -> str:
+    """Tell a tree of arrays from any other, in hex."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _trial(optimizer: optax.GradientTransformation) -> list[str]:
+    """Tell an optimizer from others by what it does: optax's transformations have no names."""
+    params = jnp.linspace(0.5, 2.0, 6).reshape(2, 3)
+    state, told = optimizer.init(params), []
+    for gradient in (params - 1.0, 3.0 * params):
+        updates, state = optimizer.update(gradient, state, params)
+        told.append(f'{float(jnp.abs(updates).sum()):.5g}')
+    return told
 
 
 def _name(function: Any) -> str:

@@ -72,12 +72,17 @@ def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
     if record.exists():
         _check_same(identity, _read(record), folder.path)
         return folder
-    if folder.path.is_dir() and any(folder.path.iterdir()):
+    if folder.path.is_dir() and not all(_is_left_over(path) for path in folder.path.iterdir()):
         raise ValueError(f'output folder {output} holds files but no {RUN_FILE}, so it is not a '
                          'run of jax_prompt; choose an empty or a new folder')
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomically(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
     return folder
+
+
+def _is_left_over(path: pathlib.Path) -> bool:
+    """Say whether a file is what a claim leaves that was killed before it was done."""
+    return path.name.startswith(f'.{RUN_FILE}.')
 
 
 def _read(record: pathlib.Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.files import file_task
+from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import uniform
@@ -29,6 +30,23 @@ from tests import tiny_world
 
 class Stop(Exception):
     """Raised by tests to end a run where a signal would."""
+
+
+def stop_before(patch, step_number):
+    """Make runs raise where they would begin the update after so many."""
+    made = Loop.__init__
+
+    def init(self, **pieces):
+        inner = pieces['step']
+
+        def step(state, frozen, batch):
+            if int(state.step) == step_number:
+                raise Stop
+            return inner(state, frozen, batch)
+
+        made(self, **pieces | {'step': step})
+
+    patch.setattr(Loop, '__init__', init)
 
 
 def read_lines(folder):
@@ -73,25 +91,11 @@ def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings,
                                                   monkeypatch, dropout_rate):
     chosen = settings(dropout_rate=dropout_rate, steps=14)
     whole = train(model, task, tmp_path / 'whole', prompt, settings=chosen, quiet=True)
-    made = Loop.__init__
-
-    def stop_at(step_number):
-        def init(self, **pieces):
-            inner = pieces['step']
-
-            def step(state, frozen, batch):
-                if int(state.step) == step_number:
-                    raise Stop
-                return inner(state, frozen, batch)
-
-            made(self, **pieces | {'step': step})
-        return init
-
     for step_number in (2, 9, 13):
-        monkeypatch.setattr(Loop, '__init__', stop_at(step_number))
-        with pytest.raises(Stop):
-            train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
-    monkeypatch.setattr(Loop, '__init__', made)
+        with monkeypatch.context() as patch:
+            stop_before(patch, step_number)
+            with pytest.raises(Stop):
+                train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
     parts = train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
     assert parts.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
     assert read_lines(tmp_path / 'parts') == read_lines(tmp_path / 'whole')
@@ -104,6 +108,56 @@ def test_a_finished_run_started_again_answers_without_training(model, task, prom
     monkeypatch.setattr('jax_prompt.training.loop.train_batches', None)
     again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
     assert again == first
+
+
+def test_a_finished_run_is_compared_when_that_is_asked_for_later(model, task, prompt, settings,
+                                                               tmp_path):
+    plain = train(model, task, tmp_path, prompt, settings=settings(steps=4), quiet=True)
+    assert list(plain.results) == [AFTER]
+    again = train(model, task, tmp_path, prompt, settings=settings(steps=4, compare=True),
+                  quiet=True)
+    assert list(again.results) == [NO_PROMPT, BEFORE, AFTER] and again.results[AFTER] == \
+        plain.results[AFTER]
+    measured = [line['name'] for line in read_lines(tmp_path) if line['split'] == 'test']
+    assert measured == [f'{heading}, accuracy' for heading in again.results]
+
+
+def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tmp_path,
+                                               monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_before(patch, 10)
+        with pytest.raises(Stop):
+            train(model, task, tmp_path, prompt, settings=settings(steps=100), quiet=True)
+    outcome = train(model, task, tmp_path, prompt, settings=settings(steps=8), quiet=True)
+    assert AFTER in outcome.results and (tmp_path / 'card.md').is_file()
+
+
+def test_a_run_that_lost_its_prompt_file_says_so(model, task, prompt, settings, tmp_path):
+    outcome = train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+    outcome.folder.prompt.unlink()
+    with pytest.raises(ValueError, match='prompt.safetensors is gone'):
+        train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+
+
+def test_a_folder_claimed_by_a_killed_start_is_taken(model, task, prompt, settings, tmp_path):
+    (tmp_path / '.run.json.abcd').write_text('{"half')
+    train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+
+
+def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_path):
+    import seqio
+
+    registered = TextTask('tiny_seqio', {split: lambda: [
+        {'text': f'the {word} was {kind}', 'label': label} for word in tiny_world.SUBJECTS
+        for kind, label in (('great', '1'), ('dull', '0'))] for split in ('train', 'validation')},
+        'review : {text}', 'label', {'0': 'negative', '1': 'positive'})
+    seqio.TaskRegistry.add_provider('tiny_seqio', registered.seqio_task(model.vocabulary))
+    try:
+        task = registered_task('tiny_seqio', labels=('negative', 'positive'))
+        outcome = train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+    finally:
+        seqio.TaskRegistry.remove('tiny_seqio')
+    assert outcome.split == 'validation' and set(outcome.results[AFTER]) == {'accuracy'}
 
 
 def test_a_finished_run_can_be_made_longer(model, task, prompt, settings, tmp_path):
@@ -145,6 +199,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
               quiet=True)
     assert np.isfinite(load_prompt(tmp_path / 'prompt.safetensors').prompt_PD).all()
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['0', '4']
+
+
+def test_a_prompt_that_is_not_finite_at_an_evaluation_is_neither_saved_nor_judged(
+        model, task, prompt, settings, tmp_path):
+    explode_at_4 = optax.inject_hyperparams(optax.sgd)(
+        learning_rate=lambda count: jnp.where(count >= 3, jnp.nan, 1e-3))
+    with pytest.raises(ValueError, match='the prompt is not finite after step 4'):
+        train(model, task, tmp_path, prompt, optimizer=explode_at_4, settings=settings(steps=4),
+              quiet=True)
+    assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['0']
+
+
+def test_another_optimizer_is_another_configuration(model, task, prompt, settings, tmp_path):
+    train(model, task, tmp_path, prompt, optax.sgd(0.1), settings(steps=2), quiet=True)
+    with pytest.raises(ValueError, match='another configuration: optimizer is'):
+        train(model, task, tmp_path, prompt, optax.sgd(0.2), settings(steps=2), quiet=True)
 
 
 def test_free_text_is_judged_by_generation(model, settings, prompt, tmp_path):
@@ -235,14 +305,21 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
                 f'--task={world / "reviews.csv"}', f'--output={output}', '--gin.prompt.rows=5',
                 '--gin.file_task.inputs_template=review : {text}',
                 '--gin.file_task.labels={"0": "negative", "1": "positive"}',
-                '--gin.settings.steps=60', '--gin.settings.batch_size=8',
+                '--gin.settings.steps=150', '--gin.settings.batch_size=8',
                 '--gin.settings.evaluate_every=3', '--gin.settings.log_every=2',
                 '--gin.settings.max_buckets=1', '--gin.settings.dropout_rate=0.1']
 
     environment = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
     subprocess.run(command(tmp_path / 'whole'), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(command(tmp_path / 'killed'), env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / 'killed').exists():  # a kill before anything is whole
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     # Moments that fall before, between and in the middle of checkpoints, drawn once.
     moments = np.random.default_rng(3).uniform(0.05, 1.2, 5)
+    kills = 0
     for seconds in moments:
         process = subprocess.Popen(command(tmp_path / 'killed'), env=environment,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -253,7 +330,8 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
             time.sleep(0.01)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 4
     subprocess.run(command(tmp_path / 'killed'), check=True, env=environment, capture_output=True)
     for name in ('prompt.safetensors', 'metrics.jsonl'):
         assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()

@@ -25,6 +25,11 @@ class RegisteredTask:
         """Return the label words, in order; None for free text."""
         return self.labels
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits that its source has."""
+        return tuple(_look_up(self.name).splits)
+
     def seqio_task(self, vocabulary: Any) -> Any:
         """Return the seqio.Task with its vocabulary replaced by the model's.
 
