@@ -26,7 +26,7 @@ from jax_prompt.training.step import init_state, make_train_step
 
 
 def timed_steps(step, frozen, batches, make_state):
-    """Return seconds of each step; every shape is compiled before it is timed."""
+    """Yield seconds and positions of each step; every shape is compiled before it is timed."""
     batches = list(batches)
     shapes = {batch['encoder_input_tokens'].shape: batch for batch in batches}
     for batch in shapes.values():
@@ -35,7 +35,7 @@ def timed_steps(step, frozen, batches, make_state):
     for batch in batches:
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, frozen, batch))
-        yield time.perf_counter() - start
+        yield time.perf_counter() - start, batch['encoder_input_tokens'].size
 
 
 def main():
@@ -75,12 +75,15 @@ def main():
     for _ in range(args.steps):
         for name, run in runs.items():
             seconds[name].append(next(run))
+    positions = {name: sum(size for _, size in rows) for name, rows in seconds.items()}
+    seconds = {name: [taken for taken, _ in rows] for name, rows in seconds.items()}
     rate = {name: settings.batch_size * args.steps / sum(taken) for name, taken in seconds.items()}
     print(f'{prompt.rows} rows, buckets {buckets}, fixed {args.fixed_length + prompt.rows}; {args.steps} steps of '
           f'{settings.batch_size} examples each, in turns')
     for name in streams:
         print(f'{name:8} {rate[name]:6.1f} examples/s, median step '
-              f'{statistics.median(seconds[name]):.3f} s')
+              f'{statistics.median(seconds[name]):.3f} s, '
+              f'{positions[name] / args.steps / settings.batch_size:.1f} positions an example')
     print(f'ratio    {rate["buckets"] / rate["fixed"]:6.2f}')
 
 

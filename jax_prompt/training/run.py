@@ -137,12 +137,10 @@ def _set_up(model: FrozenModel, task: Any, prompt: PromptSettings,
                 for split in splits}
     features = {split: make_features(found, task, model, prompt.layout, prompt.rows)
                 for split, found in examples.items()}
-    buckets = None
-    if settings.max_buckets:
-        buckets = choose_buckets(features['train'].lengths, settings.max_buckets,
-                                 settings.bucket_multiple, settings.batch_size)
-    evaluator = make_evaluator(model, task, settings.evaluate_by, settings.evaluation_batch_size,
-                               buckets)
+    # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
+    evaluator = make_evaluator(
+        model, task, settings.evaluate_by, settings.evaluation_batch_size,
+        _buckets(features['train'], settings, -(-settings.max_buckets // 2)))
     if prompt.initializer is None:
         words = task.label_words
         fits = words is not None and len(words) <= prompt.rows
@@ -154,6 +152,13 @@ def _set_up(model: FrozenModel, task: Any, prompt: PromptSettings,
     initial = method.init(jax.random.key(settings.seed), context)
     return _Setup(model, task, prompt, settings, method, initial, examples, features, splits[-1],
                   evaluator)
+
+
+def _buckets(features: Features, settings: TrainSettings, count: int) -> tuple[int, ...] | None:
+    """Choose so many padded lengths by the training split; None for a single one."""
+    if not count:
+        return None
+    return choose_buckets(features.lengths, count, settings.bucket_multiple, settings.batch_size)
 
 
 def _identity(setup: _Setup, optimizer: optax.GradientTransformation,
@@ -193,7 +198,8 @@ def _loop(setup: _Setup, optimizer: optax.GradientTransformation, folder: RunFol
         settings=settings, frozen=setup.model.frozen,
         step=make_train_step(model, setup.method, optimizer, settings.z_loss, settings.reduction,
                              settings.seed),
-        features=setup.features['train'], buckets=evaluator.buckets,
+        features=setup.features['train'],
+        buckets=_buckets(setup.features['train'], settings, settings.max_buckets),
         evaluate=lambda state: evaluator(setup.method.fold(state.params),
                                          setup.features['validation']),
         main_metric=evaluator.main_metric, keep_best=keep_best, finish=finish,
