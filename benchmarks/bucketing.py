@@ -78,8 +78,8 @@ def main():
     positions = {name: sum(size for _, size in rows) for name, rows in seconds.items()}
     seconds = {name: [taken for taken, _ in rows] for name, rows in seconds.items()}
     rate = {name: settings.batch_size * args.steps / sum(taken) for name, taken in seconds.items()}
-    print(f'{prompt.rows} rows, buckets {buckets}, fixed {args.fixed_length + prompt.rows}; {args.steps} steps of '
-          f'{settings.batch_size} examples each, in turns')
+    print(f'{prompt.rows} rows, buckets {buckets}, fixed {args.fixed_length + prompt.rows}; '
+          f'{args.steps} steps of {settings.batch_size} examples each, in turns')
     for name in streams:
         print(f'{name:8} {rate[name]:6.1f} examples/s, median step '
               f'{statistics.median(seconds[name]):.3f} s, '

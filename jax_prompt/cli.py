@@ -1,9 +1,10 @@
-"""The one command, `jax-prompt`; the only module that knows gin and flags.
+"""The one command, `jax-prompt`; the only module that knows flags.
 
 Everything heavy is imported when a command runs, so that `--help` answers at once.
 """
 
 import argparse
+import contextlib
 import importlib.resources
 import os
 import pathlib
@@ -30,28 +31,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
-        return _run(args, bindings)
-    except (ValueError, OSError) as error:
+        code = _run(args, bindings)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _abandon_output()
+        return 141  # as a shell reports programs that such a pipe ends
+    except Exception as error:
         if args.debug:
             raise
         print(f'jax-prompt {args.command}: {_one_line(error)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f'jax-prompt {args.command}: interrupted; start the same command again to go on',
-              file=sys.stderr)
+        resumes = '; start the same command again to go on' if args.command == 'train' else ''
+        print(f'jax-prompt {args.command}: interrupted{resumes}', file=sys.stderr)
         return 130
+
+
+def _abandon_output() -> None:
+    """Send nowhere what is left for a closed pipe; Python would complain of it as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the arguments into flags and gin bindings; argparse exits 2 on what is neither."""
-    parser = argparse.ArgumentParser('jax-prompt', description=_DESCRIPTION)
+    parser = argparse.ArgumentParser('jax-prompt', description=_DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, summary in _COMMANDS.items():
         _add_flags(commands.add_parser(
             name, help=summary, description=summary[0].upper() + summary[1:] + '.',
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_epilog(name)), name)
     args, rest = parser.parse_known_args(argv)
     unknown = [word for word in rest if not word.startswith('--gin.') or '=' not in word]
+    if args.example is not None:
+        unknown.insert(0, f'--gin.NAME={args.example}')
     if unknown:
         parser.error(f'unknown argument {unknown[0]!r}; settings are --gin.NAME=VALUE')
     return args, [word.removeprefix('--gin.') for word in rest]
@@ -63,7 +78,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     add('--gin_file', action='append', default=[], metavar='FILE',
         help='a gin file; names inside the package, such as demo.gin, resolve from anywhere; '
              'repeatable')
-    add('--gin.NAME', dest='_help', metavar='VALUE',
+    add('--gin.NAME', dest='example', metavar='VALUE',
         help='set one value, such as --gin.prompt.rows=20; text needs no quotes; repeatable')
     add('--model', metavar='SOURCE',
         help='folder, package:NAME/folder or Hugging Face id of the T5 (gin: model.source)')
@@ -104,7 +119,7 @@ def _run(args: argparse.Namespace, bindings: list[str]) -> int:
     from jax_prompt import commands
 
     commands.quieten_libraries()
-    files = [find_gin_file(name) for name in [_BASE_FILE, *args.gin_file]]
+    files = [_base_file(), *(find_gin_file(name) for name in args.gin_file)]
     bindings = [*_bindings_of(args), *bindings]
     return commands.run(args.command, files, bindings, [str(folder) for folder in gin_folders()])
 
@@ -113,25 +128,33 @@ def _bindings_of(args: argparse.Namespace) -> list[str]:
     """Translate the short flags to gin bindings."""
     command, bindings = args.command, []
     if args.model is not None:
-        bindings.append(f'model.source={args.model!r}')
+        bindings.append(f'model.source={args.model}')
     if getattr(args, 'task', None) is not None:
         bindings += _task_bindings(args.task)
     for flag in ('output', 'prompt', 'split', 'inputs', 'format'):
         if getattr(args, flag, None) is not None:
-            bindings.append(f'{command}.{flag}={getattr(args, flag)!r}')
+            bindings.append(f'{command}.{flag}={getattr(args, flag)}')
     return bindings
 
 
 def _task_bindings(task: str) -> list[str]:
     """Bind the task that --task names."""
     endings = [end + zipped for end in ('.csv', '.tsv', '.jsonl') for zipped in ('', '.gz')]
-    if any(task.endswith(end) for end in endings):
-        return ['TASK=@file_task()', f'file_task.train_file={task!r}']
+    if task.lower().endswith(tuple(endings)):
+        return ['TASK=@file_task()', f'file_task.train_file={task}']
     from jax_prompt import commands
 
     if task in commands.TASKS:
         return [f'TASK=@{task}()']
-    return ['TASK=@registered_task()', f'registered_task.name={task!r}']
+    return ['TASK=@registered_task()', f'registered_task.name={task}']
+
+
+def _base_file() -> str:
+    """Return the wiring of the commands, which no file of the user's may stand in for."""
+    for folder in gin_folders():
+        if (folder / _BASE_FILE).is_file():
+            return str(folder / _BASE_FILE)
+    raise FileNotFoundError(f'{_BASE_FILE} is not there beside jax_prompt; install it again')
 
 
 def find_gin_file(name: str) -> str:
@@ -160,11 +183,17 @@ def gin_folders() -> list[pathlib.Path]:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the error's own line, without what gin adds below it."""
+    """Return the error's own line, without what gin adds below it.
+
+    What is neither a ValueError nor the system's was not foreseen, so its kind is told as well.
+    """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f'{error.strerror}: {error.filename}'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    name = type(error).__name__
+    if isinstance(error, ValueError | OSError):
+        return lines[0] if lines else name
+    return ': '.join([name, *lines[:1]]) + ' (--debug shows where)'
 
 
 if __name__ == '__main__':

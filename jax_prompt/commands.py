@@ -1,27 +1,30 @@
 """What the commands do, and the names by which gin knows the project's constructors."""
 
+import collections
 import contextlib
 import functools
+import json
 import logging
 import os
-import pathlib
+import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import gin
 import jax
+import optax
 
+from jax_prompt import gin_setup
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.files import file_task
-from jax_prompt.data.tasks.registered import registered_task
+from jax_prompt.data.tasks.registered import RegisteredTask, registered_task
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.generate import make_generator
-from jax_prompt.inference.inputs import read_texts
+from jax_prompt.inference.inputs import open_lines, read_inputs
 from jax_prompt.inference.predict import Predictor, by_generation, by_rank, predict
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.prompts import initializers
@@ -86,28 +89,16 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
       The exit code.
     """
     use_compilation_cache()
-    for folder in folders:
-        gin.add_config_file_search_path(folder)
-    configure(files, bindings)
+    effective = configure(files, bindings, folders)
+    gin_setup.check_use(effective, command, COMMANDS)
     return gin.get_configurable(command)()
 
 
-def configure(files: list[str], bindings: list[str]) -> None:
-    """Register the names, then parse files and bindings.
-
-    Raises:
-      ValueError: for what gin does not know, naming it.
-    """
+def configure(files: Sequence[str], bindings: Sequence[str],
+              folders: Sequence[str] = ()) -> list[gin_setup.Binding]:
+    """Register the names, then parse and check files and bindings; see `gin_setup.configure`."""
     register()
-    gin.clear_config()
-    # gin reports each folder that it looks for an included file in as an error of its own.
-    logging.disable(logging.ERROR)
-    try:
-        for file in files:
-            gin.parse_config_file(file)
-        gin.parse_config([_quoted(binding) for binding in bindings])
-    finally:
-        logging.disable(logging.NOTSET)
+    return gin_setup.configure(CONFIGURABLES | COMMANDS, files, bindings, folders)
 
 
 @functools.cache
@@ -119,51 +110,35 @@ def register() -> None:
         gin.external_configurable(command, name=name)
 
 
-def _quoted(binding: str) -> str:
-    """Return a binding as gin reads it: a value that is no literal becomes text."""
-    name, _, value = binding.partition('=')
-    if not value.strip().startswith(('@', '%')):
-        try:
-            gin.config.parse_value(value)
-        except (SyntaxError, ValueError):
-            value = repr(value)
-    return f'{name.strip()} = {value}'
-
-
-def operative_configuration() -> dict[str, str]:
-    """Return what gin has been asked for so far, name -> value, defaults included."""
-    found: dict[str, str] = {}
-    text = gin.operative_config_str(max_line_length=10_000).replace('\\\n', ' ')
-    for line in text.splitlines():
-        name, equals, value = line.partition(' = ')
-        if equals and not line.startswith('#'):
-            found[name.strip()] = ' '.join(value.split())
-    return found
-
-
-def train_command(model: FrozenModel | None = None, task: Any = None, output: str | None = None,
-                  prompt: PromptSettings | None = None, optimizer: Any = None,
+def train_command(model: FrozenModel | None = None, task: TextTask | RegisteredTask | None = None,
+                  output: str | None = None, prompt: PromptSettings | None = None,
+                  optimizer: optax.GradientTransformation | None = None,
                   settings: TrainSettings | None = None, quiet: bool = False) -> int:
     """Train a prompt and print what it gained; see `training.run.train`."""
+    _check_types('train', locals())
     _require(model, 'model', '--model=SOURCE')
     _require(task, 'task', '--task=NAME or --task=FILE.csv')
     _require(output, 'output folder', '--output=FOLDER')
-    outcome = train(model, task, output, prompt, optimizer, settings, operative_configuration(),
-                    quiet)
+    outcome = train(model, task, output, prompt, optimizer, settings,
+                    gin_setup.operative_configuration(), quiet)
     _print_outcome(outcome, task)
     return 0
 
 
-def evaluate_command(model: FrozenModel | None = None, task: Any = None, prompt: str | None = None,
+def evaluate_command(model: FrozenModel | None = None,
+                     task: TextTask | RegisteredTask | None = None, prompt: str | None = None,
                      split: str = 'test', settings: TrainSettings | None = None,
-                     allow_other_model: bool = False) -> int:
+                     allow_other_model: bool = False, allow_other_task: bool = False) -> int:
     """Measure a prompt file, or without one the plain model, on a split of a task."""
+    _check_types('evaluate', locals())
     _require(model, 'model', '--model=SOURCE')
     _require(task, 'task', '--task=NAME or --task=FILE.csv')
     settings = settings or TrainSettings()
     layout, prompt_PD = Layout('before'), jax.numpy.zeros((0, model.model.config.d_model))
     if prompt is not None:
-        loaded = _open_prompt(prompt, model, allow_other_model)
+        loaded = _open_prompt('evaluate', prompt, model, allow_other_model)
+        if not allow_other_task:
+            _check_task(loaded, task)
         layout, prompt_PD = loaded.metadata.layout, loaded.prompt_PD
     examples = load_examples(task, split, model.vocabulary)
     features = make_features(examples, task, model, layout, prompt_PD.shape[0])
@@ -180,23 +155,33 @@ def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
     """Answer each text of a file or of standard input, in its order.
 
     Plain lines fill the only column of the prompt's template and are answered by lines of text;
-    lines of JSON give all columns and are answered by JSON with scores and probabilities.
+    lines of JSON give all columns and are answered by the same object with `prediction`, `scores`
+    and `probabilities` put in (in place of what it may have held by these names).
     """
+    _check_types('predict', locals())
     _require(model, 'model', '--model=SOURCE')
     _require(prompt, 'prompt file', '--prompt=FILE')
-    loaded = _open_prompt(prompt, model, allow_other_model)
+    loaded = _open_prompt('predict', prompt, model, allow_other_model)
     if format is None:
-        format = 'jsonl' if inputs.endswith('.jsonl') else 'lines'
+        format = 'jsonl' if inputs.lower().endswith('.jsonl') else 'lines'
     task = TextTask.from_dict(loaded.metadata.task)
     config, metadata = model.model.config, loaded.metadata
     converter = FeatureConverter.for_model(task, model.vocabulary, config, metadata.layout,
                                            len(loaded.prompt_PD))
-    with _lines_of(inputs) as lines, _result_file(output) as out:
-        texts = read_texts(lines, task, format, 'standard input' if inputs == '-' else inputs)
-        answers = predict(texts, model.vocabulary, converter, _predictor(loaded, task, model),
-                          batch_size=batch_size, window=window)
+    fields = collections.deque()  # of the inputs that are not answered yet, a window at most
+
+    def texts(lines: Iterator[str]) -> Iterator[str]:
+        source = 'standard input' if inputs == '-' else inputs
+        for text, record in read_inputs(lines, task, format, source):
+            fields.append(record)
+            yield text
+
+    with open_lines(inputs) as lines, _result_file(output) as out:
+        answers = predict(texts(lines), model.vocabulary, converter,
+                          _predictor(loaded, task, model), batch_size=batch_size, window=window)
         for answer in answers:
-            out.write(_json_line(answer.to_dict()) if format == 'jsonl'
+            record = fields.popleft()
+            out.write(_json_line({**record, **answer.to_dict()}) if format == 'jsonl'
                       else ' '.join(answer.text.splitlines()) + '\n')
     return 0
 
@@ -209,14 +194,38 @@ def _require(value: Any, what: str, how: str) -> None:
         raise ValueError(f'no {what} given; name one with {how} or in a gin file')
 
 
-def _open_prompt(path: str, model: FrozenModel, allow_other_model: bool) -> PromptFile:
+def _check_types(command: str, values: Mapping[str, Any]) -> None:
+    """Check what gin has evaluated for a command, as its signature says."""
+    gin_setup.check_arguments(command, COMMANDS[command], values, CONFIGURABLES)
+
+
+def _open_prompt(command: str, path: str, model: FrozenModel,
+                 allow_other_model: bool) -> PromptFile:
     """Load a prompt file and check that it belongs to the model."""
     loaded = load_prompt(path)
-    check_prompt(loaded, d_model=model.model.config.d_model, model_name=model.name,
-                 model_fingerprint=model.fingerprint,
-                 vocabulary_fingerprint=model.vocabulary_fingerprint,
-                 allow_other_model=allow_other_model)
+    try:
+        check_prompt(loaded, d_model=model.model.config.d_model, model_name=model.name,
+                     model_fingerprint=model.fingerprint,
+                     vocabulary_fingerprint=model.vocabulary_fingerprint,
+                     allow_other_model=allow_other_model)
+    except ValueError as error:
+        # The library speaks of its argument; here that has another spelling.
+        flag = f'give --gin.{command}.allow_other_model=True'
+        raise ValueError(str(error).replace('set allow_other_model=True', flag)) from error
     return loaded
+
+
+def _check_task(loaded: PromptFile, task: TextTask | RegisteredTask) -> None:
+    """Check that a prompt is measured on inputs and answers such as it was trained on."""
+    theirs = TextTask.from_dict(loaded.metadata.task)
+    ours = TextTask.from_dict(task.to_dict())
+    for name in ('inputs_template', 'label_words', 'inputs_length'):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ValueError(
+                f'prompt file {loaded.path} was trained on task {theirs.name} with {name} '
+                f'{getattr(theirs, name)!r} but task {ours.name} in use has '
+                f'{getattr(ours, name)!r}; set the task as it was, or give '
+                '--gin.evaluate.allow_other_task=True')
 
 
 def _predictor(loaded: PromptFile, task: TextTask, model: FrozenModel) -> Predictor:
@@ -231,39 +240,50 @@ def _predictor(loaded: PromptFile, task: TextTask, model: FrozenModel) -> Predic
 
 
 @contextlib.contextmanager
-def _lines_of(inputs: str) -> Iterator[TextIO]:
-    if inputs == '-':
-        yield sys.stdin
-        return
-    with open(inputs, encoding='utf-8') as file:
-        yield file
-
-
-@contextlib.contextmanager
 def _result_file(output: str) -> Iterator[TextIO]:
     """Open the output; a file appears under its name only when all of it is written."""
-    if output == '-':
+    if output in ('-', '/dev/stdout'):
+        if hasattr(sys.stdout, 'reconfigure'):
+            sys.stdout.reconfigure(encoding='utf-8')
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = pathlib.Path(output)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with open(handle, 'w', encoding='utf-8') as file:
+    if os.path.isdir(output):
+        raise ValueError(f'output {output} is a folder; expected the name of a file')
+    if _is_device(output):
+        with open(output, 'a', encoding='utf-8') as file:
             yield file
-        os.replace(temporary, path)
+        return
+    target = os.path.realpath(output)  # where a link leads, so that the link stays
+    if not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f'the folder of output {output} does not exist; make it first')
+    temporary = f'{os.path.dirname(target)}/.jax_prompt.{secrets.token_hex(8)}.tmp'
+    try:
+        file = open(temporary, 'x', encoding='utf-8')
+    except OSError as error:
+        raise OSError(f'cannot write output {output}: {error.strerror}') from error
+    try:
+        with file:
+            yield file
+        os.replace(temporary, target)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
 
 
-def _json_line(record: Mapping[str, Any]) -> str:
-    import json
+def _is_device(path: str) -> bool:
+    """Say whether a path leads to what must be written in place: a pipe, a device, a descriptor."""
+    where = os.path.abspath(path)
+    return where.startswith(('/dev/fd/', '/dev/std', '/proc/')) or (
+        os.path.exists(path) and not os.path.isfile(path))
 
+
+def _json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + '\n'
 
 
-def _print_outcome(outcome: Outcome, task: Any) -> None:
+def _print_outcome(outcome: Outcome, task: TextTask | RegisteredTask) -> None:
     """Print the table of results, the sizes and where things are."""
     _print_table(f'{task.name}, {outcome.split} split', outcome.results)
     print(f'\n{outcome.trained_numbers:,} trained numbers, best at step {outcome.best_step}')

@@ -31,7 +31,9 @@ MAY_IMPORT = {
     'checkpoints': {'types', 't5.config', 'prompts'},
     'inference': BELOW,
     'training': BELOW | {'inference'},
-    'commands': BELOW | {'inference', 'training'},
+    'gin_reading': set(),
+    'gin_setup': {'gin_reading'},
+    'commands': BELOW | {'inference', 'training', 'gin_setup'},
     'cli': BELOW | {'inference', 'training', 'commands'},
 }
 
@@ -45,7 +47,7 @@ RESERVED = {
     'onnx': ('checkpoints',),
     # The prompt file is a safetensors file.
     'safetensors': ('checkpoints', 'prompts.file', 'prompts.container'),
-    'gin': ('cli', 'commands'),
+    'gin': ('commands', 'gin_setup', 'gin_reading'),
     'argparse': ('cli',),
     'absl.flags': ('cli',),
     'absl.app': ('cli',),

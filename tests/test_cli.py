@@ -116,9 +116,7 @@ def test_every_gin_file_parses_and_builds(file):
     from jax_prompt import commands
 
     folders = [str(folder) for folder in cli.gin_folders()]
-    for folder in folders:
-        gin.add_config_file_search_path(folder)
-    commands.configure([cli.find_gin_file('base.gin'), cli.find_gin_file(file)], [])
+    commands.configure([cli.find_gin_file('base.gin'), cli.find_gin_file(file)], [], folders)
     built = {name: gin.get_configurable(name) for name in commands.CONFIGURABLES}
     for name in ('prompt', 'settings', 'adafactor', 'layout'):
         built[name]()
@@ -152,7 +150,31 @@ BAD_SETTINGS = [
     (['--gin.layout.placement=beside', '--gin.prompt.layout=@layout()'], ["'beside'"]),
     (['--gin.prompt.initializer=@from_array()', '--gin.from_array.source=missing.npy'],
      ['missing.npy']),
-    (['--task=no_such_task'], ['no_such_task']),
+    # Names that set nothing.
+    (['--gin.steps=2'], ["'steps' names no parameter", 'did you mean settings.steps?']),
+    (['--gin.stepz=2'], ["'stepz' names no parameter", 'prompt.rows']),
+    (['--gin.train.task=%NOPE'], ['train.task is %NOPE, but nothing sets NOPE']),
+    (['--gin.uniform.scale=0.1'], ['uniform.scale', 'has no effect', '@uniform()']),
+    (['--gin.a b=2'], ["'a b' is no name of a setting"]),
+    # What is no gin.
+    (['--gin.prompt.initializer=@uniform('],
+     ['not readable as gin', 'prompt.initializer=@uniform(']),
+    (['--gin.prompt.initializer=@unifrm()'], ['unifrm', 'prompt.initializer=@unifrm()']),
+    # Values of the wrong type.
+    (['--gin.settings.steps=abc'], ["settings.steps is 'abc'; expected a whole number"]),
+    (['--gin.settings.steps=True'], ['settings.steps is True; expected a whole number']),
+    (['--gin.settings.batch_size=8.0'], ['settings.batch_size is 8.0; expected a whole number']),
+    (['--gin.prompt.rows=2.5'], ['prompt.rows is 2.5; expected a whole number']),
+    (['--gin.file_task.inputs_length=2.5'], ['file_task.inputs_length is 2.5']),
+    (['--gin.adafactor.learning_rate=high'], ["adafactor.learning_rate is 'high'", 'a number']),
+    (['--gin.model.remat=[1]'], ["remat='[1]'"]),
+    (['--gin.train.optimizer=adamw'], ["train.optimizer is 'adamw'", 'write @adamw()']),
+    (['--gin.train.optimizer=@adamw'], ['train.optimizer is @adamw', 'write @adamw()']),
+    (['--gin.train.optimizer=@layout()'], ['train.optimizer is Layout']),
+    (['--gin.prompt.initializer=uniform'], ["prompt.initializer is 'uniform'", 'write @uniform()']),
+    (['--gin.prompt.layout=after'], ["prompt.layout is 'after'", 'write @layout()']),
+    (['--gin.TASK=imdb'], ["TASK is 'imdb'; expected a task, such as @imdb()"]),
+    (['--gin.settings.evaluate_by=rang'], ["evaluate_by is ('rang',)", 'rank, greedy']),
 ]
 
 
@@ -163,7 +185,110 @@ def test_bad_settings_are_told_in_one_line_and_nothing_is_written(
     assert not (tmp_path / 'run').exists()
 
 
+BAD_GIN_FILES = [
+    ('prompt.rows = (1,\n', ['not readable as gin', 'mine.gin']),
+    ('\nprompt.rows == 2\n', ['not readable as gin', 'line 2 of', 'mine.gin']),
+    ('import no_such_module\n', ['no_such_module', 'line 1 of', 'mine.gin']),
+    ("\ninclude 'other.gin'\n", ["'other.gin'", 'line 2 of', 'mine.gin']),
+    ("include 'mine.gin'\n", ['includes itself', 'mine.gin']),
+    ('model.name = 123\n', ['model.name is 123; expected text or None', 'line 1 of']),
+    ('settings.steps = @nope()\n', ['@nope', 'line 1 of', 'mine.gin']),
+    ('SIZE = 3\n', ["'SIZE' names no parameter", 'line 1 of', 'mine.gin']),
+]
+
+
+@pytest.mark.parametrize('text, parts', BAD_GIN_FILES, ids=range(len(BAD_GIN_FILES)))
+def test_bad_gin_files_are_told_in_one_line(world, tmp_path, capsys, text, parts):
+    (tmp_path / 'mine.gin').write_text(text)
+    fails(capsys, train_arguments(world, tmp_path / 'run', f'--gin_file={tmp_path}/mine.gin'),
+          *parts)
+    assert not (tmp_path / 'run').exists()
+
+
+def configured(*bindings, files=()):
+    """Return what gin holds after these bindings."""
+    import gin
+
+    from jax_prompt import commands
+
+    commands.configure(files, bindings)
+    return gin.query_parameter
+
+
+def test_text_is_taken_as_it_is_where_text_is_wanted():
+    for text in ('1', '%{text}', '@home {text}', '"quoted" {text}', 'a  b', '[1]', ' x '):
+        query = configured(f'file_task.inputs_template={text}', 'TASK=@file_task()')
+        assert query('file_task.inputs_template') == text
+    query = configured('train.output=123', 'file_task.target_column=1',
+                       'file_task.validation_file=None', 'settings.steps=3',
+                       'file_task.labels=("a", "b")', 'settings.evaluate_by=rank')
+    assert query('train.output') == '123' and query('file_task.target_column') == '1'
+    assert query('file_task.validation_file') is None and query('settings.steps') == 3
+    assert query('file_task.labels') == ('a', 'b') and query('settings.evaluate_by') == 'rank'
+
+
+def test_a_macro_counts_as_used_where_a_file_refers_to_it_though_a_flag_wins(tmp_path):
+    file = tmp_path / 'mine.gin'
+    file.write_text('STEPS = 3\nsettings.steps = %STEPS\n')
+    query = configured('settings.steps=4', files=[str(file)])
+    assert query('settings.steps') == 4
+
+
+def test_the_operative_configuration_keeps_values_exactly():
+    import gin
+
+    from jax_prompt import gin_setup
+
+    text = 'two  spaces,\ta tab,\n a line {text} ' + 'and more ' * 2000
+    labels = {'1': 'positive', '0': 'negative'}
+    configured(f'from_string.text={text}', f'class_labels.labels={list(labels)}', 'SIZE=0.25',
+               'uniform.scale=%SIZE', 'from_string.fallback=@uniform()',
+               'PARTS=@a/from_string()', 'class_labels.fallback=%PARTS',
+               f'a/from_string.text={text}')
+    gin.get_configurable('class_labels')()
+    found = gin_setup.operative_configuration()
+    assert found['a/from_string.text'] == repr(text)
+    assert found['class_labels.labels'] == "['1', '0']" and found['SIZE'] == '0.25'
+    assert not any(name.startswith('PARTS/') for name in found)
+    gin.clear_config()
+    gin.parse_config([f'{name} = {value}' for name, value in found.items()])
+    assert gin.query_parameter('a/from_string.text') == text
+
+
+def test_a_saved_configuration_yields_to_flags(world, run, tmp_path, capsys):
+    rows = (world / 'reviews.csv').read_text().splitlines()
+    other = tmp_path / 'other.CSV'
+    other.write_text('\n'.join([rows[0], *rows[60:]]) + '\n')
+    arguments = ['train', f'--gin_file={run / "operative_config.gin"}', f'--task={other}',
+                 f'--output={tmp_path / "run"}']
+    assert cli.main(arguments) == 0
+    assert 'other, test split' in capsys.readouterr().out
+    saved = (tmp_path / 'run/operative_config.gin').read_text()
+    assert f'file_task.train_file = {str(other)!r}' in saved and 'TASK/' not in saved
+
+
+def test_base_gin_is_the_packages_own(world, run, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'base.gin').write_text('nonsense')
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(train_arguments(world, run)) == 0
+
+
+def test_settings_without_effect_are_warned_of(world, run, tmp_path, caplog):
+    (tmp_path / 'mine.gin').write_text('uniform.scale = 0.1\nadamw.b1 = 0.8\n')
+    inputs = tmp_path / 'in.txt'
+    inputs.write_text('the film was great\n')
+    assert cli.main(predict_arguments(world, run, f'--inputs={inputs}', '--output=/dev/null',
+                                      f'--gin_file={tmp_path}/mine.gin',
+                                      '--gin.adafactor.learning_rate=0.1')) == 0
+    told = [record.getMessage() for record in caplog.records if 'no effect' in record.getMessage()]
+    assert len(told) == 3
+    assert 'uniform.scale (line 1 of' in told[0] and 'nothing refers to @uniform()' in told[0]
+    assert 'adamw.b1 (line 2 of' in told[1]
+    assert 'adafactor.learning_rate (on the command line)' in told[2]
+
+
 def test_missing_pieces_are_asked_for(world, tmp_path, capsys):
+    fails(capsys, ['train', f'--model={world / "model"}', '--task=no_such_task'], 'no_such_task')
     fails(capsys, ['train', f'--output={tmp_path}/run'], 'model', 'source')
     fails(capsys, ['train', f'--model={world / "model"}', f'--output={tmp_path}/run'], 'no task')
     fails(capsys, ['train', f'--model={world / "model"}', f'--task={world / "reviews.csv"}',
@@ -199,7 +324,7 @@ def test_a_prompt_of_another_model_or_a_corrupt_one_is_refused(world, run, tmp_p
     fails(capsys, predict_arguments(world, run, f'--model={wide}'), 'has D=16 but wide has D=24')
     other = tiny_world.write_model(tmp_path / 'other', seed=8)
     fails(capsys, predict_arguments(world, run, f'--model={other}'), 'was trained for model',
-          'the model in use is other')
+          'the model in use is other', '--gin.predict.allow_other_model=True')
     hurt = tmp_path / 'hurt.safetensors'
     hurt.write_bytes((run / 'prompt.safetensors').read_bytes()[:-7])
     fails(capsys, predict_arguments(world, run, f'--prompt={hurt}'), 'hurt.safetensors')
@@ -215,6 +340,108 @@ def test_bad_inputs_of_predict_leave_no_output(world, run, tmp_path, capsys):
     fails(capsys, predict_arguments(world, run, '--inputs=missing.txt', f'--output={output}'),
           'missing.txt')
     assert sorted(os.listdir(tmp_path)) == ['in.jsonl']
+
+
+def test_json_answers_keep_the_fields_of_their_question(world, run, tmp_path, capsys):
+    inputs = tmp_path / 'in.JSONL'
+    records = [{'id': i, 'text': f'the film was {word}', 'prediction': '?',
+                'more': [1, {'é': None}]} for i, word in enumerate(('great', 'dull'))]
+    inputs.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    assert cli.main(predict_arguments(world, run, f'--inputs={inputs}')) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for record, answer in zip(records, answers, strict=True):
+        assert answer.pop('prediction') in ('negative', 'positive')
+        assert set(answer.pop('scores')) == set(answer.pop('probabilities'))
+        assert answer == {name: value for name, value in record.items() if name != 'prediction'}
+
+
+def test_the_result_file_is_made_as_any_other(world, run, tmp_path, capfd):
+    inputs, real, link = tmp_path / 'in.txt', tmp_path / 'real.txt', tmp_path / 'link.txt'
+    inputs.write_text('the film was great\n')
+    real.write_text('old')
+    link.symlink_to(real)
+    previous = os.umask(0o027)
+    try:
+        for output in (tmp_path / 'new.txt', link, '/dev/null', '/dev/stdout', '/dev/fd/1'):
+            assert cli.main(predict_arguments(world, run, f'--inputs={inputs}',
+                                              f'--output={output}')) == 0
+    finally:
+        os.umask(previous)
+    assert (tmp_path / 'new.txt').stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink() and real.read_text() in ('negative\n', 'positive\n')
+    assert pathlib.Path('/dev/null').is_char_device()
+    assert capfd.readouterr().out.split() == 2 * real.read_text().split()
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_an_output_that_cannot_be_is_refused_before_any_answer(world, run, tmp_path, capsys,
+                                                               monkeypatch):
+    from jax_prompt import commands
+
+    monkeypatch.setattr(commands, 'predict', None)
+    (tmp_path / 'in.txt').write_text('x\n')
+    monkeypatch.chdir(tmp_path)
+    for output, part in (('no/out.txt', 'the folder of output no/out.txt does not exist'),
+                         ('../' + tmp_path.name, f'output ../{tmp_path.name} is a folder')):
+        fails(capsys, predict_arguments(world, run, '--inputs=in.txt', f'--output={output}'), part)
+
+
+def test_inputs_that_are_not_utf_8_are_told_with_their_line(world, run, tmp_path, capsys):
+    inputs = tmp_path / 'in.txt'
+    inputs.write_bytes('good\nqué\n'.encode('latin-1'))
+    fails(capsys, predict_arguments(world, run, f'--inputs={inputs}', '--output=/dev/null'),
+          'line 2 of', 'in.txt is not UTF-8')
+
+
+def test_a_closed_pipe_ends_quietly(world, run, tmp_path, capsys, monkeypatch):
+    (tmp_path / 'in.txt').write_text('the film was great\n')
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, 'w') as closed:
+        monkeypatch.setattr(sys, 'stdout', closed)
+        assert cli.main(predict_arguments(world, run, f'--inputs={tmp_path}/in.txt')) == 141
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('raised, parts', [
+    (KeyError('oops'), ["KeyError: 'oops' (--debug shows where)"]),
+    (TypeError('first\nsecond'), ['TypeError: first (--debug']),
+    (AssertionError(), ['AssertionError (--debug']),
+])
+def test_whatever_is_raised_is_told_in_one_line(capsys, monkeypatch, raised, parts):
+    def run(*_):
+        raise raised
+
+    monkeypatch.setattr(cli, '_run', run)
+    fails(capsys, ['train'], 'jax-prompt train: ', *parts)
+    with pytest.raises(type(raised)):
+        cli.main(['train', '--debug'])
+
+
+@pytest.mark.parametrize('command, resumes', [('train', True), ('predict', False)])
+def test_an_interrupt_says_how_to_go_on_where_one_can(capsys, monkeypatch, command, resumes):
+    def run(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, '_run', run)
+    assert cli.main([command]) == 130
+    assert ('start the same command again' in capsys.readouterr().err) == resumes
+
+
+@pytest.mark.parametrize('changed, part', [
+    ('--gin.file_task.inputs_template={text}', "inputs_template 'review : {text}' but"),
+    ('--gin.file_task.labels={"1": "positive", "0": "negative"}',
+     "label_words ('negative', 'positive') but"),
+    ('--gin.file_task.inputs_length=7', 'inputs_length 512 but'),
+])
+def test_a_prompt_is_not_measured_on_another_task_by_mistake(world, run, capsys, changed, part):
+    arguments = ['evaluate', *train_arguments(world, run)[1:3],
+                 f'--prompt={run / "prompt.safetensors"}',
+                 '--gin.file_task.inputs_template=review : {text}',
+                 '--gin.file_task.labels={"0": "negative", "1": "positive"}', changed]
+    fails(capsys, arguments, part, '--gin.evaluate.allow_other_task=True')
+    if 'length' in changed:
+        assert cli.main([*arguments, '--gin.evaluate.allow_other_task=True']) == 0
 
 
 def test_inputs_too_long_are_cut_with_a_count_and_the_prompt_is_not(world, tmp_path, caplog):
@@ -241,6 +468,17 @@ def test_unknown_arguments_exit_2(capsys):
         cli.main(['train', '--learning_rate=3'])
     assert stopped.value.code == 2
     assert "unknown argument '--learning_rate=3'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('argument', ['--gin.N=5', '--gin.NAME=5', '--outp=x'])
+def test_flags_are_not_abbreviated(argument, capsys):
+    if argument == '--gin.N=5':  # a binding like any other
+        fails(capsys, ['train', argument], "'N' names no parameter")
+        return
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(['train', argument])
+    assert stopped.value.code == 2
+    assert f'unknown argument {argument!r}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('command', ['', 'train', 'evaluate', 'predict'])

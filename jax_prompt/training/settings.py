@@ -1,6 +1,7 @@
 """What a run is asked to do, as plain values with their defaults."""
 
 import dataclasses
+import math
 
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
@@ -25,8 +26,16 @@ class PromptSettings:
     initializer: Initializer | None = None
 
     def __post_init__(self):
+        if not _is_whole(self.rows):
+            raise ValueError(f'prompt rows is {self.rows!r}; expected a whole number')
         if self.rows < 1:
             raise ValueError(f'prompt rows is {self.rows}; expected at least 1 to train')
+        if not isinstance(self.layout, Layout):
+            raise ValueError(f'prompt layout is {self.layout!r}; expected a Layout, in gin '
+                             '@layout() with layout.placement')
+        if self.initializer is not None and not callable(self.initializer):
+            raise ValueError(f'prompt initializer is {self.initializer!r}; expected a function, '
+                             "such as uniform() of prompts.initializers, in gin '@uniform()'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +48,8 @@ class TrainSettings:
       evaluate_every: updates between evaluations on the validation split; a checkpoint follows
         each.
       evaluate_by: 'rank' (which label is likeliest), 'greedy' (exact match of generated text), or
-        both; the first one chooses the best prompt. None: rank for tasks with labels, else greedy.
+        both as a tuple; the first one chooses the best prompt. None: rank for tasks with labels,
+        else greedy.
       evaluation_batch_size: examples a batch of evaluation.
       evaluation_limit: validate on so many examples at most, evenly spread; None for all.
       patience: evaluations without a better one before the run stops early; None for never.
@@ -58,7 +68,7 @@ class TrainSettings:
     steps: int = 30_000
     batch_size: int = 32
     evaluate_every: int = 1_000
-    evaluate_by: tuple[str, ...] | None = None
+    evaluate_by: tuple[str, ...] | str | None = None
     evaluation_batch_size: int = 64
     evaluation_limit: int | None = None
     patience: int | None = None
@@ -73,6 +83,31 @@ class TrainSettings:
     compare: bool = False
 
     def __post_init__(self):
+        if isinstance(self.evaluate_by, str | list):
+            ways = self.evaluate_by
+            object.__setattr__(self, 'evaluate_by', (ways,) if isinstance(ways, str)
+                               else tuple(ways))
+        self._check_types()
+        self._check_ranges()
+
+    def _check_types(self):
+        """Check what gin or a caller may have given as something else."""
+        checks = {int: (_is_whole, 'a whole number'), float: (_is_number, 'a finite number'),
+                  bool: (lambda value: isinstance(value, bool), 'True or False'),
+                  int | None: (lambda value: value is None or _is_whole(value),
+                               'a whole number or None')}
+        for field in dataclasses.fields(self):
+            fits, expected = checks.get(field.type, (None, ''))
+            if fits and not fits(getattr(self, field.name)):
+                raise ValueError(f'training setting {field.name} is '
+                                 f'{getattr(self, field.name)!r}; expected {expected}')
+        ways = self.evaluate_by
+        if ways is not None and not (isinstance(ways, tuple)
+                                     and all(isinstance(way, str) for way in ways)):
+            raise ValueError(f'evaluate_by is {ways!r}; expected some of {", ".join(EVALUATORS)}')
+
+    def _check_ranges(self):
+        """Check that numbers and names are of use."""
         for field in ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every',
                       'keep', 'bucket_multiple'):
             if getattr(self, field) < 1:
@@ -94,3 +129,11 @@ class TrainSettings:
         if unknown or self.evaluate_by == ():
             raise ValueError(f'evaluate_by is {self.evaluate_by!r}; '
                              f'expected some of {", ".join(EVALUATORS)}')
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)

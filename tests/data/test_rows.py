@@ -55,6 +55,7 @@ def test_a_very_long_field(write):
     ('a.tsv', 'text\tlabel\nx\t1\t2\n', 'a.tsv line 2 cannot be parsed: it has 3 fields'),
     ('a.jsonl', '{"a": 1}\n{"a": \n', 'a.jsonl line 2 cannot be parsed as JSON: '),
     ('a.jsonl', '{"a": 1}\n[1]\n', 'a.jsonl line 2 cannot be parsed: it holds a JSON list; '),
+    ('a.jsonl', '[' * 100_000, 'a.jsonl line 1 cannot be parsed as JSON: .*recursion'),
     ('a.parquet', '', 'is a .parquet file; expected one of .csv, .tsv, .jsonl, or one of them'),
 ])
 def test_what_cannot_be_parsed_names_its_line(write, name, text, message):
@@ -74,3 +75,27 @@ def test_other_encodings(tmp_path):
     (tmp_path / 'a.csv.gz').write_bytes(b'text\n')
     with pytest.raises(ValueError, match='a.csv.gz is not a whole gzip file: '):
         list(read_rows(str(tmp_path / 'a.csv.gz')))
+
+
+def test_damaged_gzip(tmp_path):
+    path = tmp_path / 'a.csv.gz'
+    with gzip.open(path, 'wt') as file:
+        file.write('text\n' + ''.join(f'row {i * i}\n' for i in range(500)))
+    content = bytearray(path.read_bytes())
+    content[60:90] = b'\xff' * 30
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='a.csv.gz is not a whole gzip file: '):
+        list(read_rows(str(path)))
+
+
+def test_endings_in_capitals(tmp_path):
+    (tmp_path / 'A.CSV').write_text('text\nx\n')
+    with gzip.open(tmp_path / 'A.TSV.GZ', 'wt') as file:
+        file.write('text\nx\n')
+    for name in ('A.CSV', 'A.TSV.GZ'):
+        assert [row.columns for row in read_rows(str(tmp_path / name))] == [{'text': 'x'}]
+
+
+def test_a_lone_return_ends_no_json_line(write):
+    rows = list(read_rows(write('a.jsonl', '{"a":\r1}\r\n{"a": 2}\n')))
+    assert [row.where for row in rows] == ['a.jsonl line 1', 'a.jsonl line 2']

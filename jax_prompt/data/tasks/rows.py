@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -42,7 +43,7 @@ def read_rows(path: str) -> Iterator[Row]:
         ValueError: another kind of file, or a line that cannot be parsed.
     """
     path = str(path)
-    kind = os.path.splitext(path.removesuffix('.gz'))[1]
+    kind = os.path.splitext(path.lower().removesuffix('.gz'))[1]
     readers = {'.csv': _read_csv, '.tsv': _read_tsv, '.jsonl': _read_jsonl}
     if kind not in readers:
         raise ValueError(
@@ -50,14 +51,16 @@ def read_rows(path: str) -> Iterator[Row]:
             'or one of them with .gz')
     if not os.path.isfile(path):
         raise FileNotFoundError(f'data file {path} does not exist')
-    opener = gzip.open if path.endswith('.gz') else open
+    opener = gzip.open if path.lower().endswith('.gz') else open
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which is no part of the first column.
-        with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
+        # Ends of lines: csv wants to see them itself; in JSON a lone return is a space.
+        newline = '\n' if kind == '.jsonl' else ''
+        with opener(path, 'rt', encoding='utf-8-sig', newline=newline) as file:
             yield from readers[kind](file, os.path.basename(path))
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not UTF-8 text: {error}') from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is not a whole gzip file: {error}') from None
 
 
@@ -111,7 +114,7 @@ def _read_jsonl(file: TextIO, name: str) -> Iterator[Row]:
         where = f'{name} line {line}'
         try:
             columns = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f'{where} cannot be parsed as JSON: {error}') from None
         if not isinstance(columns, dict):
             raise ValueError(
