@@ -43,8 +43,6 @@ def main():
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--fixed_length', type=int, default=64)
     args, rest = parser.parse_known_args()
-    for folder in cli.gin_folders():
-        gin.add_config_file_search_path(str(folder))
     commands.configure([cli.find_gin_file(name) for name in ('base.gin', 'demo.gin')],
                        [binding.removeprefix('--gin.') for binding in rest])
     model, prompt, settings = (gin.get_configurable(name)()

@@ -34,7 +34,8 @@ from jax_prompt.types import Params, TrainState
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'compare')
 
 #: Configuration whose effect stands in the identity already; paths in it may change.
-_TOLD_OTHERWISE = ('train.', 'model.', 'settings.', 'TASK', 'file_task.', 'registered_task.')
+_TOLD_OTHERWISE = ('train.', 'model.', 'settings.', 'TASK', 'file_task.', 'registered_task.',
+                   'rotten_tomatoes.', 'imdb.', 'layout.')
 
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
