@@ -1,0 +1,80 @@
+"""Train a tiny T5 for three steps on meshes of eight devices, and print what came of each.
+
+Run by test_step_on_meshes.py, which says what has to come of them.
+"""
+
+import json
+
+import jax
+import numpy as np
+import optax
+
+from jax_prompt.parallel.collectives import collective_bytes
+from jax_prompt.parallel.mesh import make_mesh
+from jax_prompt.parallel.placement import global_batch, place
+from jax_prompt.parallel.rules import frozen_shardings, state_shardings
+from jax_prompt.prompts.methods import Method
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.model import T5
+from jax_prompt.training.step import init_state, make_train_step
+
+B, S, L, P, D, V = 16, 24, 4, 5, 64, 64
+METHOD = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
+# After its first step the trace is the gradient itself.
+OPTIMIZER = optax.chain(optax.trace(decay=0.9), optax.scale(-0.01))
+
+
+def tiny(depth: int) -> T5:
+    return T5(T5Config(vocab_size=V, d_model=D, d_kv=8, d_ff=64, num_heads=8, num_layers=depth,
+                       num_decoder_layers=depth))
+
+
+def host_batch() -> dict[str, np.ndarray]:
+    """Make a batch with prompts in front, pads at the end, and targets of varied length."""
+    random = np.random.default_rng(0)
+    ids = random.integers(2, V, (B, S), dtype=np.int32)
+    ids[:, :P] = V + np.arange(P)
+    ids[np.arange(S) >= random.integers(P + 3, S + 1, (B, 1))] = 0
+    targets = random.integers(2, V, (B, L), dtype=np.int32)
+    weights = (np.arange(L) < random.integers(1, L + 1, (B, 1))).astype(np.float32)
+    return {'encoder_input_tokens': ids, 'decoder_target_tokens': targets,
+            'decoder_input_tokens': np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+            'decoder_loss_weights': weights}
+
+
+def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False) -> dict:
+    """Take three steps; report losses, the first gradient, traffic, and where things live."""
+    model = tiny(depth)
+    frozen = model.init(jax.random.key(0))
+    frozen = place(frozen, frozen_shardings(mesh, frozen, fully_sharded))
+    prompt_PD = np.random.default_rng(1).uniform(-0.5, 0.5, (P, D)).astype(np.float32)
+    state = init_state({'prompt': jax.numpy.asarray(prompt_PD)}, OPTIMIZER)
+    wanted = state_shardings(mesh, state)
+    state = place(state, wanted)
+    batch = global_batch(host_batch(), mesh)
+    compiled = make_train_step(model, METHOD, OPTIMIZER).lower(state, frozen, batch).compile()
+    losses, gradient = [], None
+    for _ in range(3):
+        state, metrics = compiled(state, frozen, batch)
+        losses.append(float(metrics['loss']))
+        gradient = np.asarray(state.opt_state[0].trace['prompt']) if gradient is None else gradient
+    moved = jax.tree.map(lambda leaf, sharding: not leaf.sharding.is_equivalent_to(
+        sharding, leaf.ndim), state, wanted)
+    return {'losses': losses, 'gradient': gradient.tolist(), 'moved': any(jax.tree.leaves(moved)),
+            'traffic': collective_bytes(compiled, mesh),
+            'weight_bytes': sum(leaf.addressable_shards[0].data.nbytes
+                                for leaf in jax.tree.leaves(frozen))}
+
+
+def main() -> None:
+    report = {'one device': train(make_mesh('data:1', jax.devices()[:1]))}
+    for sizes in ('data:8,model:1', 'data:4,model:2', 'data:2,model:4', 'data:1,model:8'):
+        report[sizes] = train(make_mesh(sizes))
+    mesh = make_mesh('data:4,model:2')
+    report['deep'] = train(mesh, depth=6)
+    report['fully sharded'] = train(mesh, fully_sharded=True)
+    print(json.dumps(report))
+
+
+if __name__ == '__main__':
+    main()
