@@ -190,7 +190,7 @@ class Attention(nn.Module):
 
         (q W_q)(x W_k)' = ((q W_q) W_k') x': with fewer decoder positions than a head is wide it is
         cheaper to bring the few queries to the encoder's width than all encoder positions to
-        keys and values. Prompt tuning's targets are short, so this saves a sixth of a step.
+        keys and values. Prompt tuning's targets are short, so this saves a sixth of its products.
         """
         normed_BLD = self.norm(hidden_BLD)
         if 2 * normed_BLD.shape[1] > self.config.d_kv:
