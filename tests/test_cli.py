@@ -376,9 +376,9 @@ def test_the_result_file_is_made_as_any_other(world, run, tmp_path, capfd):
 
 def test_an_output_that_cannot_be_is_refused_before_any_answer(world, run, tmp_path, capsys,
                                                                monkeypatch):
-    from jax_prompt import commands
+    from jax_prompt.commands import predict
 
-    monkeypatch.setattr(commands, 'predict', None)
+    monkeypatch.setattr(predict, 'predict', None)
     (tmp_path / 'in.txt').write_text('x\n')
     monkeypatch.chdir(tmp_path)
     for output, part in (('no/out.txt', 'the folder of output no/out.txt does not exist'),

@@ -1,0 +1,32 @@
+"""The names by which gin knows the project's constructors."""
+
+from collections.abc import Callable
+
+from jax_prompt.data.tasks.files import file_task
+from jax_prompt.data.tasks.registered import registered_task
+from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
+from jax_prompt.prompts import initializers
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.training import optimizers
+from jax_prompt.training.frozen_model import open_model
+from jax_prompt.training.settings import PromptSettings, TrainSettings
+
+TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
+
+#: Constructors by their names in gin files.
+CONFIGURABLES: dict[str, Callable] = TASKS | {
+    'model': open_model,
+    'prompt': PromptSettings,
+    'settings': TrainSettings,
+    'layout': Layout,
+    'file_task': file_task,
+    'registered_task': registered_task,
+    'uniform': initializers.uniform,
+    'sampled_vocabulary': initializers.sampled_vocabulary,
+    'class_labels': initializers.class_labels,
+    'from_string': initializers.from_string,
+    'from_array': initializers.from_array,
+    'adafactor': optimizers.adafactor,
+    'adamw': optimizers.adamw,
+    'warmup_schedule': optimizers.warmup_schedule,
+}
