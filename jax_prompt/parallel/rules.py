@@ -49,9 +49,13 @@ RULES = (
     # A few thousand numbers: a copy on every device costs less than any exchange.
     Rule(f'({_ATTENTION}|{_LAYERS}/feed_forward)/norm/scale', 'ND'),
     Rule('(encoder|decoder)/final_norm/scale', 'D'),
-    Rule('(encoder|decoder)/relative_bias/embedding', 'RH'),
-    Rule(f'{_LAYERS}/self_attention/relative_bias/embedding', 'NRH'),
+    # Small too, but the biases that are made of them, [1, H, S, S], are not: with heads.
+    Rule('(encoder|decoder)/relative_bias/embedding', 'RH', model='H'),
+    Rule(f'{_LAYERS}/self_attention/relative_bias/embedding', 'NRH', model='H'),
 )
+
+#: The parts of a kernel that is stored as int8 follow the kernel's rule.
+_INT8_PART = re.compile('/kernel/(values|scale)$')
 
 #: What the split letters are called in a T5's configuration.
 _NAMES = {'H': 'num_heads', 'F': 'd_ff', 'V': 'vocab_size', 'D': 'd_model'}
@@ -110,7 +114,8 @@ def rule_for(path: str) -> Rule:
     """Find the one rule of a parameter.
 
     Args:
-      path: 'encoder/layers/feed_forward/wo/kernel'.
+      path: 'encoder/layers/feed_forward/wo/kernel'; `values` and `scale` of an int8 kernel have
+        the kernel's rule.
 
     Returns:
       The rule.
@@ -118,7 +123,8 @@ def rule_for(path: str) -> Rule:
     Raises:
       ValueError: there is none.
     """
-    found = [rule for rule in RULES if re.fullmatch(rule.pattern, path)]
+    whole = _INT8_PART.sub('/kernel', path)
+    found = [rule for rule in RULES if re.fullmatch(rule.pattern, whole)]
     if not found:
         raise ValueError(f'parameter {path} has no partition rule; '
                          'add one to RULES in jax_prompt/parallel/rules.py')
@@ -157,7 +163,10 @@ def _split(path: str, leaf: Any, over_data: bool) -> _Split:
         raise ValueError(f'parameter {path} has the shape {shape}, but its partition rule in '
                          f'jax_prompt/parallel/rules.py says [{", ".join(rule.dimensions)}]')
     axis_of = {rule.model: MODEL} | ({rule.data: DATA} if over_data else {})
-    axes = tuple(axis_of.get(letter) for letter in rule.dimensions)
+    # Along what a product sums over, all of an int8 kernel's numbers share a scale.
+    shared = path.endswith('/kernel/scale')
+    axes = tuple(None if shared and size == 1 else axis_of.get(letter)
+                 for letter, size in zip(rule.dimensions, shape, strict=True))
     return _Split(path, rule.dimensions, shape, axes)
 
 

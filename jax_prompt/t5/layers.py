@@ -10,13 +10,18 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.int8 import product
 from jax_prompt.types import Array
 
 #: Added to attention logits where attention is not allowed. Large enough that exp() gives an exact
 #: zero beside any allowed position, small enough that sums stay finite in float32.
 MASKED = -1e9
+
+#: So few positions are projected in another order: a decoding step's, beams included.
+_FEW_POSITIONS = 8
 
 _ACTIVATIONS = {
     'relu': jax.nn.relu,
@@ -69,6 +74,15 @@ def bias_from_table(table: Array, buckets_QT: Array) -> Array:
     return jnp.take(table.astype(jnp.float32), buckets_QT, axis=0).transpose(2, 0, 1)[None]
 
 
+def keep_rows_apart(array: Array, activation_sharding: NamedSharding | None) -> Array:
+    """Split the leading dimension as activations are, and leave the others to the compiler."""
+    if activation_sharding is None:
+        return array
+    free = [PartitionSpec.UNCONSTRAINED] * (array.ndim - 1)
+    spec = PartitionSpec(activation_sharding.spec[0], *free)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(activation_sharding.mesh, spec))
+
+
 class RMSNorm(nn.Module):
     """Scale by the root mean square, in float32, without mean or bias (T5's layer norm)."""
 
@@ -84,7 +98,10 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """Hold one kernel and multiply by it, as an einsum without bias."""
+    """Hold one kernel and multiply by it, as an einsum without bias.
+
+    The kernel is an array or, in a quantised tree, `Int8`.
+    """
 
     equation: str
     shape: tuple[int, ...]
@@ -95,11 +112,11 @@ class Projection(nn.Module):
         self.kernel = self.param('kernel', nn.initializers.normal(self.stddev), self.shape)
 
     def __call__(self, inputs: Array) -> Array:
-        return jnp.einsum(self.equation, inputs, self.weight())
+        return self.multiply(self.equation, inputs)
 
-    def weight(self) -> Array:
-        """Return the kernel in the activations' dtype."""
-        return self.kernel.astype(self.dtype)
+    def multiply(self, equation: str, inputs: Array) -> Array:
+        """Multiply by the kernel in another way than the usual."""
+        return product(equation, inputs, self.kernel, self.dtype)
 
 
 class RelativeBias(nn.Module):
@@ -126,6 +143,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype
     dropout_rate: float
     own_bias: bool = False
+    activation_sharding: NamedSharding | None = None
 
     def setup(self):
         cfg = self.config
@@ -143,7 +161,15 @@ class Attention(nn.Module):
 
     def keys_values(self, hidden_BTD: Array) -> tuple[Array, Array]:
         """Project to keys and values, both [B, H, T, K]; the input is already normalised."""
-        return self.key(hidden_BTD), self.value(hidden_BTD)
+        return self._heads(self.key, hidden_BTD), self._heads(self.value, hidden_BTD)
+
+    def _heads(self, projection: Projection, hidden_BSD: Array) -> Array:
+        """Project to [B, H, S, K]."""
+        if hidden_BSD.shape[1] > _FEW_POSITIONS:
+            return projection(hidden_BSD)
+        # In the other order of its operands, which einsum takes for heads before positions, XLA on
+        # CPU transposes the kernel first: at every step of a decoding, half of its time.
+        return projection.multiply('BSD,DHK->BSHK', hidden_BSD).swapaxes(1, 2)
 
     def weights(self, logits_BHST: Array, bias: Array) -> Array:
         """Turn logits into attention weights, in float32; dropout is applied to them."""
@@ -157,7 +183,7 @@ class Attention(nn.Module):
     def attend(self, normed_BSD: Array, keys_values: tuple[Array, Array], bias: Array) -> Array:
         """Attend from normalised inputs to given keys and values and project back to D."""
         keys_BHTK, values_BHTK = keys_values
-        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', self.query(normed_BSD), keys_BHTK,
+        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', self._heads(self.query, normed_BSD), keys_BHTK,
                                  preferred_element_type=jnp.float32)
         weights_BHST = self.weights(logits_BHST, bias)
         return self.project_out(jnp.einsum('BHST,BHTK->BHSK', weights_BHST, values_BHTK))
@@ -195,11 +221,14 @@ class Attention(nn.Module):
         normed_BLD = self.norm(hidden_BLD)
         if 2 * normed_BLD.shape[1] > self.config.d_kv:
             return self.attend(normed_BLD, self.keys_values(encoded_BTD), bias)
-        query_BHLD = jnp.einsum('BHLK,DHK->BHLD', self.query(normed_BLD), self.key.weight())
+        query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self.query(normed_BLD))
+        # These are larger than the kernel: where its D is split, it is the kernel that should move.
+        query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
         logits_BHLT = jnp.einsum('BHLD,BTD->BHLT', query_BHLD, encoded_BTD,
                                  preferred_element_type=jnp.float32)
         mixed_BHLD = jnp.einsum('BHLT,BTD->BHLD', self.weights(logits_BHLT, bias), encoded_BTD)
-        return self.project_out(jnp.einsum('BHLD,DHK->BHLK', mixed_BHLD, self.value.weight()))
+        mixed_BHLD = keep_rows_apart(mixed_BHLD, self.activation_sharding)
+        return self.project_out(self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD))
 
 
 class FeedForward(nn.Module):
@@ -250,11 +279,12 @@ class DecoderLayer(nn.Module):
     config: T5Config
     dtype: jnp.dtype
     dropout_rate: float = 0.0
+    activation_sharding: NamedSharding | None = None
 
     def setup(self):
         args = (self.config, self.dtype, self.dropout_rate)
         self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
-        self.cross_attention = Attention(*args)
+        self.cross_attention = Attention(*args, activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
 
     def cross_keys_values(self, encoded_BSD: Array) -> tuple[Array, Array]:
@@ -269,11 +299,15 @@ class DecoderLayer(nn.Module):
 
     def step(self, hidden_B1D: Array, biases: tuple[Array, Array, Array], layer_cache,
              index: Array):
-        """Decode one position; `biases` is (self bias, buckets, cross bias)."""
+        """Decode one position.
+
+        `biases` is (self bias, buckets, cross bias), `layer_cache` (self keys and values, cross
+        keys and values).
+        """
         bias, buckets, cross_bias = biases
+        self_cache, cross_cache = layer_cache
         increment, self_cache = self.self_attention.cached_self_attend(
-            hidden_B1D, bias, buckets, layer_cache['self'], index)
+            hidden_B1D, bias, buckets, self_cache, index)
         hidden_B1D += increment
-        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, layer_cache['cross'],
-                                                               cross_bias)
+        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, cross_cache, cross_bias)
         return hidden_B1D + self.feed_forward(hidden_B1D), self_cache

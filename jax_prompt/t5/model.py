@@ -14,6 +14,8 @@ one compiled layer serves every depth:
     decoder/...                                     the same, with cross_attention in its layers
     lm_head/kernel                                  [D, V]         (absent where the head is tied)
 
+Any kernel may stand there as `Int8` (see `int8.py`) instead of an array, with the same shape.
+
 The model knows nothing of prompts: it encodes embeddings, wherever they came from.
 """
 
@@ -24,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.int8 import product
 from jax_prompt.t5.layers import (
     MASKED,
     DecoderLayer,
@@ -53,6 +56,9 @@ class T5:
         on CPU).
       remat: 'none', 'dots' or 'full'; a key of `REMAT_POLICIES`.
       dropout_rate: used only by calls that are given a `dropout_rng`.
+      activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`; None to let
+        the compiler choose. Without it, weights that are split over the data axis make it split D
+        there, and sum activations over the replicas, which only the prompt's gradient should be.
     """
 
     config: T5Config
@@ -60,6 +66,7 @@ class T5:
     scan_layers: bool = True
     remat: str = 'none'
     dropout_rate: float = 0.0
+    activation_sharding: jax.sharding.NamedSharding | None = None
 
     def __post_init__(self):
         if self.remat not in REMAT_POLICIES:
@@ -158,8 +165,7 @@ class T5:
             equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
         else:
             equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
-        return jnp.einsum(equation, hidden_BLD, kernel.astype(self.dtype),
-                          preferred_element_type=jnp.float32)
+        return product(equation, hidden_BLD, kernel, self.dtype, jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
                    max_length: int) -> Params:
@@ -173,57 +179,75 @@ class T5:
 
         Returns:
           A pytree for `decode_step`: `self` and `cross` keys and values [N, B, H, T, K], the
-          cross-attention bias, and the position to decode next.
+          cross-attention bias, and the position to decode next. Where layers are not scanned, what
+          is stacked here and in the tree is taken apart, once: slices inside the decoding loop
+          would be copies of all weights and caches at every position.
         """
         cfg = self.config
-        layer = self._decoder_layer()
+        layer, params = self._decoder_layer(), frozen['decoder']['layers']
 
         def project(params):
             return layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
 
-        cross = jax.lax.map(project, frozen['decoder']['layers'])
-        room = (cfg.num_decoder_layers, encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
-        return {
-            'self': (jnp.zeros(room, self.dtype), jnp.zeros(room, self.dtype)),
-            'cross': cross,
-            'cross_bias': _mask_bias(encoder_mask_BS, None, None),
-            'index': jnp.zeros((), jnp.int32),
-        }
+        room = (encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
+        if self.scan_layers:
+            empty = jnp.zeros((cfg.num_decoder_layers, *room), self.dtype)
+            layers = {'self': (empty, empty), 'cross': jax.lax.map(project, params)}
+        else:
+            empty = jnp.zeros(room, self.dtype)
+            each = [jax.tree.map(lambda leaf, n=n: leaf[n], params)
+                    for n in range(cfg.num_decoder_layers)]
+            layers = {'params': each, 'self': [(empty, empty)] * len(each),
+                      'cross': [project(params) for params in each]}
+        return layers | {'cross_bias': _mask_bias(encoder_mask_BS, None, None),
+                         'index': jnp.zeros((), jnp.int32)}
 
-    def decode_step(self, frozen: Params, hidden_B1D: Array,
-                    cache: Params) -> tuple[Array, Params]:
+    def decode_step(self, frozen: Params, hidden_BGD: Array, cache: Params,
+                    visible: Array | None = None) -> tuple[Array, Params]:
         """Decode one position for every row, from the cache of those before it.
+
+        A row may be continued in G ways side by side (the beams of a search), which stand where
+        positions stand and share the row's cross keys and values.
 
         Args:
           frozen: the parameter tree.
-          hidden_B1D: embedding of the token at the cache's position.
-          cache: from `init_cache` or the step before. Its room must not be exceeded.
+          hidden_BGD: embeddings of the tokens at the cache's position; G = 1 but for beams.
+          cache: from `init_cache`, with room for G times the positions, or the step before. Its
+            room must not be exceeded. Position t of way g is put at t * G + g.
+          visible: bool[B, G, T], where in the cache each way may look; None if G = 1.
 
         Returns:
-          (dtype[B, 1, D] to be given to `logits`, the cache for the next position).
+          (dtype[B, G, D] to be given to `logits`, the cache for the next position).
         """
         layer, stack, index = self._decoder_layer(), frozen['decoder'], cache['index']
-        keys = jnp.arange(cache['self'][0].shape[3])
+        ways = hidden_BGD.shape[1]
+        keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2]) // ways
         buckets = self._buckets(index[None], keys, bidirectional=False)
-        bias = self._position_bias(stack, buckets) + jnp.where(keys <= index, 0.0, MASKED)
+        allowed = keys <= index if visible is None else visible[:, None]
+        bias = self._position_bias(stack, buckets) + jnp.where(allowed, 0.0, MASKED)
         biases = (bias, buckets, cache['cross_bias'])
 
-        def body(hidden_B1D, layer_inputs):
-            params, layer_cache = layer_inputs
-            return layer.apply({'params': params}, hidden_B1D, biases, layer_cache, index,
+        def body(hidden_BGD, layer_inputs):
+            params, *layer_cache = layer_inputs
+            return layer.apply({'params': params}, hidden_BGD, biases, layer_cache, index * ways,
                                method='step')
 
-        layer_caches = {'self': cache['self'], 'cross': cache['cross']}
-        hidden_B1D, self_cache = jax.lax.scan(body, hidden_B1D, (stack['layers'], layer_caches),
-                                              unroll=not self.scan_layers)
-        hidden_B1D = self._final_norm(stack, hidden_B1D)
-        return hidden_B1D, cache | {'self': self_cache, 'index': index + 1}
+        if self.scan_layers:
+            hidden_BGD, self_cache = jax.lax.scan(
+                body, hidden_BGD, (stack['layers'], cache['self'], cache['cross']))
+        else:
+            self_cache = []
+            for inputs in zip(cache['params'], cache['self'], cache['cross'], strict=True):
+                hidden_BGD, layer_cache = body(hidden_BGD, inputs)
+                self_cache.append(layer_cache)
+        hidden_BGD = self._final_norm(stack, hidden_BGD)
+        return hidden_BGD, cache | {'self': self_cache, 'index': index + 1}
 
     def _encoder_layer(self) -> EncoderLayer:
         return EncoderLayer(self.config, self.dtype, self.dropout_rate)
 
     def _decoder_layer(self) -> DecoderLayer:
-        return DecoderLayer(self.config, self.dtype, self.dropout_rate)
+        return DecoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
 
     def _init_stack(self, rng: Array, layer, depth: int) -> Params:
         """Initialise the layers of one stack, stacked, with its bias table and final norm."""
@@ -262,6 +286,8 @@ class T5:
     def _run_stack(self, layer, stack: Params, hidden: Array, context: tuple,
                    dropout_rng: Array | None) -> Array:
         """Run the layers one after the other over `hidden`; `context` is the same for all."""
+        if self.activation_sharding is not None:
+            hidden = jax.lax.with_sharding_constraint(hidden, self.activation_sharding)
         depth = jax.tree.leaves(stack['layers'])[0].shape[0]
         in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
             jax.random.split(dropout_rng, 3))

@@ -3,6 +3,7 @@
 Run by test_step_on_meshes.py, which says what has to come of them.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -12,11 +13,12 @@ import optax
 from jax_prompt.parallel.collectives import collective_bytes
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import global_batch, place
-from jax_prompt.parallel.rules import frozen_shardings, state_shardings
+from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, state_shardings
 from jax_prompt.prompts.methods import Method
 from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.int8 import quantise_tree
 from jax_prompt.t5.model import T5
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import forward, init_state, make_train_step
 
 B, S, L, P, D, V = 16, 24, 4, 5, 64, 64
 METHOD = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
@@ -42,13 +44,18 @@ def host_batch() -> dict[str, np.ndarray]:
             'decoder_loss_weights': weights}
 
 
-def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False) -> dict:
+def host_prompt() -> np.ndarray:
+    return np.random.default_rng(1).uniform(-0.5, 0.5, (P, D)).astype(np.float32)
+
+
+def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
+          int8: bool = False) -> dict:
     """Take three steps; report losses, the first gradient, traffic, and where things live."""
-    model = tiny(depth)
+    model = dataclasses.replace(tiny(depth), activation_sharding=batch_sharding(mesh))
     frozen = model.init(jax.random.key(0))
+    frozen = quantise_tree(frozen) if int8 else frozen
     frozen = place(frozen, frozen_shardings(mesh, frozen, fully_sharded))
-    prompt_PD = np.random.default_rng(1).uniform(-0.5, 0.5, (P, D)).astype(np.float32)
-    state = init_state({'prompt': jax.numpy.asarray(prompt_PD)}, OPTIMIZER)
+    state = init_state({'prompt': jax.numpy.asarray(host_prompt())}, OPTIMIZER)
     wanted = state_shardings(mesh, state)
     state = place(state, wanted)
     batch = global_batch(host_batch(), mesh)
@@ -66,13 +73,29 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False) 
                                 for leaf in jax.tree.leaves(frozen))}
 
 
+def int8_logits(mesh: jax.sharding.Mesh) -> list:
+    """Quantise weights where they stand, on their devices, and score a batch with them."""
+    model = dataclasses.replace(tiny(depth=2), activation_sharding=batch_sharding(mesh))
+    frozen = model.init(jax.random.key(0))
+    frozen = quantise_tree(place(frozen, frozen_shardings(mesh, frozen)))
+    frozen = place(frozen, frozen_shardings(mesh, frozen))
+    score = jax.jit(lambda *arguments: forward(model, *arguments))
+    logits_BLV = score(host_prompt(), frozen, global_batch(host_batch(), mesh))
+    return np.asarray(logits_BLV).ravel()[::61].tolist()
+
+
 def main() -> None:
-    report = {'one device': train(make_mesh('data:1', jax.devices()[:1]))}
+    one = make_mesh('data:1', jax.devices()[:1])
+    report = {'one device': train(one), 'int8, one device': train(one, int8=True),
+              'int8 logits, one device': int8_logits(one)}
     for sizes in ('data:8,model:1', 'data:4,model:2', 'data:2,model:4', 'data:1,model:8'):
         report[sizes] = train(make_mesh(sizes))
     mesh = make_mesh('data:4,model:2')
     report['deep'] = train(mesh, depth=6)
     report['fully sharded'] = train(mesh, fully_sharded=True)
+    report['fully sharded, deep'] = train(mesh, depth=6, fully_sharded=True)
+    report['int8, fully sharded'] = train(mesh, fully_sharded=True, int8=True)
+    report['int8 logits'] = int8_logits(mesh)
     print(json.dumps(report))
 
 

@@ -19,6 +19,7 @@ from jax_prompt.parallel.rules import (
     state_shardings,
 )
 from jax_prompt.t5.config import T5Config, t5_1_1
+from jax_prompt.t5.int8 import quantised_shapes
 from jax_prompt.t5.model import T5
 
 TINY = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=24, num_heads=8, num_layers=2,
@@ -78,9 +79,11 @@ def test_heads_widths_and_vocabulary_are_split_over_model():
     assert split[f'{attention}/out/kernel'] == Spec(None, 'model', None, None)
     assert split['encoder/layers/feed_forward/wi_1/kernel'] == Spec(None, None, 'model')
     assert split['encoder/layers/feed_forward/wo/kernel'] == Spec(None, 'model', None)
-    for path in ('encoder/layers/feed_forward/norm/scale', 'decoder/final_norm/scale',
-                 'encoder/relative_bias/embedding'):
+    assert split['encoder/relative_bias/embedding'] == Spec(None, 'model')
+    for path in ('encoder/layers/feed_forward/norm/scale', 'decoder/final_norm/scale'):
         assert split[path] == Spec()
+    bias = 'decoder/layers/self_attention/relative_bias/embedding'
+    assert specs(SHAPES['umt5'], mesh(4, 2))[bias] == Spec(None, None, 'model')
 
 
 def test_without_full_sharding_nothing_is_split_over_data():
@@ -97,7 +100,45 @@ def test_fully_sharded_every_large_kernel_is_split_over_both_axes(config):
             part = math.prod(sharding.shard_shape(shapes[path].shape))
             assert part * on.size == math.prod(shapes[path].shape), path
         else:
-            assert sharding.spec == Spec(), path
+            assert 'data' not in sharding.spec, path
+            assert ('model' in sharding.spec) == ('relative_bias' in path), path
+
+
+@pytest.mark.parametrize('fully_sharded', [False, True])
+@pytest.mark.parametrize('config', SHAPES.values(), ids=SHAPES)
+def test_int8_values_stand_like_the_kernels_and_scales_like_what_they_scale(config, fully_sharded):
+    wide = specs(config, mesh(4, 2), fully_sharded)
+    shapes = quantised_shapes(T5(config).param_shapes())
+    on = leaves(frozen_shardings(mesh(4, 2), shapes, fully_sharded))
+    for path, leaf in leaves(shapes).items():
+        kernel, part = path.rsplit('/', 1)
+        if part == 'values':
+            assert on[path].spec == wide[kernel]
+        elif kernel.endswith('/kernel'):
+            wanted = [None if size == 1 else axis for size, axis
+                      in zip(leaf.shape, wide[kernel], strict=True)]
+            assert on[path].spec == (Spec(*wanted) if any(wanted) else Spec())
+        else:
+            assert on[path].spec == wide[path]
+
+
+def test_scales_are_whole_where_a_product_sums():
+    shapes = quantised_shapes(T5(TINY).param_shapes())
+    on = {path: sharding.spec for path, sharding
+          in leaves(frozen_shardings(mesh(4, 2), shapes, True)).items()}
+    attention = 'encoder/layers/self_attention'
+    assert on[f'{attention}/query/kernel/values'] == Spec(None, 'data', 'model', None)
+    assert on[f'{attention}/query/kernel/scale'] == Spec(None, None, 'model', None)
+    assert on[f'{attention}/out/kernel/scale'] == Spec(None, None, None, 'data')
+    assert on['encoder/layers/feed_forward/wi_0/kernel/scale'] == Spec(None, None, 'model')
+    assert on['encoder/layers/feed_forward/wo/kernel/scale'] == Spec(None, None, 'data')
+    assert on['lm_head/kernel/scale'] == Spec(None, 'model')
+
+
+def test_a_kernel_of_size_one_where_it_is_split_is_still_refused():
+    """Only scales may be whole for having one number along a dimension."""
+    with pytest.raises(ValueError, match='num_heads=1 does not divide by model=2'):
+        specs(dataclasses.replace(TINY, num_heads=1), mesh(4, 2))
 
 
 def test_xxl_fully_sharded_is_divided_by_the_number_of_devices():

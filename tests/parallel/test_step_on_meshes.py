@@ -6,7 +6,7 @@ import pytest
 from jax_prompt.parallel.collectives import axis_bytes
 from tests.parallel import devices
 
-P, D = 5, 64
+B, S, L, P, D = 16, 24, 4, 5, 64
 MESHES = ('data:8,model:1', 'data:4,model:2', 'data:2,model:4', 'data:1,model:8')
 
 #: float32 sums in another order: seen up to 2e-7 of a loss, 1e-6 of the largest gradient.
@@ -18,13 +18,24 @@ def report():
     return devices.run('steps_on_meshes.py')
 
 
+FULLY_SHARDED = ('fully sharded', 'fully sharded, deep', 'int8, fully sharded')
+
+
 def data_bytes(result: dict) -> int:
     return axis_bytes(result['traffic'], 'data')
 
 
-@pytest.mark.parametrize('mesh', [*MESHES, 'fully sharded'])
+def over_data(result: dict, *operations: str) -> int:
+    """Return the bytes of some operations over data."""
+    chosen = {axis: {name: size for name, size in by_operation.items() if name in operations}
+              for axis, by_operation in result['traffic'].items()}
+    return axis_bytes(chosen, 'data')
+
+
+@pytest.mark.parametrize('mesh', [*MESHES, 'fully sharded', 'int8, fully sharded'])
 def test_losses_and_gradient_are_those_of_one_device(report, mesh):
-    one, many = report['one device'], report[mesh]
+    one = report['int8, one device' if 'int8' in mesh else 'one device']
+    many = report[mesh]
     np.testing.assert_allclose(many['losses'], one['losses'], rtol=LOSS_TOLERANCE)
     scale = np.abs(one['gradient']).max()
     np.testing.assert_allclose(many['gradient'], one['gradient'], rtol=0,
@@ -45,6 +56,32 @@ def test_over_data_goes_the_prompts_gradient_and_no_more(report, mesh):
     assert data_bytes(report[mesh]) <= P * D * 4 + 4096
     if not mesh.startswith('data:1,'):
         assert data_bytes(report[mesh]) >= P * D * 4
+
+
+@pytest.mark.parametrize('mesh', FULLY_SHARDED)
+def test_fully_sharded_weights_are_gathered_and_nothing_else_is_summed(report, mesh):
+    """The activations' sharding holds D together; else every layer's sums would go over data."""
+    assert P * D * 4 <= over_data(report[mesh], 'all-reduce', 'reduce-scatter') <= P * D * 4 + 4096
+
+
+def test_fully_sharded_activations_cross_data_when_they_are_embedded_alone(report):
+    """The embedding table's D is split; in the layers it is the weights that move."""
+    moves = ('all-to-all', 'collective-permute')
+    shallow, deep = (over_data(report[mesh], *moves) for mesh in FULLY_SHARDED[:2])
+    assert shallow == deep <= B * (S + L) * D * 4
+
+
+def test_int8_logits_are_those_of_one_device(report):
+    """Quantised on their devices, too: a channel that is split over them has one scale."""
+    wanted = report['int8 logits, one device']
+    np.testing.assert_allclose(report['int8 logits'], wanted, rtol=0,
+                               atol=1e-5 * np.abs(wanted).max())
+
+
+def test_int8_is_another_model_but_a_close_one(report):
+    wide, int8 = report['one device']['losses'], report['int8, one device']['losses']
+    assert wide != int8
+    np.testing.assert_allclose(int8, wide, rtol=0.01)
 
 
 def test_depth_does_not_change_what_goes_over_data(report):
@@ -73,3 +110,7 @@ def test_weights_are_divided_by_the_axes_that_split_them(report):
     # Norms and bias tables are whole everywhere: a twentieth of this tiny model.
     assert report['data:1,model:8']['weight_bytes'] < whole / 8 * 1.25
     assert report['fully sharded']['weight_bytes'] < whole / 8 * 1.25
+    # The embedding table stays wide, and rows of 64 share a scale of four bytes.
+    assert report['int8, one device']['weight_bytes'] < whole / 4 * 1.4
+    int8 = report['int8, one device']['weight_bytes']
+    assert report['int8, fully sharded']['weight_bytes'] < int8 / 8 * 1.6
