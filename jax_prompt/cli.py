@@ -9,15 +9,18 @@ import importlib.resources
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
 
+from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
+
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
-_COMMANDS = {
-    'train': 'train a prompt, or resume a run that was stopped',
-    'evaluate': 'measure a prompt, or the plain model, on a split of a task',
-    'predict': 'answer texts from a file or standard input with a prompt',
-}
 _BASE_FILE = 'base.gin'
+#: The exit code where another host was lost: sysexits.h's EX_TEMPFAIL, for "try again".
+LOST_HOST = 75
+#: What the collectives' libraries say when a host is gone.
+_GONE = ('connection closed by peer', 'connection reset by peer', 'connection refused',
+         'heartbeat', 'task died', 'broken pipe', 'coordination service')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; None for the process's own.
 
     Returns:
-      The exit code: 0, or 2 for what the user can mend, told in one line on standard error.
+      The exit code: 0; 2 for what the user can mend, told in one line on standard error; 143 where
+      SIGTERM stopped a run that can go on; 75 where another host of the job was lost.
     """
     args, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
@@ -41,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f'jax-prompt {args.command}: {_one_line(error)}', file=sys.stderr)
-        return 2
+        code = LOST_HOST if _is_lost_host(error) else getattr(error, 'exit_code', 2)
+        if _has_company() and not hasattr(error, 'exit_code'):
+            _leave_alone(code)
+        return code
     except KeyboardInterrupt:
         resumes = '; start the same command again to go on' if args.command == 'train' else ''
         print(f'jax-prompt {args.command}: interrupted{resumes}', file=sys.stderr)
@@ -58,11 +65,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the arguments into flags and gin bindings; argparse exits 2 on what is neither."""
     parser = argparse.ArgumentParser('jax-prompt', description=_DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name, summary in _COMMANDS.items():
+    for name, summary in SUMMARIES.items():
         _add_flags(commands.add_parser(
             name, help=summary, description=summary[0].upper() + summary[1:] + '.',
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_epilog(name)), name)
+            formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES[name]), name)
     args, rest = parser.parse_known_args(argv)
     unknown = [word for word in rest if not word.startswith('--gin.') or '=' not in word]
     if args.example is not None:
@@ -80,37 +87,21 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
              'repeatable')
     add('--gin.NAME', dest='example', metavar='VALUE',
         help='set one value, such as --gin.prompt.rows=20; text needs no quotes; repeatable')
-    add('--model', metavar='SOURCE',
-        help='folder, package:NAME/folder or Hugging Face id of the T5 (gin: model.source)')
-    if command == 'train':
-        add('--task', help='a task by name, or a .csv, .tsv or .jsonl file (gin: TASK)')
-        add('--output', metavar='FOLDER', help='folder of the run (gin: train.output)')
-    else:
-        add('--prompt', metavar='FILE', help=f'prompt file (gin: {command}.prompt)')
-    if command == 'evaluate':
-        add('--task', help='a task by name, or a .csv, .tsv or .jsonl file (gin: TASK)')
-        add('--split', help='which split (gin: evaluate.split)')
-    if command == 'predict':
-        add('--inputs', metavar='FILE', help='texts; - for standard input (gin: predict.inputs)')
-        add('--output', metavar='FILE', help='answers; - for standard output '
-            '(gin: predict.output)')
-        add('--format', choices=('lines', 'jsonl'),
-            help='of inputs and answers; by the name of the inputs otherwise (gin: predict.format)')
+    for flag in FLAGS[command]:
+        keywords = {'metavar': flag.metavar} if flag.metavar else {}
+        if flag.choices:
+            keywords = {'choices': flag.choices}
+        if flag.switch:
+            keywords = {'action': 'store_const', 'const': True}
+        add(f'--{flag.name}', dest=flag.name, help=f'{flag.help} (gin: {flag.binding})', **keywords)
+    if command in DISTRIBUTED:
+        add('--distributed', action='store_true',
+            help='one program on several hosts, started on each; the cluster (Cloud TPU, GKE, '
+                 'Slurm, MPI) tells them of each other')
+        add('--coordinator', metavar='HOST:PORT', help='of the first host, where no cluster tells')
+        add('--num_processes', type=int, metavar='N', help='hosts, where no cluster tells')
+        add('--process_id', type=int, metavar='I', help='which one this is, from 0')
     add('--debug', action='store_true', help='show the whole traceback of an error')
-
-
-def _epilog(command: str) -> str:
-    """Show how a command is used."""
-    return {
-        'train': 'examples:\n  jax-prompt train --gin_file=demo.gin\n'
-                 '  jax-prompt train --model=google/flan-t5-small --task=reviews.csv '
-                 '--output=runs/reviews \\\n      --gin.file_task.inputs_template="review: {text}" '
-                 '--gin.file_task.labels=auto',
-        'evaluate': 'example:\n  jax-prompt evaluate --gin_file=demo.gin '
-                    '--prompt=runs/demo/prompt.safetensors --split=test',
-        'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
-                   '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
-    }[command]
 
 
 def _run(args: argparse.Namespace, bindings: list[str]) -> int:
@@ -119,21 +110,27 @@ def _run(args: argparse.Namespace, bindings: list[str]) -> int:
     from jax_prompt import commands
 
     commands.quieten_libraries()
+    if args.command in DISTRIBUTED:
+        given = (args.coordinator, args.num_processes, args.process_id)
+        if args.distributed or given != (None, None, None):
+            from jax_prompt.parallel import hosts
+
+            hosts.start(*given)
     files = [_base_file(), *(find_gin_file(name) for name in args.gin_file)]
     bindings = [*_bindings_of(args), *bindings]
-    return commands.run(args.command, files, bindings, [str(folder) for folder in gin_folders()])
+    return commands.run(GIN_NAMES.get(args.command, args.command), files, bindings,
+                        [str(folder) for folder in gin_folders()])
 
 
 def _bindings_of(args: argparse.Namespace) -> list[str]:
     """Translate the short flags to gin bindings."""
-    command, bindings = args.command, []
-    if args.model is not None:
-        bindings.append(f'model.source={args.model}')
-    if getattr(args, 'task', None) is not None:
-        bindings += _task_bindings(args.task)
-    for flag in ('output', 'prompt', 'split', 'inputs', 'format'):
-        if getattr(args, flag, None) is not None:
-            bindings.append(f'{command}.{flag}={getattr(args, flag)}')
+    bindings = []
+    for flag in FLAGS[args.command]:
+        value = getattr(args, flag.name)
+        if value is not None:
+            bindings += [flag.also] if flag.also else []
+            bindings += (_task_bindings(value) if flag.name == 'task'
+                         else [f'{flag.binding}={value}'])
     return bindings
 
 
@@ -182,11 +179,43 @@ def gin_folders() -> list[pathlib.Path]:
     return [folder for folder in (package / 'gin', package.parent / 'gin') if folder.is_dir()]
 
 
+def _has_company() -> bool:
+    """Say whether this process is one of several that make one program."""
+    if 'jax' not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave_alone(code: int) -> None:
+    """End a process of several at once: the usual way would wait for the others, who do not end."""
+    import jax
+
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        # The others speak through the first one; those that met the same error end before it.
+        time.sleep(3)
+    os._exit(code)
+
+
+def _is_lost_host(error: Exception) -> bool:
+    """Say whether an error means that another host of the job is gone."""
+    told = str(error).lower()
+    return (not isinstance(error, ValueError | OSError) and _has_company()
+            and any(sign in told for sign in _GONE))
+
+
 def _one_line(error: Exception) -> str:
     """Return the error's own line, without what gin adds below it.
 
     What is neither a ValueError nor the system's was not foreseen, so its kind is told as well.
     """
+    if _is_lost_host(error):
+        return ('another host of the job was lost, so this one ends too; start all of them again '
+                f'to go on from the last checkpoint ({str(error).splitlines()[0][:200]})')
+    if hasattr(error, 'exit_code'):
+        return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f'{error.strerror}: {error.filename}'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -28,13 +28,16 @@ MAY_IMPORT = {
     'prompts': {'types'},
     'parallel': {'types'},
     'data': {'types', 't5.config', 'prompts'},
-    'checkpoints': {'types', 't5.config', 'prompts'},
+    'checkpoints': {'types', 't5.config', 't5.int8', 'prompts'},
     'inference': BELOW,
     'training': BELOW | {'inference'},
+    'planning': BELOW | {'inference', 'training'},
+    'serving': BELOW | {'inference', 'training'},
     'gin_reading': set(),
     'gin_setup': {'gin_reading'},
-    'commands': BELOW | {'inference', 'training', 'gin_setup'},
-    'cli': BELOW | {'inference', 'training', 'commands'},
+    'commands': BELOW | {'inference', 'training', 'planning', 'serving', 'gin_setup'},
+    'flags': set(),
+    'cli': BELOW | {'inference', 'training', 'commands', 'flags'},
 }
 
 # Who may import these, by prefix of the module's name within the package.
@@ -47,6 +50,11 @@ RESERVED = {
     'onnx': ('checkpoints',),
     # The prompt file is a safetensors file.
     'safetensors': ('checkpoints', 'prompts.file', 'prompts.container'),
+    'fastapi': ('serving',),
+    'starlette': ('serving',),
+    'pydantic': ('serving',),
+    'uvicorn': ('serving',),
+    'prometheus_client': ('serving',),
     'gin': ('commands', 'gin_setup', 'gin_reading'),
     'argparse': ('cli',),
     'absl.flags': ('cli',),

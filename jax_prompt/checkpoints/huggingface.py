@@ -1,33 +1,54 @@
-"""Read T5 weights from Hugging Face files: `config.json` and safetensors, whole or in shards."""
+"""Read T5 weights from Hugging Face files: `config.json`, and safetensors or `pytorch_model.bin`.
+
+Either may be whole or in shards. Where both kinds lie side by side, safetensors are read.
+"""
 
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from jax_prompt.checkpoints.assemble import (
-    TreeAssembler,
+    Shardings,
+    assemble,
     check_complete,
-    check_dtype,
+    check_depth,
     check_shape,
+    check_weights,
     describe,
 )
 from jax_prompt.checkpoints.names import EMBEDDING, EMBEDDING_COPIES, HEAD, NEVER_READ, slots
+from jax_prompt.checkpoints.safetensors_file import open_safetensors
+from jax_prompt.checkpoints.tensors import RawFile, Stored, equal
+from jax_prompt.checkpoints.torch_files import open_torch
 from jax_prompt.t5.config import T5Config
 from jax_prompt.types import Params
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+TORCH_WEIGHTS = 'pytorch_model.bin'
+TORCH_INDEX = 'pytorch_model.bin.index.json'
 
-#: What a model needs of a hub repository: its shape, its weights, its vocabulary.
-_HUB_PATTERNS = ['config.json', 'model*.safetensors', INDEX, 'tokenizer.json', 'spiece.model',
-                 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json']
-_FLOATS = ('F32', 'BF16', 'F16', 'F64')
-_COMPARE_ROWS = 8192
+#: What a model needs of a hub repository beside its weights: its shape and its vocabulary.
+_HUB_PATTERNS = ['config.json', 'tokenizer.json', 'spiece.model', 'tokenizer_config.json',
+                 'special_tokens_map.json', 'added_tokens.json']
+_HUB_WEIGHTS = ['model*.safetensors', INDEX]
+#: Repositories have both kinds: the second is asked for only where the first is not there.
+_HUB_TORCH_WEIGHTS = ['pytorch_model*.bin', TORCH_INDEX]
+_JSON = '.index.json'
+
+#: The types that fields of a config.json may have; each may be null, too.
+_FIELD_KINDS = {
+    'model_type': (str,), 'feed_forward_proj': (str,), 'tie_word_embeddings': (bool,),
+    'scale_decoder_outputs': (bool,), 'eos_token_id': (int, list), 'pad_token_id': (int,),
+    'decoder_start_token_id': (int,), 'layer_norm_epsilon': (int, float),
+    'dropout_rate': (int, float), **dict.fromkeys((
+        'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers', 'num_decoder_layers',
+        'relative_attention_num_buckets', 'relative_attention_max_distance'), (int,)),
+}
+_LONGEST_TEXT = 100
 
 
 def download(repository: str) -> pathlib.Path:
@@ -45,133 +66,133 @@ def download(repository: str) -> pathlib.Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     try:
-        return pathlib.Path(snapshot_download(repository, allow_patterns=_HUB_PATTERNS))
+        folder = pathlib.Path(snapshot_download(
+            repository, allow_patterns=_HUB_PATTERNS + _HUB_WEIGHTS))
+        if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+            folder = pathlib.Path(snapshot_download(
+                repository, allow_patterns=_HUB_PATTERNS + _HUB_TORCH_WEIGHTS))
+        return folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f'could not get {repository!r} from the Hugging Face hub: {reason}; give '
                          'a repository id that exists, or a local folder') from error
 
 
-def load_hugging_face(folder: str | pathlib.Path, dtype: str = 'float32',
-                      name: str | None = None) -> tuple[T5Config, Params, str]:
+def load_hugging_face(folder: str | pathlib.Path, dtype: str = 'float32', name: str | None = None,
+                      weights: str | None = None,
+                      shardings: Shardings = None) -> tuple[T5Config, Params, str]:
     """Read a T5 from a folder in Hugging Face's format, tensor by tensor.
 
     The head is tied where `config.json` says so. Files written by transformers 5 always say so,
     whatever the weights are; there, an `lm_head.weight` that differs from the embedding decides.
 
     Args:
-      folder: holds `config.json` and `model.safetensors`, or shards and their index.
-      dtype: 'float32' or 'bfloat16', to keep the weights in.
+      folder: holds `config.json` and `model.safetensors` or `pytorch_model.bin`, or shards of
+        either and their index.
+      dtype, weights, shardings: as for `weights.load_t5`.
       name: what to call the model; the folder's name unless given.
 
     Returns:
-      The configuration, the frozen tree as numpy arrays (layers stacked) and the fingerprint.
+      The configuration, the frozen tree (layers stacked) and the fingerprint.
 
     Raises:
       FileNotFoundError: for a missing file, naming it.
       ValueError: for a corrupt file, or a missing, extra or misshapen tensor, naming it.
     """
     folder = pathlib.Path(folder)
-    check_dtype(dtype)
-    said = _read_json(folder / 'config.json', 'a Hugging Face T5 folder needs it')
-    config = T5Config.from_hugging_face(said, name or folder.resolve().name)
+    check_weights(dtype, weights)
+    said = read_json(folder / 'config.json', 'a Hugging Face T5 folder needs it')
+    config = config_of(said, str(folder / 'config.json'), name or folder.resolve().name)
     with contextlib.ExitStack() as stack:
-        tensors = _Tensors(folder, stack)
-        config = _settle_head(config, said, tensors)
-        plan = _account(config, tensors)
-        assembler = TreeAssembler(config, dtype, str(folder))
-        for tensor, stored_as in plan.items():
-            assembler.put(tensor, tensors.read(stored_as))
-        frozen, fingerprint = assembler.finish()
+        tensors = _tensors(folder, stack)
+        config = _settle_head(config, said, tensors, folder)
+        check_depth(config, len(tensors), str(folder))
+        used = _account(config, tensors, folder)
+        frozen, fingerprint = assemble(config, used, str(folder), dtype, weights, shardings)
     return config, frozen, fingerprint
 
 
-class _Tensors:
+def config_of(said: dict[str, Any], where: str, name: str) -> T5Config:
+    """Make a T5Config of a parsed config.json.
+
+    Raises:
+      ValueError: for a field that is missing, or of another type, or of a value unheard of.
+    """
+    for field, kinds in _FIELD_KINDS.items():
+        value = said.get(field)
+        too_long = isinstance(value, str) and len(value) > _LONGEST_TEXT
+        too_large = isinstance(value, int) and abs(value) >= 2**31
+        if value is not None and (type(value) not in kinds or too_long or too_large):
+            wanted = ' or '.join(kind.__name__ for kind in kinds)
+            raise ValueError(f'{where} has {field}={value!r:.60}; expected {wanted} of an '
+                             'ordinary size: copy or download it again')
+    epsilon, rate = said.get('layer_norm_epsilon'), said.get('dropout_rate')
+    if (epsilon is not None and not 0 < epsilon < 1) or (rate is not None and not 0 <= rate < 1):
+        raise ValueError(f'{where} has layer_norm_epsilon={epsilon!r} and '
+                         f'dropout_rate={rate!r}; expected numbers between 0 and 1')
+    for field in ('eos_token_id', 'pad_token_id', 'decoder_start_token_id'):
+        value = said.get(field)
+        ids = value if isinstance(value, list) else [0 if value is None else value]
+        if not ids or any(type(one) is not int or not 0 <= one < 2**31 for one in ids):
+            raise ValueError(f'{where} has {field}={value!r:.60}; expected an id of a token')
+    return T5Config.from_hugging_face(said, name)
+
+
+def _tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
     """The tensors of a folder, by name, whichever file each is in."""
-
-    def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
-        self.folder = folder
-        self._file_of: dict[str, pathlib.Path] = {}
-        self._opened = {}
-        for path in _weight_files(folder):
-            self._opened[path] = stack.enter_context(_open(path))
-            for name in self._opened[path].keys():
-                if name in self._file_of:
-                    raise ValueError(f'tensor {name!r} is in both {self._file_of[name].name} and '
-                                     f'{path.name} of {folder}; remove the file that is not meant')
-                self._file_of[name] = path
-        self.names = set(self._file_of)
-
-    def where(self, name: str) -> str:
-        """The file that holds a tensor, for messages."""
-        return str(self._file_of[name])
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which must hold floating-point numbers."""
-        slice_ = self._opened[self._file_of[name]].get_slice(name)
-        if slice_.get_dtype() not in _FLOATS:
-            raise ValueError(f'{self.where(name)} has {name!r} as {slice_.get_dtype()}; expected '
-                             f'one of {", ".join(_FLOATS)}: use the unquantised weights')
-        return tuple(slice_.get_shape())
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor as a numpy array of its own."""
-        try:
-            return self._opened[self._file_of[name]].get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f'cannot read {name!r} of {self.where(name)}: {error}; '
-                             'copy or download the file again') from error
-
-    def equal(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers, compared some rows at a time."""
-        if self.shape(one) != self.shape(other):
-            return False
-        a, b = (self._opened[self._file_of[name]].get_slice(name) for name in (one, other))
-        rows = a.get_shape()[0]
-        # safetensors takes no slice beyond the end.
-        ends = [*range(_COMPARE_ROWS, rows, _COMPARE_ROWS), rows]
-        return all(np.array_equal(a[max(end - _COMPARE_ROWS, 0):end],
-                                  b[max(end - _COMPARE_ROWS, 0):end]) for end in ends)
+    tensors: dict[str, Stored] = {}
+    for path in _weight_files(folder):
+        file = stack.enter_context(RawFile(path))
+        opened = open_torch(file) if path.suffix == '.bin' else open_safetensors(file)
+        for name, tensor in opened.items():
+            if name in tensors:
+                other = pathlib.Path(tensors[name].where).name
+                raise ValueError(f'tensor {name!r} is in both {other} and {path.name} of {folder}; '
+                                 'remove the file that is not meant')
+            tensors[name] = tensor
+    return tensors
 
 
-def _account(config: T5Config, tensors: _Tensors) -> dict[str, str]:
-    """Check every tensor by its header; return model tensor -> name it is stored under."""
-    embedding = _embedding_name(tensors)
+def _account(config: T5Config, tensors: dict[str, Stored],
+             folder: pathlib.Path) -> dict[str, Stored]:
+    """Check every tensor by its header; return model tensor -> what is stored for it."""
+    embedding = _embedding_name(tensors, folder)
     copies = set(EMBEDDING_COPIES) | ({HEAD} if config.tied_head else set())
     table = slots(config)
-    plan = {}
-    for name in sorted(tensors.names):
+    used = {}
+    for name, tensor in sorted(tensors.items()):
         model_name = EMBEDDING if name == embedding else name
         if model_name in table:
-            plan[model_name] = name
-            check_shape(name, tensors.shape(name), table[model_name].hugging_face_shape,
-                        tensors.where(name), config)
+            used[model_name] = tensor
+            check_shape(name, tensor.shape, table[model_name].hugging_face_shape, tensor.where,
+                        config)
         elif name in copies:
-            if not tensors.equal(name, embedding):
+            if not equal(tensor, tensors[embedding]):
                 why = 'T5 has one embedding table for both stacks'
                 if name == HEAD:
                     why = ('config.json ties the head; set tie_word_embeddings to false there if '
                            'the head is its own')
-                raise ValueError(f'{tensors.where(name)} has {name!r} that differs from '
+                raise ValueError(f'{tensor.where} has {name!r} that differs from '
                                  f'{embedding!r}; expected them equal: {why}')
         elif name not in NEVER_READ:
-            raise ValueError(f'{tensors.where(name)} has an unexpected tensor {name!r} '
-                             f'{list(tensors.shape(name))}; {describe(config)} has no such tensor: '
+            raise ValueError(f'{tensor.where} has an unexpected tensor {name!r} '
+                             f'{list(tensor.shape)}; {describe(config)} has no such tensor: '
                              'does config.json belong to these weights?')
-    check_complete(set(plan), config, str(tensors.folder))
-    return plan
+    check_complete(set(used), config, str(folder))
+    return used
 
 
-def _embedding_name(tensors: _Tensors) -> str:
+def _embedding_name(tensors: dict[str, Stored], folder: pathlib.Path) -> str:
     """The name the embedding table is stored under; some savers keep only one of its copies."""
     for name in (EMBEDDING, *EMBEDDING_COPIES):
-        if name in tensors.names:
+        if name in tensors:
             return name
-    raise ValueError(f'{tensors.folder} has no tensor {EMBEDDING!r}; expected the weights of a T5 '
+    raise ValueError(f'{folder} has no tensor {EMBEDDING!r}; expected the weights of a T5 '
                      'with encoder and decoder')
 
 
-def _settle_head(config: T5Config, said: dict[str, Any], tensors: _Tensors) -> T5Config:
+def _settle_head(config: T5Config, said: dict[str, Any], tensors: dict[str, Stored],
+                 folder: pathlib.Path) -> T5Config:
     """Decide by the tensors what a file's config.json leaves open about the head.
 
     transformers 5 writes `tie_word_embeddings: true` for every T5, mT5 and umT5, and for T5 alone
@@ -183,7 +204,7 @@ def _settle_head(config: T5Config, said: dict[str, Any], tensors: _Tensors) -> T
     by_5 = 'scale_decoder_outputs' in said or (version.isdigit() and int(version) >= 5)
     if not by_5 and ('tie_word_embeddings' in said or model_type == 't5'):
         return config
-    tied = HEAD not in tensors.names or tensors.equal(HEAD, _embedding_name(tensors))
+    tied = HEAD not in tensors or equal(tensors[HEAD], tensors[_embedding_name(tensors, folder)])
     scaled = config.scale_decoder_outputs
     if 'scale_decoder_outputs' not in said and model_type != 't5':
         scaled = tied and not (by_5 and model_type == 'mt5')
@@ -191,48 +212,50 @@ def _settle_head(config: T5Config, said: dict[str, Any], tensors: _Tensors) -> T
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The safetensors files of a folder, by the index where there is one."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(
-            f'{folder} has neither {WEIGHTS} nor {INDEX}; a model that has only pickled weights '
-            '(pytorch_model.bin, never read here) is converted by: python -c "from transformers '
-            "import T5ForConditionalGeneration as T5; T5.from_pretrained('MODEL')"
-            ".save_pretrained('FOLDER')\"")
-    index = _read_json(folder / INDEX, 'it lists the shards')
-    weight_map = index.get('weight_map')
+    """The files of a folder that hold its weights, by an index where there is one."""
+    for whole, index in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            return _shards(folder, index)
+    raise FileNotFoundError(f'{folder} has no weights; expected one of {WEIGHTS}, {INDEX}, '
+                            f'{TORCH_WEIGHTS}, {TORCH_INDEX}')
+
+
+def _shards(folder: pathlib.Path, index: str) -> list[pathlib.Path]:
+    """The files that an index lists, each of them in the folder itself."""
+    weight_map = read_json(folder / index, 'it lists the shards').get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f'{folder / INDEX} has no "weight_map"; expected tensor name -> file name')
+        raise ValueError(f'{folder / index} has no "weight_map"; expected tensor name -> file name')
     paths = []
     for shard in sorted(set(map(str, weight_map.values()))):
         # An index from elsewhere must not make us open files outside of its folder.
-        if shard != pathlib.PurePath(shard).name or '\\' in shard or shard in ('.', '..'):
-            raise ValueError(f'{folder / INDEX} names the shard {shard!r}; '
+        if (shard != pathlib.PurePath(shard).name or '\\' in shard or '\0' in shard
+                or shard in ('', '.', '..')):
+            raise ValueError(f'{folder / index} names the shard {shard!r:.100}; '
                              'expected a file name within the folder, without any path')
-        if not (folder / shard).is_file():
-            raise FileNotFoundError(f'{folder} has no {shard}, which {INDEX} lists; '
+        if len(os.fsencode(shard)) > 255 or not (folder / shard).is_file():
+            raise FileNotFoundError(f'{folder} has no {shard:.100}, which {index} lists; '
                                     'download the missing shard')
+        if pathlib.PurePath(shard).suffix != pathlib.PurePath(index.removesuffix(_JSON)).suffix:
+            raise ValueError(f'{folder / index} names the shard {shard!r}; expected a name that '
+                             f'ends in {pathlib.PurePath(index.removesuffix(_JSON)).suffix}')
         paths.append(folder / shard)
     return paths
 
 
-def _open(path: pathlib.Path):
-    """Open one safetensors file, or say what is wrong with it."""
-    try:
-        return safe_open(path, framework='numpy')
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f'{path} is corrupt or truncated: {error}; '
-                         'copy or download the file again') from error
+def read_json(path: pathlib.Path, purpose: str) -> dict[str, Any]:
+    """Parse a JSON object.
 
-
-def _read_json(path: pathlib.Path, purpose: str) -> dict[str, Any]:
-    """Parse a JSON object."""
+    Raises:
+      FileNotFoundError: when there is no such file, saying its purpose.
+      ValueError: when it holds anything else.
+    """
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; {purpose}')
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{path} is not valid JSON ({error}); copy or download it again') from error
     if not isinstance(value, dict):

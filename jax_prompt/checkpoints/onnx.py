@@ -7,7 +7,6 @@ become `(q - zero_point) * scale`, which is what the graph computes with, whethe
 integers (`MatMulInteger`) or dequantises first (`DequantizeLinear`).
 """
 
-import json
 import logging
 import math
 import pathlib
@@ -15,9 +14,12 @@ import re
 
 import numpy as np
 
-from jax_prompt.checkpoints.assemble import TreeAssembler, check_dtype
+from jax_prompt.checkpoints.assemble import Shardings, assemble, check_depth, check_weights
+from jax_prompt.checkpoints.huggingface import config_of, read_json
 from jax_prompt.checkpoints.names import EMBEDDING, HEAD
 from jax_prompt.checkpoints.onnx_graph import Graph, Weight, read_graph
+from jax_prompt.checkpoints.shapes import fields_from_shapes
+from jax_prompt.checkpoints.tensors import Stored, digest_arrays
 from jax_prompt.t5.config import T5Config
 from jax_prompt.types import Params
 
@@ -41,8 +43,9 @@ def find_onnx(folder: str | pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] |
     return None
 
 
-def load_onnx(folder: str | pathlib.Path, dtype: str = 'float32',
-              name: str | None = None) -> tuple[T5Config, Params, str]:
+def load_onnx(folder: str | pathlib.Path, dtype: str = 'float32', name: str | None = None,
+              weights: str | None = None,
+              shardings: Shardings = None) -> tuple[T5Config, Params, str]:
     """Read a T5 from a folder that holds its encoder and its decoder as ONNX files.
 
     Where a `config.json` lies beside them it gives the configuration. Where none does, the shapes
@@ -50,40 +53,58 @@ def load_onnx(folder: str | pathlib.Path, dtype: str = 'float32',
     and the dropout rate take T5's usual values (128; 0, 1, 0; 0.1). Either way the graph decides
     whether the head is tied (its matrix equals the embedding exactly) and whether it is scaled.
 
-    Both files hold the embedding table; as one table serves both stacks, they must be equal.
+    Both files hold the embedding table; as one table serves both stacks, they must be equal. ONNX
+    files are read whole (their format allows no more than 2 GiB); the tree is filled leaf by leaf.
 
     Args:
       folder: holds `encoder.onnx` and `decoder.onnx` (or another of `FILE_PAIRS`).
-      dtype: 'float32' or 'bfloat16', to keep the weights in.
+      dtype, weights, shardings: as for `weights.load_t5`.
       name: what to call the model; the folder's name unless given.
 
     Returns:
-      The configuration, the frozen tree as numpy arrays (layers stacked) and the fingerprint.
+      The configuration, the frozen tree (layers stacked) and the fingerprint.
 
     Raises:
       FileNotFoundError: when the pair of files is not there.
       ValueError: for a corrupt file, or a missing, extra or misshapen tensor, naming it.
     """
-    check_dtype(dtype)
+    check_weights(dtype, weights)
     folder = pathlib.Path(folder)
     name = name or folder.resolve().name
     pair = find_onnx(folder)
     if pair is None:
         wanted = ' or '.join(' + '.join(names) for names in FILE_PAIRS)
         raise FileNotFoundError(f'{folder} has no T5 as ONNX; expected {wanted}')
-    encoder, decoder = (read_graph(path) for path in pair)
-    weights = _name_weights(encoder, 'encoder') | _name_weights(decoder, 'decoder')
-    tables = [weights.pop(f'{stack} {EMBEDDING}', None) for stack in ('encoder', 'decoder')]
-    weights[EMBEDDING] = _one_embedding(tables, encoder, decoder)
-    tied = _head_is_tied(weights, decoder)
-    if tied:
-        weights.pop(HEAD, None)
-    config = _config(folder, name, weights, encoder, tied, decoder.scalar_before('lm_head'))
-    assembler = TreeAssembler(config, dtype, str(folder))
-    for tensor, weight in weights.items():
-        assembler.put(tensor, weight.values(), weight.stored, inputs_first=weight.is_matrix)
-    frozen, fingerprint = assembler.finish()
+    try:
+        config, tensors = _read(folder, name, *(read_graph(path) for path in pair))
+        frozen, fingerprint = assemble(config, tensors, str(folder), dtype, weights, shardings)
+    # What a damaged graph leads to: too few inputs, kinds of numbers that there are none of,
+    # scales that do not fit. Found by fuzzing.
+    except (TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f'the ONNX files in {folder} are corrupt ({error!s:.200}); '
+                         'copy or export them again') from error
     return config, frozen, fingerprint
+
+
+def _read(folder: pathlib.Path, name: str, encoder: Graph,
+          decoder: Graph) -> tuple[T5Config, dict[str, Stored]]:
+    """The configuration and the tensors of both graphs."""
+    found = _name_weights(encoder, 'encoder') | _name_weights(decoder, 'decoder')
+    tables = [found.pop(f'{stack} {EMBEDDING}', None) for stack in ('encoder', 'decoder')]
+    found[EMBEDDING] = _one_embedding(tables, encoder, decoder)
+    tied = _head_is_tied(found, decoder)
+    if tied:
+        found.pop(HEAD, None)
+    config = _config(folder, name, found, encoder, tied, decoder.scalar_before('lm_head'))
+    check_depth(config, len(found), str(folder))
+    return config, {tensor: _stored(weight) for tensor, weight in found.items()}
+
+
+def _stored(weight: Weight) -> Stored:
+    """A weight as a tensor to assemble; it is dequantised when it is read."""
+    return Stored(str(weight.path), np.dtype(np.float32), weight.shape,
+                  lambda start, stop: weight.values()[start:stop],
+                  lambda: digest_arrays(weight.stored), weight.is_matrix, sliced=False)
 
 
 def _name_weights(graph: Graph, stack: str) -> dict[str, Weight]:
@@ -151,10 +172,7 @@ def _config(folder, name, weights, encoder, tied, scale) -> T5Config:
     """The configuration from config.json or else from the shapes; head and scale as found."""
     path = folder / 'config.json'
     if path.is_file():
-        try:
-            config = T5Config.from_hugging_face(json.loads(path.read_text(encoding='utf-8')), name)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{path} is not valid JSON ({error}); mend or remove it') from error
+        config = config_of(read_json(path, 'it tells the shape'), str(path), name)
         config_fields = config.to_dict()
     else:
         config_fields = _config_from_shapes(weights, encoder, name)
@@ -168,29 +186,9 @@ def _config(folder, name, weights, encoder, tied, scale) -> T5Config:
 
 def _config_from_shapes(weights: dict[str, Weight], encoder: Graph, name: str) -> dict:
     """The fields of a T5Config that shapes and operators tell."""
-    prefix = 'encoder.block.0'
-    needed = (f'{prefix}.{_RELATIVE_BIAS}', f'{prefix}.layer.0.SelfAttention.q.weight',
-              f'{prefix}.layer.1.DenseReluDense.wo.weight')
-    for tensor in needed:
-        if tensor not in weights:
-            raise ValueError(f'{encoder.path} has no tensor {tensor!r}, and there is no '
-                             'config.json beside it to tell the shape; expected a T5 export')
-    bias, query, out = (weights[tensor].shape for tensor in needed)
-    depths = {stack: 1 + max([int(match[1]) for tensor in weights if (
-        match := re.match(rf'{stack}\.block\.(\d+)\.', tensor))], default=0)
-        for stack in ('encoder', 'decoder')}
-    vocab_size, d_model = weights[EMBEDDING].shape
-    buckets, num_heads = bias
-    if query[1] % num_heads:
-        raise ValueError(f'{encoder.path} has {num_heads} heads by its relative bias, but queries '
-                         f'of width {query[1]}; expected a multiple')
-    fields = dict(
-        vocab_size=vocab_size, d_model=d_model, d_kv=query[1] // num_heads, d_ff=out[0],
-        num_heads=num_heads, num_layers=depths['encoder'], num_decoder_layers=depths['decoder'],
-        activation=_activation(encoder),
-        gated=f'{prefix}.layer.1.DenseReluDense.wi_0.weight' in weights,
-        per_layer_relative_bias=f'encoder.block.1.{_RELATIVE_BIAS}' in weights,
-        relative_attention_num_buckets=buckets, name=name)
+    fields = fields_from_shapes(weights, str(encoder.path)) | dict(
+        activation=_activation(encoder), name=name,
+        per_layer_relative_bias=f'encoder.block.1.{_RELATIVE_BIAS}' in weights)
     epsilon = encoder.scalar_added_in('final_layer_norm')
     if epsilon is not None:
         fields['layer_norm_epsilon'] = epsilon

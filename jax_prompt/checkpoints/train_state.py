@@ -31,7 +31,8 @@ class TrainStateStore:
     """Save and restore training states in a folder of numbered checkpoints.
 
     Saving is synchronous: the prompt and its optimizer state are small, and a state that `save`
-    returned from survives the process. Every process of a multi-process run makes the same calls.
+    returned from survives the process. Where several processes make one program, the first alone
+    opens a store.
 
     Example::
 
@@ -64,10 +65,12 @@ class TrainStateStore:
         self._folder = epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
         if self._folder.exists() and not self._folder.is_dir():
             raise ValueError(f'{self._folder} is a file; expected a folder for the checkpoints')
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
+            create=False,
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True, enable_async_checkpointing=False,
-            save_root_metadata=False))
+            save_root_metadata=False, multiprocessing_options=_alone(ocp)))
 
     def save(self, state: TrainState, host_state: dict[str, Any] | None = None) -> None:
         """Write a checkpoint and wait until it is whole on disk.
@@ -96,8 +99,7 @@ class TrainStateStore:
         args = self._ocp.args
         self._manager.save(step, force=True, args=args.Composite(
             state=args.StandardSave(leaves), host=args.JsonSave(record)))
-        if jax.process_index() == 0:
-            _list_files(self._folder / str(step))
+        _list_files(self._folder / str(step))
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Read the newest checkpoint that is whole.
@@ -173,16 +175,13 @@ class TrainStateStore:
         """Report damaged checkpoints and rename them out of the way."""
         if not reasons:
             return
-        _synchronise('found')  # Nobody may still be reading what is renamed here.
         for step, reason in reasons.items():
             _logger.warning('checkpoint %s is damaged (%s); using the one of step %d before it',
                             self._folder / str(step), reason, used)
-            if jax.process_index() == 0:
-                target = self._folder / f'{_UNUSABLE}{step}'
-                if target.exists():
-                    target.rmtree()
-                (self._folder / str(step)).rename(target)
-        _synchronise('renamed')
+            target = self._folder / f'{_UNUSABLE}{step}'
+            if target.exists():
+                target.rmtree()
+            (self._folder / str(step)).rename(target)
         self._manager.reload()
 
 
@@ -289,8 +288,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _synchronise(what: str) -> None:
-    """Wait for the other processes, where there are any."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-        multihost_utils.sync_global_devices(f'jax_prompt checkpoints {what}')
+def _alone(ocp):
+    """Tell Orbax not to wait for processes that do not take part."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})

@@ -11,13 +11,24 @@ import jax
 
 from jax_prompt import gin_setup
 from jax_prompt.commands.evaluate import evaluate_command
+from jax_prompt.commands.export_prompt import export_command
+from jax_prompt.commands.import_prompt import import_command
+from jax_prompt.commands.inspect_prompt import inspect_command
 from jax_prompt.commands.names import CONFIGURABLES, TASKS
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.train import train_command
 
 __all__ = ['COMMANDS', 'CONFIGURABLES', 'TASKS', 'configure', 'quieten_libraries', 'run']
 
-COMMANDS = {'train': train_command, 'evaluate': evaluate_command, 'predict': predict_command}
+#: By the names that gin knows them by; `import` is a word of gin's own.
+COMMANDS = {
+    'train': train_command,
+    'evaluate': evaluate_command,
+    'predict': predict_command,
+    'import_prompt': import_command,
+    'export_prompt': export_command,
+    'inspect_prompt': inspect_command,
+}
 
 
 def quieten_libraries() -> None:

@@ -6,6 +6,7 @@ from jax_prompt.commands.shared import check_types, open_prompt, print_table, re
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.training.evaluation import make_evaluator, make_features
@@ -32,8 +33,9 @@ def evaluate_command(model: FrozenModel | None = None,
     features = make_features(examples, task, model, layout, prompt_PD.shape[0])
     evaluator = make_evaluator(model, task, settings.evaluate_by, settings.evaluation_batch_size)
     name = 'no prompt' if prompt is None else prompt
-    print_table(f'{task.name}, {split} ({len(examples)} examples)',
-                 {name: evaluator(prompt_PD, features)})
+    metrics = evaluator(prompt_PD, features)
+    if is_first():
+        print_table(f'{task.name}, {split} ({len(examples)} examples)', {name: metrics})
     return 0
 
 

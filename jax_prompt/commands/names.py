@@ -8,7 +8,7 @@ from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.training import optimizers
-from jax_prompt.training.frozen_model import open_model
+from jax_prompt.training.frozen_model import MeshSettings, open_model
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
@@ -16,6 +16,7 @@ TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
 #: Constructors by their names in gin files.
 CONFIGURABLES: dict[str, Callable] = TASKS | {
     'model': open_model,
+    'mesh': MeshSettings,
     'prompt': PromptSettings,
     'settings': TrainSettings,
     'layout': Layout,

@@ -6,6 +6,7 @@ from jax_prompt import gin_setup
 from jax_prompt.commands.shared import check_types, print_table, require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.parallel.hosts import is_first
 from jax_prompt.training.card import size_line
 from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.run import Outcome, train
@@ -23,7 +24,8 @@ def train_command(model: FrozenModel | None = None, task: TextTask | RegisteredT
     require(output, 'output folder', '--output=FOLDER')
     outcome = train(model, task, output, prompt, optimizer, settings,
                     gin_setup.operative_configuration(), quiet)
-    _print_outcome(outcome, task)
+    if is_first():
+        _print_outcome(outcome, task)
     return 0
 
 

@@ -67,7 +67,8 @@ def choose_buckets(lengths: Sequence[int], max_buckets: int = 6, multiple: int =
 
 
 def train_batches(features: Features, batch_size: int, seed: int,
-                  buckets: Sequence[int] | None = None, start_step: int = 0) -> Iterator[Batch]:
+                  buckets: Sequence[int] | None = None, start_step: int = 0,
+                  host_rows: np.ndarray | None = None) -> Iterator[Batch]:
     """Yield training batches without end.
 
     Each epoch is a fresh permutation by (seed, epoch). Every example takes the next place in a
@@ -82,6 +83,7 @@ def train_batches(features: Features, batch_size: int, seed: int,
         buckets: padded lengths; None pads all to the longest. What is longer than the last gets
             one more bucket.
         start_step: the first batch to yield, counted from the run's beginning.
+        host_rows: which rows of each batch this host reads, ascending; None for all.
 
     Yields:
         `Features.batch` dicts; S is one of the buckets.
@@ -94,7 +96,9 @@ def train_batches(features: Features, batch_size: int, seed: int,
         raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
     buckets = _covering(buckets, features.lengths)
     order = _Order(_bucket_of(features.lengths, buckets), len(buckets), batch_size, seed)
-    return (features.batch(rows, buckets[bucket]) for bucket, rows in order.batches(start_step))
+    mine = slice(None) if host_rows is None else host_rows
+    return (features.batch(rows[mine], buckets[bucket])
+            for bucket, rows in order.batches(start_step))
 
 
 def eval_batches(features: Features, batch_size: int, buckets: Sequence[int] | None = None,

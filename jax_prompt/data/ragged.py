@@ -1,6 +1,7 @@
 """Sequences of unequal length as one flat array and offsets."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ class Ragged:
             raise IndexError(f'sequence {index} of {len(self)}')
         return self.flat[self.offsets[index]:self.offsets[index + 1]]
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Return int64[N], the length of each sequence."""
         return np.diff(self.offsets)

@@ -4,19 +4,20 @@ An input is encoded once, and the decoder's keys and values for attending to it 
 all labels are then scored against them, whatever their lengths.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference.encode import encode_inputs
+from jax_prompt.inference.encode import encode_examples
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: score(frozen, prompt_PD, ids_BS) -> float32[B, C]
-LabelScorer = Callable[[Params, Array, Array], Array]
+LabelScorer = Callable[..., Array]
 
 #: Bytes of logits alive at one time. Beyond it labels are scored in groups, so that memory does not
 #: grow with their number: a hundred labels of three tokens in a batch of 64 would need 2.4 GB.
@@ -35,7 +36,8 @@ def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
 
     Returns:
       score(frozen, prompt_PD, ids_BS) -> float32[B, C]: the log-probability of each label given
-      the input. Rows of pads alone are allowed; their scores mean nothing.
+      the input. Rows of pads alone are allowed; their scores mean nothing. Packed inputs are scored
+      by score(frozen, prompt_PD, ids, segment_ids, room), see `encode.encode_examples`.
 
     Raises:
       ValueError: for fewer than two labels, a label without tokens, two labels with the same
@@ -47,9 +49,10 @@ def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
     if normalise_length:
         weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
 
-    @jax.jit
-    def score(frozen: Params, prompt_PD: Array, ids_BS: Array) -> Array:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+    @functools.partial(jax.jit, static_argnames='room')
+    def score(frozen: Params, prompt_PD: Array, ids: Array, segment_ids: Array | None = None,
+              room: tuple[int, int] | None = None) -> Array:
+        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt_PD, ids, segment_ids, room)
         return score_labels(model, frozen, encoded_BSD, mask_BS, targets_CL, weights_CL)
 
     return score

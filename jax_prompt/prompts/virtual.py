@@ -22,7 +22,8 @@ def embed(
 
     Args:
         table_VD: float[V, D], the frozen embedding table.
-        prompt_PD: float32[P, D], the trained rows. With P = 0 this is the plain lookup.
+        prompt_PD: float32[P, D], the trained rows. With P = 0 this is the plain lookup. Or
+            float32[G, P, D]: a prompt for each of G equal groups of consecutive rows of `ids_BS`.
         ids_BS: int32[..., S], token ids and virtual ids.
         dtype: the dtype of the activations.
 
@@ -30,13 +31,18 @@ def embed(
         dtype[..., S, D].
 
     Raises:
-        ValueError: the widths of table and prompt differ, or one of them is not a matrix.
+        ValueError: the widths of table and prompt differ, or the table is not a matrix.
 
     Example:
         >>> table, prompt = jnp.zeros((4, 2)), jnp.ones((1, 2))
         >>> embed(table, prompt, jnp.array([4, 0]))[:, 0].tolist()
         [1.0, 0.0]
     """
+    if prompt_PD.ndim == 3:
+        ids_GBS = ids_BS.reshape(prompt_PD.shape[0], -1, ids_BS.shape[-1])
+        hidden_GBSD = jax.vmap(lambda prompt_PD, ids_BS: embed(table_VD, prompt_PD, ids_BS, dtype))(
+            prompt_PD, ids_GBS)
+        return hidden_GBSD.reshape(*ids_BS.shape, table_VD.shape[1])
     if table_VD.ndim != 2 or prompt_PD.ndim != 2 or table_VD.shape[1] != prompt_PD.shape[1]:
         raise ValueError(
             f'prompt has shape {tuple(prompt_PD.shape)} but the embedding table has shape '

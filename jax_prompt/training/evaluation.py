@@ -1,25 +1,36 @@
 """Evaluate a prompt on a split: rank classification, greedy decoding, or both."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_prompt.data.batches import choose_buckets, eval_batches
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.inference.generate import before_end, make_generator
+from jax_prompt.data.packing import choose_packing, packed_eval_batches
+from jax_prompt.inference.encode import encode_examples
+from jax_prompt.inference.generate import before_end, decode_tokens
 from jax_prompt.inference.metrics import accuracy, exact_match
 from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.parallel.hosts import fetch
+from jax_prompt.parallel.mesh import DATA
+from jax_prompt.parallel.placement import place
+from jax_prompt.parallel.rules import batch_sharding
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.t5.model import T5
 from jax_prompt.training.frozen_model import FrozenModel
-from jax_prompt.types import Array
+from jax_prompt.types import Array, Batch, Params
 
 #: What each way of evaluating reports.
 METRIC_OF = {'rank': 'accuracy', 'greedy': 'exact_match'}
-#: run(frozen, prompt_PD, ids_BS) -> one row an example
-_Run = Callable[[Any, Array, Array], Array]
+#: run(frozen, prompt_PD, ids, segment_ids, room) -> one row an example; see `encode_examples`
+_Run = Callable[..., Array]
+#: The keys of a batch that decide its results.
+_INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,8 +40,9 @@ class Evaluator:
     Attributes:
       frozen_model: the model.
       ways: 'rank', 'greedy' or both, the one that chooses the best prompt first.
-      batch_size: examples a batch.
+      batch_size: examples a batch; raised to a multiple of the mesh's data axis.
       buckets: padded lengths, virtual tokens included; None to choose them for each split.
+      packed: put several examples in a row instead; `buckets` then do not count.
       score: ranks labels; None where no way needs it.
     """
 
@@ -38,6 +50,7 @@ class Evaluator:
     ways: tuple[str, ...]
     batch_size: int
     buckets: Sequence[int] | None = None
+    packed: bool = False
     score: _Run | None = None
     # One compiled generator for each decoder length that a split asks for.
     generators: dict[int, _Run] = dataclasses.field(default_factory=dict)
@@ -65,8 +78,7 @@ class Evaluator:
 
     def _greedy(self, prompt_PD: Array, features: Features) -> float:
         length = features.decoder_length
-        generate = self.generators.setdefault(
-            length, make_generator(self.frozen_model.model, length))
+        generate = self.generators.setdefault(length, _greedy(self.frozen_model.model, length))
         decode = self.frozen_model.vocabulary.decode
         rows = self._collect(generate, prompt_PD, features)
         predicted = [decode(before_end(row, self._end_id)).strip() for row in rows]
@@ -80,18 +92,50 @@ class Evaluator:
 
     def _collect(self, run: _Run, prompt_PD: Array, features: Features) -> list[np.ndarray]:
         """Run all examples; return a row of results for each, in the order of the features."""
-        buckets = self.buckets or choose_buckets(features.lengths)
-        pending = [(run(self.frozen_model.frozen, prompt_PD, batch['encoder_input_tokens']), rows)
-                   for batch, rows, _ in eval_batches(features, self.batch_size, buckets)]
+        pending = [(run(self.frozen_model.frozen, prompt_PD, *arrays, **switches), places)
+                   for arrays, switches, places in self._inputs(features)]
         results: list[Any] = [None] * len(features)
-        for output, rows in pending:
-            for row, result in zip(rows, np.asarray(output), strict=False):
-                results[row] = result
+        for output, places in pending:
+            for at, result in zip(places.ravel(), fetch(output), strict=False):
+                if at >= 0:
+                    results[at] = result
         return results
+
+    def _inputs(self, features: Features) -> Iterator[tuple[list[Array], dict, np.ndarray]]:
+        """Yield what `_Run` takes, on the devices, and the place of each of its results, or -1."""
+        mesh = self.frozen_model.mesh
+        sharding, share = batch_sharding(mesh), mesh.shape[DATA]
+
+        def placed(batch: Batch) -> list[Array]:
+            return [place(batch[key], sharding) for key in _INPUTS if key in batch]
+
+        batch_size = -(-self.batch_size // share) * share
+        if not self.packed:
+            buckets = self.buckets or choose_buckets(features.lengths)
+            for batch, rows, _ in eval_batches(features, batch_size, buckets):
+                yield placed(batch), {}, rows
+            return
+        packing = choose_packing(features, batch_size, row_multiple=share)
+        room = packing.segments, int(features.lengths.max())
+        for batch, places in packed_eval_batches(features, batch_size, packing):
+            yield placed(batch), {'room': room}, places
+
+
+def _greedy(model: T5, length: int) -> _Run:
+    """Compile greedy decoding of so many tokens, from inputs packed or not."""
+
+    @functools.partial(jax.jit, static_argnames='room')
+    def generate(frozen: Params, prompt_PD: Array, ids: Array, segment_ids: Array | None = None,
+                 room: tuple[int, int] | None = None) -> Array:
+        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt_PD, ids, segment_ids, room)
+        return decode_tokens(model, frozen, encoded_BSD, mask_BS, length)
+
+    return generate
 
 
 def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | None = None,
-                   batch_size: int = 64, buckets: Sequence[int] | None = None) -> Evaluator:
+                   batch_size: int = 64, buckets: Sequence[int] | None = None,
+                   packed: bool = False) -> Evaluator:
     """Build the evaluator of a task.
 
     Args:
@@ -100,6 +144,7 @@ def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | N
       ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
       batch_size: examples a batch.
       buckets: padded lengths, virtual tokens included; None to choose them for each split.
+      packed: put several examples in a row instead.
 
     Returns:
       The evaluator.
@@ -113,7 +158,7 @@ def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | N
     if 'rank' in ways:
         labels = encode_labels(task, frozen_model.vocabulary)
         score = make_label_scorer(frozen_model.model, [list(labels[i]) for i in range(len(labels))])
-    return Evaluator(frozen_model, tuple(ways), batch_size, buckets, score)
+    return Evaluator(frozen_model, tuple(ways), batch_size, buckets, packed, score)
 
 
 def make_features(examples: Examples, task: Any, frozen_model: FrozenModel, layout: Layout,

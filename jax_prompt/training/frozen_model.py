@@ -5,11 +5,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jax_prompt.checkpoints.weights import load_t5
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.parallel.mesh import make_mesh
+from jax_prompt.parallel.placement import place
+from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.t5.model import T5, count_parameters
 from jax_prompt.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """How the devices share the work.
+
+    Attributes:
+      shape: 'data:4,model:2': examples of a batch are spread over `data`, weights over `model`; -1
+        for what the other leaves. The default spreads the batch over all devices.
+      shard_weights_over_data: spread the weights over `data` too (fully sharded), for models that
+        do not fit otherwise; every layer's weights then travel at every step.
+    """
+
+    shape: str = 'data:-1'
+    shard_weights_over_data: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +37,8 @@ class FrozenModel:
 
     Attributes:
       model: the shape, with how to compute.
-      frozen: the weights, on the devices.
+      frozen: the weights, on the devices of the mesh.
+      mesh: the devices.
       vocabulary: encodes and decodes text for it.
       source: where it was loaded from.
       name: what prompt files and messages call it.
@@ -28,6 +48,7 @@ class FrozenModel:
 
     model: T5
     frozen: Params
+    mesh: Mesh
     vocabulary: Any
     source: str
     name: str
@@ -46,8 +67,8 @@ class FrozenModel:
 
 
 def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
-               scan_layers: bool | None = None, remat: str = 'none',
-               name: str | None = None) -> FrozenModel:
+               scan_layers: bool | None = None, remat: str = 'none', name: str | None = None,
+               mesh: MeshSettings | None = None) -> FrozenModel:
     """Load a T5 and its vocabulary.
 
     Args:
@@ -60,6 +81,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
         layers on CPU, where they are a tenth faster.
       remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
       name: what to call it; None for its folder's or repository's name.
+      mesh: how the devices share the work; None for the batch spread over all of them.
 
     Returns:
       The model.
@@ -71,12 +93,16 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
         raise ValueError('no model given; name one with --model=SOURCE or as model.source in gin')
     on_cpu = jax.default_backend() == 'cpu'
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
+    mesh = mesh or MeshSettings()
+    devices = make_mesh(mesh.shape)
     loaded = load_t5(source, dtype)
     if vocabulary is None and loaded.folder is None:
         raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
     words = load_vocabulary(vocabulary or str(loaded.folder))
     model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat,
-               scan_layers=not on_cpu if scan_layers is None else scan_layers)
-    return FrozenModel(model, jax.device_put(loaded.frozen), words, source,
+               scan_layers=not on_cpu if scan_layers is None else scan_layers,
+               activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
+    shardings = frozen_shardings(devices, loaded.frozen, mesh.shard_weights_over_data)
+    return FrozenModel(model, place(loaded.frozen, shardings), devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words))

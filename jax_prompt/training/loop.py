@@ -2,23 +2,31 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from jax_prompt.checkpoints.train_state import TrainStateStore
-from jax_prompt.data.batches import train_batches
-from jax_prompt.data.features import Features
+from jax_prompt.parallel.hosts import stop_requests
+from jax_prompt.parallel.placement import global_batch, place
+from jax_prompt.parallel.rules import state_shardings
+from jax_prompt.training.first_host import StateKeeper
 from jax_prompt.training.progress import ProgressBar
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import TrainStep
-from jax_prompt.types import Params, TrainState
+from jax_prompt.types import Batch, Params, TrainState
 
 _KEPT = ('The run keeps its last checkpoint and best prompt; lower the learning rate, and see that '
          'the weights are float32 or bfloat16')
+
+
+class Stopped(RuntimeError):
+    """The run was told to stop (SIGTERM) and has saved everything; the same command resumes it."""
+
+    #: By which a shell knows a program that SIGTERM ended; clusters start such a job again.
+    exit_code = 143
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Progress:
       finished_at: the step at which the run ended; None while it runs.
       results: what `finish` returned, for a run that ended.
       compared: whether those are with the comparisons that `settings.compare` asks for.
+      unreported: metrics of the last steps that stand in no line of the log yet, a dict a step;
+        only in the checkpoint of a run that was told to stop.
     """
 
     best: float | None = None
@@ -40,6 +50,7 @@ class Progress:
     finished_at: int | None = None
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
     compared: bool = False
+    unreported: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +60,9 @@ class Loop:
     Attributes:
       settings: how to train.
       frozen: the frozen weights.
+      mesh: where they live.
       step: the compiled update.
-      features: the training split.
-      buckets: padded lengths of the batches; None for one length.
+      batches: first step -> batches of the training split from there on, this host's rows.
       evaluate: state -> metrics on the validation split.
       main_metric: the one that chooses the best prompt.
       is_finite: state -> whether all of its prompt is finite.
@@ -62,9 +73,9 @@ class Loop:
 
     settings: TrainSettings
     frozen: Params
+    mesh: jax.sharding.Mesh
     step: TrainStep
-    features: Features
-    buckets: tuple[int, ...] | None
+    batches: Callable[[int], Iterator[Batch]]
     evaluate: Callable[[TrainState], dict[str, float]]
     main_metric: str
     is_finite: Callable[[TrainState], bool]
@@ -73,7 +84,7 @@ class Loop:
     test_split: str
 
 
-def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
+def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
              open_log: Callable[[int | None], MetricsLog], quiet: bool = False) -> Progress:
     """Train from the newest checkpoint, or from the start, to the end.
 
@@ -84,7 +95,7 @@ def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
     Args:
       loop: the run.
       state: the state before the first update; donated.
-      store: the run's checkpoints.
+      store: keeps the run's checkpoints.
       open_log: the step resumed from, or None -> the log of metrics.
       quiet: show no progress.
 
@@ -93,13 +104,16 @@ def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
 
     Raises:
       ValueError: when the loss stops being finite. Everything up to the last checkpoint is kept.
+      Stopped: after SIGTERM, with a checkpoint of the last step.
     """
     settings = loop.settings
+    shardings = state_shardings(loop.mesh, state)
     restored = store.restore_latest(state)
     progress = Progress()
     if restored is not None:
         state, host_state = restored
         progress = Progress(**host_state)
+    state = place(state, shardings)
     start = int(state.step)
     over = restored is not None and _is_over(progress, start, settings)
     if over and progress.finished_at is not None and progress.compared == settings.compare:
@@ -118,25 +132,39 @@ def run_loop(loop: Loop, state: TrainState, store: TrainStateStore,
         return _train(loop, state, progress, store, log, bar)
 
 
-def _train(loop: Loop, state: TrainState, progress: Progress, store: TrainStateStore,
+def _train(loop: Loop, state: TrainState, progress: Progress, store: StateKeeper,
            log: MetricsLog, bar: ProgressBar) -> Progress:
     """Run the steps that are left."""
     settings = loop.settings
     step = start = int(state.step)
-    pending: list[dict[str, jax.Array]] = []
-    batches = train_batches(loop.features, settings.batch_size, settings.seed, loop.buckets, start)
-    while not _is_over(progress, step, settings):
-        state, metrics = loop.step(state, loop.frozen, next(batches))
-        pending.append(metrics)
-        step += 1
-        evaluating = step % settings.evaluate_every == 0 or step == settings.steps
-        if evaluating or step % settings.log_every == 0:
-            numbers = _report(pending, step, log)
-            bar.update(step, len(pending) * settings.batch_size, **numbers)
-            pending = []
-        if evaluating:
-            state, progress = _evaluate(loop, state, progress, store, log, bar)
+    pending: list[dict[str, Any]] = list(progress.unreported)
+    progress = dataclasses.replace(progress, unreported=[])
+    batches = loop.batches(start)
+    with stop_requests() as stop_wanted:
+        while not _is_over(progress, step, settings):
+            state, metrics = loop.step(state, loop.frozen, global_batch(next(batches), loop.mesh))
+            pending.append(metrics)
+            step += 1
+            evaluating = step % settings.evaluate_every == 0 or step == settings.steps
+            if evaluating or step % settings.log_every == 0:
+                numbers = _report(pending, step, log)
+                bar.update(step, len(pending) * settings.batch_size, **numbers)
+                pending = []
+            if evaluating:
+                state, progress = _evaluate(loop, state, progress, store, log, bar)
+            if stop_wanted(step) and not _is_over(progress, step, settings):
+                _stop(state, progress, pending, store, log)
     return progress
+
+
+def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]], store: StateKeeper,
+          log: MetricsLog) -> NoReturn:
+    """Save everything, so that the resumed run writes the very lines that this one would have."""
+    rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
+    log.flush()
+    store.save(state, dataclasses.asdict(dataclasses.replace(progress, unreported=rows)))
+    raise Stopped(f'told to stop; saved at step {int(state.step)}; start the same command again '
+                  'to go on')
 
 
 def _is_over(progress: Progress, step: int, settings: TrainSettings) -> bool:
@@ -162,7 +190,7 @@ def _report(pending: list[dict[str, jax.Array]], step: int, log: MetricsLog) -> 
     return numbers
 
 
-def _evaluate(loop: Loop, state: TrainState, progress: Progress, store: TrainStateStore,
+def _evaluate(loop: Loop, state: TrainState, progress: Progress, store: StateKeeper,
               log: MetricsLog, bar: ProgressBar) -> tuple[TrainState, Progress]:
     """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
     step = int(state.step)

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 
 from jax_prompt.types import Array
 
+#: The step differentiates the sum over the batch's target tokens, or their mean.
 REDUCTIONS = ('sum', 'mean')
 
 
-def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array, z_loss: float = 1e-4,
-               reduction: str = 'sum') -> tuple[Array, dict[str, Array]]:
-    """Compute the cross-entropy of target tokens, plus `z_loss * log(Z)**2`.
+def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
+               z_loss: float = 1e-4) -> tuple[Array, dict[str, Array]]:
+    """Compute the cross-entropy of target tokens, plus `z_loss * log(Z)**2`, summed.
 
     The z-loss keeps the softmax's normaliser near one, so that logits do not drift.
 
@@ -19,7 +20,6 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array, z_loss: 
       targets_BL: int32[B, L], the token to predict at each position.
       weights_BL: float32[B, L], 0 where there is no target.
       z_loss: weight of the squared log-normaliser.
-      reduction: 'sum' over the batch's target tokens, or their 'mean'.
 
     Returns:
       The loss float32[] and sums over the batch to be divided by `tokens` for reporting: `loss`
@@ -35,8 +35,6 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array, z_loss: 
     cross_entropy = jnp.sum((log_z_BL - jnp.sum(chosen_BLV, -1)) * weights_BL)
     penalty = jnp.sum(z_loss * log_z_BL**2 * weights_BL)
     tokens = jnp.sum(weights_BL)
-    total = cross_entropy + penalty
-    if reduction == 'mean':
-        total = total / jnp.maximum(tokens, 1.0)
     correct = jnp.sum((jnp.argmax(logits_BLV, -1) == targets_BL) * weights_BL)
-    return total, {'loss': cross_entropy, 'z_loss': penalty, 'correct': correct, 'tokens': tokens}
+    metrics = {'loss': cross_entropy, 'z_loss': penalty, 'correct': correct, 'tokens': tokens}
+    return cross_entropy + penalty, metrics

@@ -2,40 +2,48 @@
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from jax_prompt.checkpoints.train_state import TrainStateStore
-from jax_prompt.data.batches import choose_buckets
-from jax_prompt.data.examples import Examples, load_examples
+from jax_prompt.data.batches import train_batches
 from jax_prompt.data.features import Features
+from jax_prompt.data.packing import choose_packing, packed_train_batches
+from jax_prompt.parallel.hosts import from_first, is_first
+from jax_prompt.parallel.mesh import DATA
+from jax_prompt.parallel.placement import host_rows
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
-from jax_prompt.prompts.initializers import InitContext, class_labels, sampled_vocabulary
-from jax_prompt.prompts.methods import Method, direct
 from jax_prompt.training import optimizers
 from jax_prompt.training.card import Card, write_card
 from jax_prompt.training.curves import draw_curves
-from jax_prompt.training.evaluation import Evaluator, make_evaluator, make_features
+from jax_prompt.training.evaluation import make_features
+from jax_prompt.training.first_host import StateKeeper, load_from_first, open_metrics
 from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.loop import Loop, Progress, run_loop
-from jax_prompt.training.reporting import MetricsLog
-from jax_prompt.training.run_folder import CARD_FILE, CURVES_FILE, GIN_FILE, RunFolder, claim
+from jax_prompt.training.run_folder import (
+    CARD_FILE,
+    CURVES_FILE,
+    GIN_FILE,
+    RunFolder,
+    check_same,
+    claim,
+)
 from jax_prompt.training.settings import PromptSettings, TrainSettings
+from jax_prompt.training.setup import (
+    Setup,
+    constructor_name,
+    run_identity,
+    set_up,
+    train_buckets,
+)
 from jax_prompt.training.step import init_state, make_train_step
-from jax_prompt.types import Params, TrainState
-
-#: Settings that do not change a run's trajectory: they may differ when it is resumed.
-_FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'compare')
-
-#: Configuration whose effect stands in the identity already; paths in it may change.
-_TOLD_OTHERWISE = ('train.', 'model.', 'settings.', 'TASK', 'file_task.', 'registered_task.',
-                   'rotten_tomatoes.', 'imdb.', 'layout.')
+from jax_prompt.types import Batch, TrainState
 
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
@@ -62,22 +70,6 @@ class Outcome:
     prompt_bytes: int
     model_bytes: int
     trained_numbers: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Setup:
-    """What is known before the first step."""
-
-    model: FrozenModel
-    task: Any
-    prompt: PromptSettings
-    settings: TrainSettings
-    method: Method
-    initial: Params
-    examples: Mapping[str, Examples]
-    features: Mapping[str, Features]
-    test_split: str
-    evaluator: Evaluator
 
 
 def train(model: FrozenModel, task: Any, output: str, prompt: PromptSettings | None = None,
@@ -107,127 +99,103 @@ def train(model: FrozenModel, task: Any, output: str, prompt: PromptSettings | N
     Raises:
       ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
     """
-    setup = _set_up(model, task, prompt or PromptSettings(), settings or TrainSettings())
+    setup = set_up(model, task, prompt or PromptSettings(), settings or TrainSettings())
     optimizer = optimizer or optimizers.adafactor()
     configuration = dict(configuration or {})
-    folder = claim(output, _identity(setup, optimizer, configuration))
-    if configuration:
-        lines = [f'{name} = {value}' for name, value in sorted(configuration.items())]
-        folder.write_text(GIN_FILE, '\n'.join(lines) + '\n')
+    folder = _claim(output, run_identity(setup, optimizer, configuration), configuration)
     loop = _loop(setup, optimizer, folder)
-    store = TrainStateStore(folder.checkpoints, setup.settings.keep)
+    store = StateKeeper(folder.checkpoints, setup.settings.keep)
     state = init_state(jax.tree.map(jnp.copy, setup.initial), optimizer)
     try:
-        progress = run_loop(loop, state, store,
-                            functools.partial(MetricsLog, folder.path), quiet)
+        progress = run_loop(loop, state, store, functools.partial(open_metrics, folder.path),
+                            quiet or not is_first())
     finally:
         store.close()
-    _best_prompt(folder)
-    draw_curves(folder.metrics, folder.path / CURVES_FILE)
+    _best_prompt(folder, setup)
     outcome = _outcome(setup, folder, progress)
-    write_card(folder.path / CARD_FILE, _card(setup, outcome, configuration, progress))
+    if is_first():
+        draw_curves(folder.metrics, folder.path / CURVES_FILE)
+        write_card(folder.path / CARD_FILE, _card(setup, outcome, configuration, progress))
     return outcome
 
 
-def _set_up(model: FrozenModel, task: Any, prompt: PromptSettings,
-            settings: TrainSettings) -> _Setup:
-    """Read the data and make the prompt to start from; raises before anything is written."""
-    splits = ['train', 'validation'] + (['test'] if 'test' in task.splits else [])
-    limits = {'validation': settings.evaluation_limit}
-    examples = {split: load_examples(task, split, model.vocabulary, limits.get(split))
-                for split in splits}
-    features = {split: make_features(found, task, model, prompt.layout, prompt.rows)
-                for split, found in examples.items()}
-    # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
-    evaluator = make_evaluator(
-        model, task, settings.evaluate_by, settings.evaluation_batch_size,
-        _buckets(features['train'], settings, -(-settings.max_buckets // 2)))
-    if prompt.initializer is None:
-        words = task.label_words
-        fits = words is not None and len(words) <= prompt.rows
-        start = class_labels(words) if fits else sampled_vocabulary()
-        prompt = dataclasses.replace(prompt, initializer=start)
-    method = direct(prompt.initializer)
-    context = InitContext(model.frozen['token_embedder']['embedding'], prompt.rows,
-                          model.vocabulary.encode)
-    initial = method.init(jax.random.key(settings.seed), context)
-    return _Setup(model, task, prompt, settings, method, initial, examples, features, splits[-1],
-                  evaluator)
+def _claim(output: str, identity: dict[str, Any], configuration: Mapping[str, str]) -> RunFolder:
+    """Take the run's folder on the first host, and see that all hosts mean the same run."""
+
+    def take() -> dict[str, Any]:
+        folder = claim(output, identity)
+        if configuration:
+            lines = [f'{name} = {value}' for name, value in sorted(configuration.items())]
+            folder.write_text(GIN_FILE, '\n'.join(lines) + '\n')
+        return identity
+
+    check_same(identity, from_first(take), 'the first host')
+    return RunFolder(pathlib.Path(output))
 
 
-def _buckets(features: Features, settings: TrainSettings, count: int) -> tuple[int, ...] | None:
-    """Choose so many padded lengths by the training split; None for a single one."""
-    if not count:
-        return None
-    return choose_buckets(features.lengths, count, settings.bucket_multiple, settings.batch_size)
-
-
-def _identity(setup: _Setup, optimizer: optax.GradientTransformation,
-              configuration: Mapping[str, str]) -> dict[str, Any]:
-    """Return what decides the run's trajectory, ready for JSON."""
-    settings = {name: value for name, value in dataclasses.asdict(setup.settings).items()
-                if name not in _FREE_SETTINGS}
-    t5 = setup.model.model
-    return {
-        'model': {'fingerprint': setup.model.fingerprint,
-                  'vocabulary': setup.model.vocabulary_fingerprint, 'dtype': str(t5.dtype),
-                  'scan_layers': t5.scan_layers, 'remat': t5.remat},
-        'task': setup.task.to_dict(),
-        'examples': {split: found.digest for split, found in setup.examples.items()},
-        'prompt': {'rows': setup.prompt.rows, 'layout': setup.prompt.layout.to_dict(),
-                   'method': setup.method.name, 'initializer': _name(setup.prompt.initializer),
-                   'start': _digest(setup.initial)},
-        'optimizer': _trial(optimizer),
-        'settings': settings,
-        'configuration': {name: value for name, value in configuration.items()
-                          if not name.startswith(_TOLD_OTHERWISE)},
-    }
-
-
-def _loop(setup: _Setup, optimizer: optax.GradientTransformation, folder: RunFolder) -> Loop:
+def _loop(setup: Setup, optimizer: optax.GradientTransformation, folder: RunFolder) -> Loop:
     """Bind the pieces of the loop to this run."""
     settings, evaluator = setup.settings, setup.evaluator
     model = dataclasses.replace(setup.model.model, dropout_rate=settings.dropout_rate)
+    fold = jax.jit(setup.method.fold)
 
     def keep_best(state: TrainState, step: int, metrics: Mapping[str, float]) -> None:
-        folder.save_prompt(_prompt_file(setup, state, step, metrics))
+        file = _prompt_file(setup, fold(state.params), step, metrics)
+        if is_first():
+            folder.save_prompt(file)
 
     def finish() -> dict[str, dict[str, float]]:
-        return _final_results(setup, _best_prompt(folder))
+        return _final_results(setup, _best_prompt(folder, setup))
 
     return Loop(
-        settings=settings, frozen=setup.model.frozen,
+        settings=settings, frozen=setup.model.frozen, mesh=setup.model.mesh,
         step=make_train_step(model, setup.method, optimizer, settings.z_loss, settings.reduction,
-                             settings.seed),
-        features=setup.features['train'],
-        buckets=_buckets(setup.features['train'], settings, settings.max_buckets),
-        evaluate=lambda state: evaluator(setup.method.fold(state.params),
-                                         setup.features['validation']),
+                             settings.seed, settings.microbatches, setup.model.mesh),
+        batches=functools.partial(_batches, setup.features['train'], settings, setup.model.mesh),
+        evaluate=lambda state: evaluator(fold(state.params), setup.features['validation']),
         main_metric=evaluator.main_metric, keep_best=keep_best, finish=finish,
-        is_finite=lambda state: bool(np.isfinite(setup.method.fold(state.params)).all()),
+        is_finite=lambda state: bool(np.isfinite(fold(state.params)).all()),
         test_split=setup.test_split)
 
 
-def _best_prompt(folder: RunFolder) -> np.ndarray:
+def _batches(features: Features, settings: TrainSettings, mesh: Mesh,
+             start_step: int) -> Iterator[Batch]:
+    """Yield this host's rows of the training batches from a step on."""
+    if settings.packing:
+        share = mesh.shape[DATA] * settings.microbatches
+        packing = choose_packing(features, settings.batch_size, row_multiple=share)
+        return packed_train_batches(features, settings.batch_size, settings.seed, packing,
+                                    start_step, host_rows(mesh, packing.rows))
+    return train_batches(features, settings.batch_size, settings.seed,
+                         train_buckets(features, settings, settings.max_buckets), start_step,
+                         host_rows(mesh, settings.batch_size))
+
+
+def _best_prompt(folder: RunFolder, setup: Setup) -> np.ndarray:
     """Read the best prompt back; a run that lost its file cannot end as it would have."""
-    if not folder.prompt.is_file():
-        raise ValueError(f'{folder.prompt} is gone, which held the best prompt of this run; put it '
-                         'back, or remove the folder to train afresh')
-    return load_prompt(folder.prompt).prompt_PD
+
+    def read() -> tuple[None, np.ndarray]:
+        if not folder.prompt.is_file():
+            raise ValueError(f'{folder.prompt} is gone, which held the best prompt of this run; '
+                             'put it back, or remove the folder to train afresh')
+        return None, load_prompt(folder.prompt).prompt_PD
+
+    shape = (setup.prompt.rows, setup.model.model.config.d_model)
+    return load_from_first(read, np.zeros(shape, np.float32))[1]
 
 
-def _prompt_file(setup: _Setup, state: TrainState, step: int,
+def _prompt_file(setup: Setup, prompt_PD: jax.Array, step: int,
                  metrics: Mapping[str, float]) -> PromptFile:
-    """Fold the prompt and say what it belongs to."""
+    """Say what a folded prompt belongs to."""
     metadata = PromptMetadata(
         base_model=setup.model.name, base_model_fingerprint=setup.model.fingerprint,
         vocabulary_fingerprint=setup.model.vocabulary_fingerprint, task=setup.task.to_dict(),
         layout=setup.prompt.layout, method=setup.method.name, step=step, metrics=metrics,
         seed=setup.settings.seed)
-    return PromptFile(np.asarray(setup.method.fold(state.params), np.float32), metadata)
+    return PromptFile(np.asarray(prompt_PD, np.float32), metadata)
 
 
-def _final_results(setup: _Setup, best_PD: np.ndarray) -> dict[str, dict]:
+def _final_results(setup: Setup, best_PD: np.ndarray) -> dict[str, dict]:
     """Measure the best prompt, and what it is compared with, on the test split."""
     features = setup.features[setup.test_split]
     evaluate = setup.evaluator
@@ -243,15 +211,16 @@ def _final_results(setup: _Setup, best_PD: np.ndarray) -> dict[str, dict]:
     return results | {AFTER: evaluate(best_PD, features)}
 
 
-def _outcome(setup: _Setup, folder: RunFolder, progress: Progress) -> Outcome:
+def _outcome(setup: Setup, folder: RunFolder, progress: Progress) -> Outcome:
     return Outcome(
         folder=folder, results=progress.results, split=setup.test_split,
-        best_step=progress.best_step, prompt_bytes=folder.prompt.stat().st_size,
+        best_step=progress.best_step,
+        prompt_bytes=from_first(lambda: folder.prompt.stat().st_size),
         model_bytes=setup.model.num_bytes,
         trained_numbers=sum(leaf.size for leaf in jax.tree.leaves(setup.initial)))
 
 
-def _card(setup: _Setup, outcome: Outcome, configuration: Mapping[str, str],
+def _card(setup: Setup, outcome: Outcome, configuration: Mapping[str, str],
           progress: Progress) -> Card:
     """Gather what the run's card tells."""
     best = load_prompt(outcome.folder.prompt).metadata
@@ -265,7 +234,7 @@ def _card(setup: _Setup, outcome: Outcome, configuration: Mapping[str, str],
         model_bytes=outcome.model_bytes, model_parameters=setup.model.num_parameters,
         prompt_bytes=outcome.prompt_bytes, trained_numbers=outcome.trained_numbers,
         rows=setup.prompt.rows, layout=setup.prompt.layout.describe(setup.prompt.rows),
-        method=setup.method.name, initializer=_name(setup.prompt.initializer),
+        method=setup.method.name, initializer=constructor_name(setup.prompt.initializer),
         optimizer='; '.join(chosen) or 'as given in Python', task=setup.task.name,
         inputs_template=setup.task.to_dict().get('inputs_template', 'as the seqio task makes them'),
         verbalizer=labels if isinstance(labels, Mapping) else (
@@ -277,27 +246,3 @@ def _card(setup: _Setup, outcome: Outcome, configuration: Mapping[str, str],
                                    if name not in ('seed', 'steps', 'compare')},
         command=f'jax-prompt predict --model={setup.model.source} '
                 f'--prompt={outcome.folder.prompt} < texts.txt')
-
-
-def _digest(tree: Any) -> str:
-    """Tell a tree of arrays from any other, in hex."""
-    digest = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _trial(optimizer: optax.GradientTransformation) -> list[str]:
-    """Tell an optimizer from others by what it does: optax's transformations have no names."""
-    params = jnp.linspace(0.5, 2.0, 6).reshape(2, 3)
-    state, told = optimizer.init(params), []
-    for gradient in (params - 1.0, 3.0 * params):
-        updates, state = optimizer.update(gradient, state, params)
-        told.append(f'{float(jnp.abs(updates).sum()):.5g}')
-    return told
-
-
-def _name(function: Any) -> str:
-    """Return the name of the constructor that a function came from."""
-    name = getattr(function, '__qualname__', type(function).__name__)
-    return name.split('.<locals>')[0].split('.')[-1]

@@ -70,7 +70,7 @@ def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f'output {output} is a file; expected a folder for the run')
     if record.exists():
-        _check_same(identity, _read(record), folder.path)
+        check_same(identity, _read(record), f'output folder {folder.path}')
         return folder
     if folder.path.is_dir() and not all(_is_left_over(path) for path in folder.path.iterdir()):
         raise ValueError(f'output folder {output} holds files but no {RUN_FILE}, so it is not a '
@@ -96,15 +96,25 @@ def _read(record: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuse a folder whose run differs, by the first entries that do."""
+def check_same(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> None:
+    """Compare what decides two runs.
+
+    Args:
+      ours: of this run, ready for JSON.
+      theirs: of the other one.
+      where: the other one stands, for the message.
+
+    Raises:
+      ValueError: they differ; names the first entries that do.
+    """
+    ours, theirs = json.loads(json.dumps(ours)), json.loads(json.dumps(theirs))
     ours, theirs = _flat(ours), _flat(theirs)
     different = [name for name in sorted(ours.keys() | theirs.keys())
                  if ours.get(name) != theirs.get(name)]
     if different:
         listed = '; '.join(f'{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here'
                            for name in different[:3])
-        raise ValueError(f'output folder {folder} holds a run of another configuration: {listed}; '
+        raise ValueError(f'{where} holds a run of another configuration: {listed}; '
                          'choose a new folder, or the same configuration to resume it')
 
 

@@ -62,6 +62,10 @@ class TrainSettings:
         better without (SuperPos, 2024), so that is the default.
       max_buckets: padded lengths at most, each one compiled program; 0 pads all to the longest.
       bucket_multiple: of which these lengths are multiples.
+      packing: put several examples in a row, each on its own, instead of padding rows to the
+        lengths of `max_buckets`; the update is the same.
+      microbatches: the batch goes through the model in so many parts, one after the other, so that
+        it needs less memory; the update is the same.
       compare: at the end also measure the model without a prompt, and the prompt before training.
     """
 
@@ -80,6 +84,8 @@ class TrainSettings:
     dropout_rate: float = 0.0
     max_buckets: int = 6
     bucket_multiple: int = 8
+    packing: bool = False
+    microbatches: int = 1
     compare: bool = False
 
     def __post_init__(self):
@@ -109,7 +115,7 @@ class TrainSettings:
     def _check_ranges(self):
         """Check that numbers and names are of use."""
         for field in ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every',
-                      'keep', 'bucket_multiple'):
+                      'keep', 'bucket_multiple', 'microbatches'):
             if getattr(self, field) < 1:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '
                                  'expected at least 1')
@@ -117,6 +123,9 @@ class TrainSettings:
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '
                                  'expected at least 1, or None for no limit')
+        if self.batch_size % self.microbatches:
+            raise ValueError(f'batch_size={self.batch_size} does not divide into '
+                             f'{self.microbatches} microbatches; choose a multiple of them')
         if self.seed < 0 or self.max_buckets < 0:
             raise ValueError(f'seed is {self.seed} and max_buckets {self.max_buckets}; '
                              'expected 0 or more')

@@ -57,36 +57,42 @@ def random_tree():
     return make
 
 
+def write_config_json(config, **changes):
+    """Describe a T5Config as the config.json of an older hub repository does."""
+    activation = {'relu': 'relu', 'gelu': 'gelu', 'silu': 'silu'}[config.activation]
+    fields = dict(
+        model_type='umt5' if config.per_layer_relative_bias else 't5',
+        feed_forward_proj=f'gated-{activation}' if config.gated else activation,
+        tie_word_embeddings=config.tied_head, architectures=['T5ForConditionalGeneration'])
+    for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers',
+                 'num_decoder_layers', 'relative_attention_num_buckets'):
+        fields[name] = getattr(config, name)
+    return {key: value for key, value in (fields | changes).items() if value is not None}
+
+
+def write_hugging_face(folder, frozen, config, said, edit=None):
+    """Write a frozen tree as a Hugging Face folder with a given config.json."""
+    folder.mkdir(exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps(said))
+    tensors = to_hugging_face(frozen, config)
+    if edit is not None:
+        edit(tensors)
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    return folder
+
+
 @pytest.fixture
 def config_json():
     """A function that writes a T5Config as the config.json of an older hub repository."""
-
-    def make(config, **changes):
-        activation = {'relu': 'relu', 'gelu': 'gelu', 'silu': 'silu'}[config.activation]
-        fields = dict(
-            model_type='umt5' if config.per_layer_relative_bias else 't5',
-            feed_forward_proj=f'gated-{activation}' if config.gated else activation,
-            tie_word_embeddings=config.tied_head, architectures=['T5ForConditionalGeneration'])
-        for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers',
-                     'num_decoder_layers', 'relative_attention_num_buckets'):
-            fields[name] = getattr(config, name)
-        return {key: value for key, value in (fields | changes).items() if value is not None}
-
-    return make
+    return write_config_json
 
 
 @pytest.fixture
-def hugging_face_folder(tmp_path, config_json):
+def hugging_face_folder(tmp_path):
     """A function that writes a frozen tree as a Hugging Face folder."""
 
     def make(frozen, config, name='tiny-t5', edit=None, **changes):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        (folder / 'config.json').write_text(json.dumps(config_json(config, **changes)))
-        tensors = to_hugging_face(frozen, config)
-        if edit is not None:
-            edit(tensors)
-        save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
-        return folder
+        return write_hugging_face(tmp_path / name, frozen, config,
+                                  write_config_json(config, **changes), edit)
 
     return make

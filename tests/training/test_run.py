@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from jax_prompt.training.loop import Loop
 from jax_prompt.training.run import AFTER, BEFORE, NO_PROMPT, train
 from jax_prompt.training.settings import PromptSettings
 from tests import tiny_world
+from tests.training.processes import command, newest_checkpoint
 
 
 class Stop(Exception):
@@ -86,10 +86,11 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prom
     assert run('one')[0] != run('three', seed=2)[0]
 
 
-@pytest.mark.parametrize('dropout_rate', [0.0, 0.2])
+@pytest.mark.parametrize('chosen', [
+    {}, {'dropout_rate': 0.2}, {'packing': True}, {'microbatches': 2, 'dropout_rate': 0.1}])
 def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings, tmp_path,
-                                                  monkeypatch, dropout_rate):
-    chosen = settings(dropout_rate=dropout_rate, steps=14)
+                                                  monkeypatch, chosen):
+    chosen = settings(**chosen, steps=14)
     whole = train(model, task, tmp_path / 'whole', prompt, settings=chosen, quiet=True)
     for step_number in (2, 9, 13):
         with monkeypatch.context() as patch:
@@ -105,7 +106,7 @@ def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings,
 def test_a_finished_run_started_again_answers_without_training(model, task, prompt, settings,
                                                                tmp_path, monkeypatch):
     first = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
-    monkeypatch.setattr('jax_prompt.training.loop.train_batches', None)
+    monkeypatch.setattr('jax_prompt.training.run.train_batches', None)
     again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
     assert again == first
 
@@ -300,18 +301,12 @@ def test_another_model_of_the_same_shape_is_another_configuration(
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_path):
-    def command(output):
-        return [sys.executable, '-m', 'jax_prompt.cli', 'train', f'--model={world / "model"}',
-                f'--task={world / "reviews.csv"}', f'--output={output}', '--gin.prompt.rows=5',
-                '--gin.file_task.inputs_template=review : {text}',
-                '--gin.file_task.labels={"0": "negative", "1": "positive"}',
-                '--gin.settings.steps=150', '--gin.settings.batch_size=8',
-                '--gin.settings.evaluate_every=3', '--gin.settings.log_every=2',
-                '--gin.settings.max_buckets=1', '--gin.settings.dropout_rate=0.1']
-
+    settings = {'steps': 150, 'batch_size': 8, 'evaluate_every': 3, 'log_every': 2,
+                'max_buckets': 1, 'dropout_rate': 0.1}
+    whole, killed = (command(world, tmp_path / name, **settings) for name in ('whole', 'killed'))
     environment = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
-    subprocess.run(command(tmp_path / 'whole'), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(command(tmp_path / 'killed'), env=environment,
+    subprocess.run(whole, check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(killed, env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / 'killed').exists():  # a kill before anything is whole
         time.sleep(0.001)
@@ -321,25 +316,17 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
     moments = np.random.default_rng(3).uniform(0.05, 1.2, 5)
     kills = 0
     for seconds in moments:
-        process = subprocess.Popen(command(tmp_path / 'killed'), env=environment,
+        process = subprocess.Popen(killed, env=environment,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started = _count_checkpoints(tmp_path / 'killed')
+        started = newest_checkpoint(tmp_path / 'killed')
         deadline = time.monotonic() + 120
-        while _count_checkpoints(tmp_path / 'killed') == started and process.poll() is None:
+        while newest_checkpoint(tmp_path / 'killed') == started and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 4
-    subprocess.run(command(tmp_path / 'killed'), check=True, env=environment, capture_output=True)
+    subprocess.run(killed, check=True, env=environment, capture_output=True)
     for name in ('prompt.safetensors', 'metrics.jsonl'):
         assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
-
-
-def _count_checkpoints(run):
-    """Return the newest whole checkpoint's step, -1 where there is none."""
-    folder = run / 'checkpoints'
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] \
-        if folder.is_dir() else []
-    return max(steps, default=-1)

@@ -195,3 +195,40 @@ def test_the_mean_loss_is_the_sum_over_the_number_of_target_tokens():
         state, _ = step(state, frozen, batch)
         gradients[reduction] = before - np.array(state.params['prompt'])
     np.testing.assert_allclose(gradients['mean'] * 12, gradients['sum'], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('microbatches', [2, 4])
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_microbatches_add_up_to_the_batch(microbatches, reduction):
+    model, frozen, batch = T5(CONFIG), make_frozen(), make_batch()
+    batch['decoder_loss_weights'][1, 1:] = 0.0  # microbatches differ in their tokens
+    found = {}
+    for count in (1, microbatches):
+        optimizer = optax.sgd(1.0)
+        state = make_state(optimizer)
+        before = np.array(state.params['prompt'])
+        step = make_train_step(model, make_method(), optimizer, reduction=reduction,
+                               microbatches=count)
+        state, metrics = step(state, frozen, batch)
+        found[count] = before - np.array(state.params['prompt']), metrics
+    np.testing.assert_allclose(found[1][0], found[microbatches][0], rtol=1e-4, atol=2e-6)
+    for name, value in found[1][1].items():
+        np.testing.assert_allclose(value, found[microbatches][1][name], rtol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_into_microbatches_is_refused():
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(T5(CONFIG), make_method(), optimizer, microbatches=3)
+    with pytest.raises(ValueError, match='has 4 rows, which do not divide into 3 microbatches'):
+        step(make_state(optimizer), make_frozen(), make_batch())
+
+
+def test_microbatches_need_less_memory():
+    def temporaries(count):
+        optimizer = optax.sgd(1.0)
+        step = make_train_step(T5(CONFIG), make_method(), optimizer, microbatches=count)
+        batch = {name: np.tile(feature, (16, 1)) for name, feature in make_batch(40).items()}
+        compiled = step.lower(make_state(optimizer), make_frozen(), batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < 0.4 * temporaries(1)

@@ -1,0 +1,138 @@
+"""Packed rows against length buckets: examples per second of the demo's training and evaluation.
+
+    python -m benchmarks.packing [--steps=30] [--evaluations=2] [--gin.NAME=VALUE ...]
+
+All train the same prompt on the same reviews in one process, in turns, so that a machine's moods
+meet all alike. Programs are compiled before they are timed; how many there are, and how long their
+first calls take, is told beside. Floating-point operations are the compiler's count, pads included.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import time
+
+import gin
+import jax
+import numpy as np
+
+from jax_prompt import cli
+from jax_prompt.commands import configure
+from jax_prompt.data.batches import choose_buckets, train_batches
+from jax_prompt.data.examples import load_examples
+from jax_prompt.data.packing import choose_packing, packed_train_batches
+from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
+from jax_prompt.prompts.methods import direct
+from jax_prompt.training import optimizers
+from jax_prompt.training.evaluation import make_evaluator, make_features
+from jax_prompt.training.step import init_state, make_train_step
+
+
+@dataclasses.dataclass
+class Way:
+    """One way of batching, and what was seen of it."""
+
+    batches: list[dict]
+    state: object = None
+    compiling: float = 0.0
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    operations: dict[tuple, float] = dataclasses.field(default_factory=dict)
+
+    def compile(self, step, frozen, make_state):
+        """Compile every shape among the batches, and count its operations."""
+        shapes = {batch['encoder_input_tokens'].shape: batch for batch in self.batches}
+        for shape, batch in shapes.items():
+            lowered = step.lower(make_state(), frozen, batch)
+            self.operations[shape] = lowered.cost_analysis()['flops']
+            start = time.perf_counter()
+            jax.block_until_ready(step(make_state(), frozen, batch))
+            self.compiling += time.perf_counter() - start
+        self.state = make_state()
+
+    def run(self, step, frozen, number):
+        """Time one step."""
+        start = time.perf_counter()
+        self.state, _ = jax.block_until_ready(step(self.state, frozen, self.batches[number]))
+        self.seconds.append(time.perf_counter() - start)
+
+    def tell(self, name, batch_size):
+        """Print one line; examples per second by the median step and by all of them."""
+        examples = len(self.batches) * batch_size
+        shapes = [batch['encoder_input_tokens'].shape for batch in self.batches]
+        positions = sum(rows * length for rows, length in shapes)
+        used = sum(np.count_nonzero(batch['encoder_input_tokens']) for batch in self.batches)
+        pairs = sum(rows * length**2 for rows, length in shapes)
+        operations = sum(self.operations[shape] for shape in shapes)
+        print(f'{name:8} {examples / sum(self.seconds):6.1f} examples/s, median step '
+              f'{statistics.median(self.seconds):.3f} s, {positions / examples:5.1f} positions an '
+              f'example, {1 - used / positions:5.1%} pads, {pairs / examples:6.0f} attention pairs '
+              f'and {operations / examples / 1e9:.2f} GFLOP an example; {len(self.operations)} '
+              f'programs, first calls {self.compiling:.0f} s')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--steps', type=int, default=30)
+    parser.add_argument('--evaluations', type=int, default=2, help='0 to time training alone')
+    args, rest = parser.parse_known_args()
+    configure([cli.find_gin_file(name) for name in ('base.gin', 'demo.gin')],
+              [binding.removeprefix('--gin.') for binding in rest])
+    model, prompt, settings = (gin.get_configurable(name)()
+                               for name in ('model', 'prompt', 'settings'))
+    task = gin.get_configurable('rotten_tomatoes')()
+    features = make_features(load_examples(task, 'train', model.vocabulary), task, model,
+                             prompt.layout, prompt.rows)
+    size = settings.batch_size
+    buckets = choose_buckets(features.lengths, settings.max_buckets, settings.bucket_multiple, size)
+    packing = choose_packing(features, size, multiple=settings.bucket_multiple)
+    print(f'{prompt.rows} rows, batches of {size}, buckets {buckets}, {packing}')
+    streams = {'buckets': train_batches(features, size, 0, buckets),
+               'packed': packed_train_batches(features, size, 0, packing)}
+    method, optimizer = direct(sampled_vocabulary()), optimizers.adafactor()
+    context = InitContext(model.frozen['token_embedder']['embedding'], prompt.rows,
+                          model.vocabulary.encode)
+    initial = method.init(jax.random.key(0), context)
+    step = make_train_step(model.model, method, optimizer)
+
+    def make_state():
+        return init_state(jax.tree.map(jax.numpy.copy, initial), optimizer)
+
+    ways = {name: Way(list(itertools.islice(stream, args.steps)))
+            for name, stream in streams.items()}
+    for way in ways.values():
+        way.compile(step, model.frozen, make_state)
+    for number, way in itertools.product(range(args.steps), ways.values()):
+        way.run(step, model.frozen, number)
+    for name, way in ways.items():
+        way.tell(name, size)
+    rates = {name: 1 / sum(way.seconds) for name, way in ways.items()}
+    medians = {name: 1 / statistics.median(way.seconds) for name, way in ways.items()}
+    print(f'ratio    {rates["packed"] / rates["buckets"]:6.2f} of all steps, '
+          f'{medians["packed"] / medians["buckets"]:.2f} of the median steps')
+    if args.evaluations:
+        evaluate(args, model, task, prompt, settings, method.fold(initial))
+
+
+def evaluate(args, model, task, prompt, settings, prompt_PD):
+    """Time evaluation of the validation split both ways, in turns."""
+    features = make_features(load_examples(task, 'validation', model.vocabulary), task, model,
+                             prompt.layout, prompt.rows)
+    for ranking in ('rank', 'greedy'):
+        evaluators = {packed: make_evaluator(model, task, [ranking], packed=packed,
+                                             batch_size=settings.evaluation_batch_size)
+                      for packed in (False, True)}
+        seconds, results = {False: [], True: []}, {}
+        for packed in [False, True] * (1 + args.evaluations):
+            start = time.perf_counter()
+            results[packed] = evaluators[packed](prompt_PD, features)
+            seconds[packed].append(time.perf_counter() - start)
+        rates = {packed: len(features) * args.evaluations / sum(taken[1:])
+                 for packed, taken in seconds.items()}
+        print(f'{ranking:8} buckets {rates[False]:6.1f} examples/s (first {seconds[False][0]:.0f} '
+              f's), packed {rates[True]:6.1f} (first {seconds[True][0]:.0f} s), ratio '
+              f'{rates[True] / rates[False]:.2f}; results {results[False]}, {results[True]}')
+
+
+if __name__ == '__main__':
+    main()

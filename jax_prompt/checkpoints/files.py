@@ -1,0 +1,111 @@
+"""Write files and folders for others so that a kill leaves the old content or the new, never half.
+
+An existing file or folder is replaced only when that was asked for.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_file(path: str | os.PathLike, content: bytes, overwrite: bool = False) -> Path:
+    """Write a file under its final name only once it is whole on disk.
+
+    Args:
+        path: where to; its folder is made if it is not there.
+        content: all of it.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: it is there and may not be replaced, or it is no plain file.
+    """
+    path = Path(path)
+    refuse_to_replace(path, overwrite, 'file')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    # In the same folder, since a rename across file systems is a copy.
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], key: str,
+                 overwrite: bool = False) -> Path:
+    """Write a folder that appears whole.
+
+    A folder that is there keeps its other files. While its own are replaced, the one without which
+    readers refuse the folder is not there: no reader finds the files of two prompts together.
+
+    Args:
+        folder: where to.
+        files: name -> content.
+        key: the name of the file that readers need first.
+        overwrite: replace files of these names in a folder that is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: it is there and may not be changed, or it is no folder.
+    """
+    folder = Path(folder)
+    refuse_to_replace(folder, overwrite, 'folder')
+    if folder.is_dir():
+        (folder / key).unlink(missing_ok=True)
+        for name in sorted(files, key=lambda name: name == key):
+            write_file(folder / name, files[name], overwrite=True)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, content in files.items():
+            write_file(temporary / name, content)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(folder.parent)
+    return folder
+
+
+def refuse_to_replace(path: Path, overwrite: bool, kind: str) -> None:
+    """Raise where something stands that may not be replaced.
+
+    Raises:
+        FileExistsError: says what is there and how to replace it.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileExistsError(f'{path} is a link to nothing; remove it or choose another name')
+    if not path.exists():
+        return
+    fits = path.is_dir() if kind == 'folder' else path.is_file()
+    if not fits:
+        raise FileExistsError(f'{path} exists and is no {kind}; choose another name')
+    # An empty folder has nothing to lose.
+    if not overwrite and not (kind == 'folder' and not any(path.iterdir())):
+        raise FileExistsError(f'{kind} {path} exists already; choose another name, '
+                              'or say that it may be overwritten')
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power failure, where folders can be synchronised."""
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

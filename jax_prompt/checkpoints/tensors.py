@@ -1,0 +1,150 @@
+"""One tensor of a checkpoint: what is known before it is read, and reading some rows of it.
+
+Files are read by `pread` into memory of our own. Pages of a mapped file would count as the
+process's memory, and a file that is cut short under a mapping ends the process.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+#: How much of each end of a tensor enters the model's fingerprint.
+SAMPLE_BYTES = 4096
+#: The kinds of numbers that weights may be stored as.
+FLOATS = tuple(np.dtype(kind) for kind in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64))
+_COMPARE_BYTES = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor that a source holds, read when it is needed.
+
+    Attributes:
+      where: the file that holds it, for messages.
+      dtype: of its numbers, as stored.
+      shape: in Hugging Face's layout, or `[inputs, outputs]` where `inputs_first`.
+      read: (start, stop) -> those rows of the first axis.
+      digest: hashes dtype, shape and both ends of what is stored.
+      inputs_first: whether it is a matrix as one multiplies by it, as JAX and ONNX keep it.
+      sliced: whether reading a few rows costs about a few rows.
+    """
+
+    where: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[int, int], np.ndarray]
+    digest: Callable[[], str]
+    inputs_first: bool = False
+    sliced: bool = True
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+
+class RawFile:
+    """A file opened for reading at any place, from several threads at once."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def __enter__(self) -> 'RawFile':
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self._descriptor)
+
+    def read(self, offset: int, size: int) -> np.ndarray:
+        """Return `size` bytes as uint8.
+
+        Raises:
+          ValueError: when the file ends before, or cannot be read.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise ValueError(f'{self.path} ends at byte {self.size}, before byte {offset + size}; '
+                             'copy or download the file again')
+        content = np.empty(size, np.uint8)
+        view, done = memoryview(content), 0
+        while done < size:
+            try:
+                count = os.preadv(self._descriptor, [view[done:done + 2**30]], offset + done)
+            except OSError as error:
+                raise ValueError(f'cannot read {self.path}: {error}; '
+                                 'copy or download the file again') from error
+            if not count:
+                raise ValueError(f'{self.path} was cut short while it was read; '
+                                 'copy or download the file again')
+            done += count
+        return content
+
+
+def stored_in_file(file: RawFile, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Stored:
+    """Describe a tensor that lies in a file in C order, in Hugging Face's layout."""
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    row = size // shape[0] if shape and shape[0] else size
+
+    def read(start: int, stop: int) -> np.ndarray:
+        content = file.read(offset + start * row, (stop - start) * row)
+        return content.view(dtype).reshape(stop - start, *shape[1:])
+
+    def digest() -> str:
+        sample = min(size, SAMPLE_BYTES)
+        return _digest_of_ends([(dtype, shape, file.read(offset, sample),
+                                 file.read(offset + size - sample, sample))])
+
+    return Stored(str(file.path), dtype, shape, read, digest)
+
+
+def stored_array(array: np.ndarray, where: str) -> Stored:
+    """Describe a tensor that is in memory, in Hugging Face's layout."""
+    return Stored(where, array.dtype, array.shape, lambda start, stop: array[start:stop],
+                  lambda: digest_arrays((array,)))
+
+
+def digest_arrays(arrays: tuple[np.ndarray, ...]) -> str:
+    """Hash dtype, shape and both ends (in C order) of each array, without copying the rest."""
+    return _digest_of_ends([(array.dtype, array.shape, *_ends(array)) for array in arrays])
+
+
+def digest_rows(shape: tuple[int, ...], first: np.ndarray, last: np.ndarray) -> str:
+    """Return `digest_arrays` of an array of which only enough rows of both ends were read."""
+    return _digest_of_ends([(first.dtype, shape, _ends(first)[0], _ends(last)[1])])
+
+
+def equal(one: Stored, other: Stored) -> bool:
+    """Tell whether two tensors hold the same numbers, compared some rows at a time."""
+    if one.shape != other.shape or not one.shape:
+        return False
+    step = max(1, _COMPARE_BYTES // max(one.row_bytes, 1))
+    rows = one.shape[0]
+    return all(np.array_equal(one.read(start, min(start + step, rows)),
+                              other.read(start, min(start + step, rows)))
+               for start in range(0, rows, step))
+
+
+def _ends(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last bytes of an array, as it would lie in C order."""
+    if not array.ndim:
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return flat, flat
+    row = max(1, array[:1].size * array.itemsize)
+    rows = -(-SAMPLE_BYTES // row)
+    first, last = (np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+                   for part in (array[:rows], array[-rows:]))
+    return first[:SAMPLE_BYTES], last[-SAMPLE_BYTES:]
+
+
+def _digest_of_ends(parts: list[tuple]) -> str:
+    digest = hashlib.sha256()
+    for dtype, shape, first, last in parts:
+        digest.update(f'{dtype} {tuple(shape)} '.encode())
+        digest.update(first.tobytes() + last.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""`jax-prompt import`."""
+
+from jax_prompt.checkpoints.prompts_in_out import ModelFacts, import_prompt
+from jax_prompt.commands.shared import check_types, require
+from jax_prompt.data.tasks.registered import RegisteredTask
+from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.prompts.file import save_prompt
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.training.frozen_model import FrozenModel
+
+
+def import_command(model: FrozenModel | None = None, source: str | None = None,
+                   task: TextTask | RegisteredTask | None = None, output: str | None = None,
+                   layout: Layout | None = None, form: str | None = None,
+                   parameter: str | None = None) -> int:
+    """Make a prompt file of another tool's prompt; see `prompts_in_out.import_prompt`."""
+    check_types('import_prompt', import_command, locals())
+    require(model, 'model', '--model=SOURCE')
+    require(source, 'prompt to import', '--source=PATH')
+    require(task, 'task', '--task=NAME or --task=FILE.csv')
+    require(output, 'output file', '--output=FILE.safetensors')
+    facts = ModelFacts(model.name, model.fingerprint, model.vocabulary_fingerprint,
+                       model.model.config.d_model)
+    prompt_file = import_prompt(source, facts, task.to_dict(), layout, form, parameter)
+    save_prompt(output, prompt_file)
+    rows, width = prompt_file.prompt_PD.shape
+    print(f'{output}: {rows} rows of {width} numbers for {model.name}, '
+          f'{prompt_file.metadata.method}')
+    return 0

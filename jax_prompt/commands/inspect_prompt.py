@@ -1,0 +1,40 @@
+"""`jax-prompt inspect`."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.checkpoints.prompts_in_out import inspect_prompt
+from jax_prompt.commands.shared import check_types, require
+from jax_prompt.parallel.hosts import fetch
+from jax_prompt.training.frozen_model import FrozenModel
+
+
+def inspect_command(prompt: str | None = None, model: FrozenModel | None = None,
+                    count: int = 5, json_only: bool = False) -> int:
+    """Tell what a prompt file holds, and with a model the words nearest to its rows."""
+    check_types('inspect_prompt', inspect_command, locals())
+    require(prompt, 'prompt file', '--prompt=FILE')
+    words = {}
+    if model is not None:
+        words = {'table_VD': fetch(model.frozen['token_embedder']['embedding']).astype(np.float32),
+                 'word': lambda token: model.vocabulary.decode([token]),
+                 'num_words': model.vocabulary.vocab_size}
+    told = inspect_prompt(prompt, count=count, **words)
+    print(json.dumps(told, indent=1, ensure_ascii=False) if json_only else _describe(told))
+    return 0
+
+
+def _describe(told: dict[str, Any]) -> str:
+    """Write what is known of a prompt as lines of text."""
+    lines = [f'{told["path"]}: {told["rows"]} rows of {told["width"]} numbers ({told["form"]})']
+    for name, value in (told.get('metadata') or told.get('origin') or {}).items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f'  {name:24} {shown}')
+    nearest = told.get('nearest')
+    for row, norm in enumerate(told['row_norms']):
+        near = '' if not nearest else '  ' + ', '.join(
+            f'{one["word"]!r} {one["cosine"]:.2f}' for one in nearest[row])
+        lines.append(f'  row {row:4}  norm {norm:9.3f}{near}')
+    return '\n'.join(lines)

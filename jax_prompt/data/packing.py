@@ -1,0 +1,301 @@
+"""Packing: several examples in one row, so that batches have few pads and one shape.
+
+Each example keeps its own virtual tokens, and segment ids keep it from seeing its neighbours, so a
+packed batch gives the loss, gradient and outputs of its examples unpacked. Relative positions need
+no reset: within a segment their differences are what they are alone.
+
+A step still takes exactly `batch_size` examples. To make them fill the same rows every time, the
+lengths of each batch are spread alike: the examples of an epoch, sorted by length, fall into
+`batch_size` strata, and every batch takes one of each, at random.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from jax_prompt.data.features import Features
+from jax_prompt.types import Batch
+
+# Rows are tried that hold so many examples on average.
+_DENSITIES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+# So many batches are packed to choose their shape by.
+_TRIALS = 64
+# A batch that does not fit is given rows longer by a multiple of this.
+_OVERFLOW_MULTIPLE = 16
+# Attention's cost grows with the row's length; at this one it costs as much as all products that do
+# not. Measured for T5 1.1 Small on CPU, forward and backward (benchmarks/RESULTS.md).
+_HALF_LENGTH = 900
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """The shape of packed batches.
+
+    Attributes:
+        rows: B of the packed arrays, fewer than there are examples.
+        length: S, encoder positions of a row, virtual tokens included.
+        targets_length: L, decoder positions of a row.
+        segments: the most examples in a row.
+    """
+
+    rows: int
+    length: int
+    targets_length: int
+    segments: int
+
+    @property
+    def cost(self) -> float:
+        """Estimate the work of a step, in encoder positions of a model without attention."""
+        attention = 1 + self.length / _HALF_LENGTH
+        return self.rows * (self.length * attention + self.targets_length)
+
+
+def choose_packing(features: Features, batch_size: int, row_multiple: int = 1,
+                   multiple: int = 8) -> Packing:
+    """Choose the shape in which batches cost least.
+
+    Fewer and longer rows waste fewer positions but make attention dearer. Shapes of one example a
+    row up to 32 are tried on the first batches of an epoch.
+
+    Args:
+        features: what is to be packed.
+        batch_size: examples a batch.
+        row_multiple: of which the number of rows is a multiple: the number of devices (and
+            microbatches) that share them.
+        multiple: of which the length is a multiple.
+
+    Returns:
+        The shape. It holds the batches tried; the rare one that needs more is given more.
+
+    Raises:
+        ValueError: no examples, a count below 1, or fewer examples a batch than rows.
+    """
+    _check_counts(features, batch_size)
+    if min(row_multiple, multiple) < 1:
+        raise ValueError(f'row_multiple is {row_multiple} and multiple {multiple}; '
+                         'expected at least 1 each')
+    if batch_size < row_multiple:
+        raise ValueError(f'batch_size is {batch_size} but packed rows are shared by {row_multiple} '
+                         'devices; give each at least one example or use fewer devices')
+    order = _Order(features.lengths, batch_size, seed=0)
+    trials = [order.batch(step) for step in range(min(_TRIALS, -(-len(features) // batch_size)))]
+    shapes = []
+    for density in _DENSITIES:
+        rows = math.ceil(batch_size / (density * row_multiple)) * row_multiple
+        even = -(-batch_size // rows)
+        # A row of short examples may take one more, where others hold the longest.
+        for segments in {even, min(even + 1, batch_size)}:
+            shapes.append(_shape_of(features, trials, rows, segments, multiple))
+    return min(shapes, key=lambda shape: (shape.cost, shape.rows, shape.segments))
+
+
+def packed_train_batches(features: Features, batch_size: int, seed: int, packing: Packing,
+                         start_step: int = 0,
+                         host_rows: np.ndarray | None = None) -> Iterator[Batch]:
+    """Yield packed training batches without end.
+
+    Each epoch is a fresh order by (seed, epoch), and epochs follow each other without a gap: every
+    example comes once an epoch, and every batch has `batch_size` examples. The batches are a
+    function of (seed, step); `start_step` reaches any by index arithmetic.
+
+    Args:
+        features: what to batch.
+        batch_size: examples a batch, exact.
+        seed: 0 or more.
+        packing: the shape, of `choose_packing`.
+        start_step: the first batch to yield, counted from the run's beginning.
+        host_rows: which rows of each batch this host reads, ascending; None for all.
+
+    Yields:
+        `pack` dicts of `packing.rows` rows, or of this host's.
+
+    Raises:
+        ValueError: no examples, a batch size, seed or step below what counts, or a packing that
+            has no room for so many examples.
+    """
+    _check_counts(features, batch_size, packing)
+    if seed < 0 or start_step < 0:
+        raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
+    order = _Order(features.lengths, batch_size, seed)
+    mine = slice(None) if host_rows is None else host_rows
+    for_all_hosts = (pack(features, assign(features, order.batch(step), packing), packing)
+                     for step in itertools.count(start_step))
+    return ({key: array[mine] for key, array in batch.items()} for batch in for_all_hosts)
+
+
+def packed_eval_batches(features: Features, batch_size: int, packing: Packing,
+                        ) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield every example exactly once, packed.
+
+    Args:
+        features: what to batch.
+        batch_size: examples a batch; the last one may have fewer.
+        packing: the shape, of `choose_packing`.
+
+    Yields:
+        The batch, and int32[rows, segments]: the place of each segment's example among the
+        features, by which results can be put back in order; -1 where there is no segment.
+
+    Raises:
+        ValueError: no examples, a batch size below 1, or a packing without room for so many.
+    """
+    _check_counts(features, batch_size, packing)
+    return _eval_batches(features, batch_size, packing)
+
+
+def _eval_batches(features: Features, batch_size: int,
+                  packing: Packing) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield the batches of the first epoch of a seed, the last one as it is."""
+    order = _Order(features.lengths, batch_size, seed=0).epoch(0)
+    for start in range(0, len(order), batch_size):
+        rows = assign(features, order[start:start + batch_size], packing)
+        places = np.full((packing.rows, packing.segments), -1, np.int32)
+        for row, members in enumerate(rows):
+            places[row, :len(members)] = members
+        yield pack(features, rows, packing), places
+
+
+def assign(features: Features, members: Sequence[int], packing: Packing) -> list[list[int]]:
+    """Divide examples among rows so that the fullest row is short.
+
+    The longest example first, each goes to the row with the fewest positions that has room for one
+    more segment. None is split, and none is left.
+
+    Args:
+        features: which they are of.
+        members: which examples, at most rows x segments.
+        packing: how many rows, and how many segments a row.
+
+    Returns:
+        The examples of each row.
+
+    Source: R. L. Graham, Bounds on multiprocessing timing anomalies, 1969 (longest first).
+    """
+    sizes = features.lengths[members] + features.targets.lengths[members]
+    assert len(sizes) <= packing.rows * packing.segments, (len(sizes), packing)
+    rows: list[list[int]] = [[] for _ in range(packing.rows)]
+    used = np.zeros(packing.rows, np.int64)
+    full = np.iinfo(np.int64).max // 2
+    for i in np.argsort(-sizes, kind='stable'):
+        row = int(used.argmin())
+        rows[row].append(int(members[i]))
+        # A row whose segments are all taken counts as full from here on.
+        used[row] += sizes[i] if len(rows[row]) < packing.segments else full
+    return rows
+
+
+def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) -> Batch:
+    """Build a batch whose rows hold several examples.
+
+    Args:
+        features: which they are of.
+        rows: the examples of each row.
+        packing: the shape; longer rows are made where these do not fit.
+
+    Returns:
+        seqio's keys for packed features, without positions, which T5 does not read: those of
+        `Features.batch`, with `encoder_segment_ids` int32[B, S] and `decoder_segment_ids`
+        int32[B, L], which count a row's examples from 1 and are 0 on pads. The decoder's inputs
+        begin anew in each segment.
+    """
+    inputs, targets = features.encoder, features.targets
+    shape = (packing.rows, _room(_fullest(inputs.lengths, rows), packing.length))
+    target_shape = (packing.rows, _room(_fullest(targets.lengths, rows), packing.targets_length))
+    batch = {
+        'encoder_input_tokens': np.full(shape, features.pad_id, np.int32),
+        'encoder_segment_ids': np.zeros(shape, np.int32),
+        'decoder_target_tokens': np.full(target_shape, features.pad_id, np.int32),
+        'decoder_input_tokens': np.full(target_shape, features.pad_id, np.int32),
+        'decoder_segment_ids': np.zeros(target_shape, np.int32),
+    }
+    for row, members in enumerate(rows):
+        start = target_start = 0
+        for segment, example in enumerate(members, start=1):
+            ids, target = inputs[example], targets[example]
+            here = row, slice(start, start := start + len(ids))
+            batch['encoder_input_tokens'][here] = ids
+            batch['encoder_segment_ids'][here] = segment
+            here = row, slice(target_start, target_start := target_start + len(target))
+            batch['decoder_target_tokens'][here] = target
+            batch['decoder_input_tokens'][here] = [features.decoder_start_id, *target[:-1]]
+            batch['decoder_segment_ids'][here] = segment
+    weights = batch['decoder_segment_ids'] > 0
+    return batch | {'decoder_loss_weights': weights.astype(np.float32)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Order:
+    """The order of training: which examples make batch number `step`.
+
+    Attributes:
+        lengths: int[N], of the examples.
+        batch_size, seed: as `packed_train_batches` has them.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return int[batch_size], the examples of a step."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, within = np.divmod(places, len(self.lengths))
+        return np.array([self._recent(int(epoch))[place]
+                         for epoch, place in zip(epochs, within, strict=True)])
+
+    @functools.cached_property
+    def _recent(self) -> Callable[[int], np.ndarray]:
+        """Remember the orders of the last epochs asked for."""
+        return functools.lru_cache(maxsize=4)(self.epoch)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Return an epoch's order of all examples."""
+        count = len(self.lengths)
+        # As in `batches`: only a bit generator's raw stream stays as it is between numpy versions.
+        raw = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(2 * count)
+        shuffled = np.argsort(raw[:count], kind='stable')
+        by_length = shuffled[np.argsort(self.lengths[shuffled], kind='stable')]
+        # A batch's i-th example is always of the i-th stratum, also where epochs meet in a batch.
+        stratum = (epoch * count + np.arange(count)) % self.batch_size
+        order = np.empty(count, np.int64)
+        order[np.lexsort((raw[count:], stratum))] = by_length
+        return order
+
+
+def _shape_of(features: Features, trials: Sequence[np.ndarray], rows: int, segments: int,
+              multiple: int) -> Packing:
+    """Return the smallest shape of so many rows and segments that holds all the trials."""
+    packing = Packing(rows, 0, 0, segments)
+    packed = [assign(features, members, packing) for members in trials]
+    longest, longest_targets = (max(_fullest(lengths, rows) for rows in packed)
+                                for lengths in (features.lengths, features.targets.lengths))
+    return dataclasses.replace(packing, length=-(-longest // multiple) * multiple,
+                               targets_length=-(-longest_targets // 2) * 2)
+
+
+def _fullest(lengths: np.ndarray, rows: Sequence[Sequence[int]]) -> int:
+    """Return the positions that the fullest row needs."""
+    return max(int(lengths[members].sum()) for members in rows)
+
+
+def _room(needed: int, planned: int) -> int:
+    """Return the planned length, or a longer one for the rare batch that needs it."""
+    if needed <= planned:
+        return planned
+    return planned + -(-(needed - planned) // _OVERFLOW_MULTIPLE) * _OVERFLOW_MULTIPLE
+
+
+def _check_counts(features: Features, batch_size: int, packing: Packing | None = None) -> None:
+    """Refuse what no batch can be made of."""
+    if len(features) == 0:
+        raise ValueError(f'{features.name} has no examples to make batches of')
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; expected at least 1')
+    if packing is not None and packing.rows * packing.segments < batch_size:
+        raise ValueError(
+            f'{packing.rows} rows of at most {packing.segments} examples have no room for a batch '
+            f'of {batch_size}; choose the packing for this batch size')

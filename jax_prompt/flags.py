@@ -1,0 +1,109 @@
+"""The flags of the commands, as data: `--help` reads them without importing anything heavy."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A short spelling of a gin binding.
+
+    Attributes:
+      name: `--name`.
+      binding: what it sets, 'model.source'.
+      help: one phrase.
+      metavar: stands for the value in the help.
+      choices: the values, where there are few.
+      also: a further binding that the flag brings with it.
+      switch: whether the flag takes no value and means True.
+    """
+
+    name: str
+    binding: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    also: str | None = None
+    switch: bool = False
+
+
+SUMMARIES = {
+    'train': 'train a prompt, or resume a run that was stopped',
+    'evaluate': 'measure a prompt, or the plain model, on a split of a task',
+    'predict': 'answer texts from a file or standard input with a prompt',
+    'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
+    'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
+    'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
+}
+
+#: What gin calls the commands whose names it cannot take.
+GIN_NAMES = {'import': 'import_prompt', 'export': 'export_prompt', 'inspect': 'inspect_prompt'}
+
+#: Commands that several hosts may run together.
+DISTRIBUTED = ('train', 'evaluate')
+
+_MODEL = Flag('model', 'model.source', 'folder, package:NAME/folder or Hugging Face id of the T5',
+              'SOURCE')
+_MESH = Flag('mesh', 'mesh.shape', 'how devices share the work, such as data:4,model:2', 'AXES')
+_TASK = Flag('task', 'TASK', 'a task by name, or a .csv, .tsv or .jsonl file', 'TASK')
+
+FLAGS = {
+    'train': (
+        _MODEL, _TASK, _MESH,
+        Flag('output', 'train.output', 'folder of the run', 'FOLDER'),
+    ),
+    'evaluate': (
+        _MODEL, _TASK, _MESH,
+        Flag('prompt', 'evaluate.prompt', 'prompt file', 'FILE'),
+        Flag('split', 'evaluate.split', 'which split', 'SPLIT'),
+    ),
+    'predict': (
+        _MODEL, _MESH,
+        Flag('prompt', 'predict.prompt', 'prompt file', 'FILE'),
+        Flag('inputs', 'predict.inputs', 'texts; - for standard input', 'FILE'),
+        Flag('output', 'predict.output', 'answers; - for standard output', 'FILE'),
+        Flag('format', 'predict.format', 'of inputs and answers; by the name of the inputs '
+             'otherwise', choices=('lines', 'jsonl')),
+    ),
+    'import': (
+        _MODEL, _TASK,
+        Flag('source', 'import_prompt.source', "PEFT's adapter folder, a T5X checkpoint or a numpy "
+             'file', 'PATH'),
+        Flag('parameter', 'import_prompt.parameter', 'which array of a T5X checkpoint it is',
+             'NAME'),
+        Flag('output', 'import_prompt.output', 'prompt file to write', 'FILE'),
+    ),
+    'export': (
+        Flag('prompt', 'export_prompt.prompt', 'prompt file', 'FILE'),
+        Flag('to', 'export_prompt.to', 'for which tool', choices=('peft', 'numpy')),
+        Flag('output', 'export_prompt.output', 'folder for PEFT, or file for numpy', 'PATH'),
+        Flag('base_model', 'export_prompt.base_model', 'what PEFT loads the model by', 'ID'),
+        Flag('overwrite', 'export_prompt.overwrite', 'replace what is there', switch=True),
+        Flag('push', 'export_prompt.push', 'upload to this repository of the Hugging Face hub',
+             'OWNER/NAME'),
+        Flag('private', 'export_prompt.private', 'make the repository a private one', switch=True),
+    ),
+    'inspect': (
+        Flag('prompt', 'inspect_prompt.prompt', 'prompt file, or another tool\'s', 'FILE'),
+        dataclasses.replace(_MODEL, help='to name the nearest words, the T5: folder, '
+                            'package:NAME/folder or Hugging Face id',
+                            also='inspect_prompt.model=@model()'),
+        Flag('json', 'inspect_prompt.json_only', 'print JSON', switch=True),
+    ),
+}
+
+EXAMPLES = {
+    'train': 'examples:\n  jax-prompt train --gin_file=demo.gin\n'
+             '  jax-prompt train --model=google/flan-t5-small --task=reviews.csv '
+             '--output=runs/reviews \\\n      --gin.file_task.inputs_template="review: {text}" '
+             '--gin.file_task.labels=auto',
+    'evaluate': 'example:\n  jax-prompt evaluate --gin_file=demo.gin '
+                '--prompt=runs/demo/prompt.safetensors --split=test',
+    'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
+               '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
+    'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '
+              '--task=reviews.csv --source=adapter/ \\\n      --output=prompt.safetensors',
+    'export': 'example:\n  jax-prompt export --prompt=runs/demo/prompt.safetensors --to=peft '
+              '--output=adapter/',
+    'inspect': 'example:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
+               '--model=package:traceforge_title_model/data/span',
+}

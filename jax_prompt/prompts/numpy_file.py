@@ -1,0 +1,61 @@
+"""Numpy files of others: told by their content, read without unpickling, sizes distrusted."""
+
+import os
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+MAGIC = b'\x93NUMPY'
+#: numpy has no name for bfloat16 and writes its arrays as two opaque bytes a number.
+_OPAQUE_PAIR = np.dtype('V2')
+
+
+def is_numpy_file(path: str | os.PathLike) -> bool:
+    """Tell whether a file begins as numpy's do, whatever its name."""
+    with Path(path).open('rb') as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """Read one array of numbers from a numpy file, with or without the suffix .npy.
+
+    Args:
+        path: the file. bfloat16 arrays, which numpy stores without their type, are recognised.
+
+    Returns:
+        An array in the file's own dtype, in memory of its own.
+
+    Raises:
+        ValueError: the file is missing, no numpy file, truncated, lengthened, or holds Python
+            objects; one line that names it.
+    """
+    path = Path(path)
+    try:
+        # A pipe would be waited for, and a device may have no end.
+        if not path.is_file():
+            reason = 'Is a directory' if path.is_dir() else 'No such file'
+            raise ValueError(f'cannot read numpy file {path}: {reason}; check the path')
+        if not is_numpy_file(path):
+            raise ValueError(f'file {path} is no numpy array: it does not begin as numpy.save '
+                             'writes; give a .npy file, not a zipped .npz or a text')
+    except OSError as error:
+        raise ValueError(
+            f'cannot read numpy file {path}: {error.strerror}; check the path') from error
+    try:
+        # Mapped, so that a header which promises more than the file holds is found out before
+        # memory is asked for; arrays of Python objects cannot be mapped at all.
+        with np.errstate(over='raise'):
+            mapped = np.load(path, mmap_mode='r', allow_pickle=False)
+    # numpy's header parser lets errors of Python's own parser through.
+    except Exception as error:
+        raise ValueError(
+            f'file {path} is no readable numpy array of numbers (truncated, corrupt or holding '
+            'Python objects); write it again with numpy.save') from error
+    held, described = path.stat().st_size - mapped.offset, mapped.nbytes
+    if held != described:
+        raise ValueError(
+            f'file {path} is damaged: its header describes {mapped.dtype}{list(mapped.shape)} of '
+            f'{described} bytes, {held} follow; copy it or write it again')
+    array = np.array(mapped)
+    return array.view(ml_dtypes.bfloat16) if array.dtype == _OPAQUE_PAIR else array

@@ -1,0 +1,148 @@
+"""Devices and processes by the number: the same curve, and none is lost without a word."""
+
+import json
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+from jax_prompt.prompts.file import load_prompt
+from tests.training.processes import command, finish, start, start_together, wait_for_checkpoint
+
+pytestmark = pytest.mark.slow
+
+QUICK = {'steps': 20, 'batch_size': 16, 'evaluate_every': 10, 'log_every': 1, 'max_buckets': 1}
+# Long enough that a signal sent at the first checkpoint arrives while it trains.
+LONG = QUICK | {'steps': 300, 'evaluate_every': 20, 'log_every': 7, 'dropout_rate': 0.1}
+
+#: Sums over devices are added in another order; twenty updates at a high rate carry that on.
+TOLERANCE = 1e-4
+
+
+def curve(run):
+    """Return the losses of a run, step by step."""
+    lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    return np.array([line['value'] for line in lines
+                     if line['split'] == 'train' and line['name'] == 'loss'])
+
+
+def assert_same_run(one, other, tolerance=TOLERANCE):
+    assert len(curve(one)) == QUICK['steps']
+    np.testing.assert_allclose(curve(one), curve(other), rtol=tolerance)
+    prompts = [load_prompt(run / 'prompt.safetensors').prompt_PD for run in (one, other)]
+    np.testing.assert_allclose(*prompts, atol=tolerance * np.abs(prompts[0]).max())
+
+
+def assert_identical(one, other):
+    for name in ('prompt.safetensors', 'metrics.jsonl'):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='module')
+def alone(world, cache, tmp_path_factory):
+    """A run on one device."""
+    run = tmp_path_factory.mktemp('alone') / 'run'
+    assert finish(start(command(world, run, **QUICK), cache))[0][0] == 0
+    return run
+
+
+@pytest.mark.parametrize(('mesh', 'more'), [
+    ('data:8', {}), ('data:4,model:2', {'microbatches': 2}),
+    ('data:4,model:2', {'shard_weights_over_data': True})])
+def test_eight_devices_train_as_one(world, cache, alone, tmp_path, mesh, more):
+    sharded = more.pop('shard_weights_over_data', False)
+    arguments = [*command(world, tmp_path / 'run', **QUICK, **more), f'--mesh={mesh}',
+                 f'--gin.mesh.shard_weights_over_data={sharded}']
+    (code, errors), = finish(start(arguments, cache, devices=8))
+    assert code == 0, errors
+    assert_same_run(alone, tmp_path / 'run')
+
+
+def test_two_processes_train_as_one(world, cache, alone, tmp_path):
+    arguments = [*command(world, tmp_path / 'run', **QUICK), '--mesh=data:4,model:2']
+    for code, errors in finish(*start_together(arguments, cache, devices=4)):
+        assert code == 0, errors
+    assert_same_run(alone, tmp_path / 'run')
+
+
+@pytest.fixture(scope='module')
+def together(world, cache, tmp_path_factory):
+    """A run of two processes that nobody disturbs."""
+    run = tmp_path_factory.mktemp('together') / 'run'
+    for code, errors in finish(*start_together(command(world, run, **LONG), cache, devices=1)):
+        assert code == 0, errors
+    return run
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_is_killed_and_both_are_started_again(world, cache, together, tmp_path, victim):
+    run = tmp_path / 'run'
+    arguments = command(world, run, **LONG)
+    processes = start_together(arguments, cache, devices=1)
+    wait_for_checkpoint(run, 40, processes[0])
+    processes[victim].kill()
+    ends = finish(*processes)
+    assert ends[victim][0] == -signal.SIGKILL
+    code, errors = ends[1 - victim]
+    # The collectives or the coordination service notice, whichever is first.
+    assert code not in (0, 2), errors
+    assert 'another host of the job was lost' in errors or 'another task died' in errors, errors
+    for code, errors in finish(*start_together(arguments, cache, devices=1)):
+        assert code == 0, errors
+    assert_identical(run, together)
+
+
+def test_a_notice_to_one_process_stops_both_with_a_checkpoint(world, cache, together, tmp_path):
+    run = tmp_path / 'run'
+    arguments = command(world, run, **LONG)
+    processes = start_together(arguments, cache, devices=1)
+    wait_for_checkpoint(run, 40, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    for code, errors in finish(*processes):
+        assert code == 143 and 'told to stop; saved at step' in errors, errors
+    for code, errors in finish(*start_together(arguments, cache, devices=1)):
+        assert code == 0, errors
+    assert_identical(run, together)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(world, cache, tmp_path):
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    assert finish(start(command(world, whole, **LONG), cache))[0][0] == 0
+    arguments, stops = command(world, stopped, **LONG), []
+    for after in (0, 60):
+        process = start(arguments, cache)
+        wait_for_checkpoint(stopped, after, process)
+        process.send_signal(signal.SIGTERM)
+        (code, errors), = finish(process)
+        assert code == 143, errors
+        stops.append(int(errors.split('saved at step ')[1].split(';')[0]))
+    assert any(step % LONG['log_every'] for step in stops)
+    assert finish(start(arguments, cache))[0][0] == 0
+    assert_identical(whole, stopped)
+
+
+def test_hosts_that_mean_different_runs_are_told_apart(world, cache, tmp_path):
+    from tests.training import processes
+
+    arguments = [command(world, tmp_path / 'run', **QUICK | {'seed': seed}) for seed in (0, 1)]
+    first = start_together(arguments[0], cache, devices=1, number=1)
+    assert finish(*first)[0][0] == 0  # one process may be called a job of one
+    port = int(next(word for word in first[0].args if 'coordinator' in word).rsplit(':', 1)[1])
+    both = [processes.start(arguments[index], cache, 1, (port, 2, index)) for index in range(2)]
+    told = [errors for _, errors in finish(*both)]
+    assert any('the first host holds a run of another configuration: settings.seed is 0 there and '
+               '1 here' in errors for errors in told), told
+
+
+def test_hosts_that_are_named_by_halves_are_refused(world, cache, tmp_path):
+    for flag in ('--num_processes=2', '--coordinator=nowhere'):
+        process = subprocess.Popen([*command(world, tmp_path / 'run', **QUICK), flag],
+                                   stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        (code, errors), = finish(process)
+        assert code == 2 and 'name all three, or none on a cluster' in errors
