@@ -1,6 +1,10 @@
-"""Generation with a key and value cache: the input is encoded once, then one position a step."""
+"""Generation with a key and value cache: the input is encoded once, then one position a step.
 
-from collections.abc import Callable
+The loop here writes one sequence a row; what it writes is up to `choose`: the likeliest token
+(`greedy`), or a drawn one (`sampling.py`). Beam search is in `beam.py`.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +15,26 @@ from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
 
-#: generate(frozen, prompt_PD, ids_BS) -> int32[B, L]
-Generator = Callable[[Params, Array, Array], Array]
+#: generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]
+Generator = Callable[..., Array]
 #: choose(logits float32[B, V], position int32[]) -> int32[B], the next token of each row
 Choice = Callable[[Array, Array], Array]
+
+#: Lengths that generation is compiled for. A request between two of them runs in the longer one and
+#: ends where it asked to, so that requests of any length share few programs.
+LENGTHS = (8, 32, 128, 512)
+
+
+class Limits(NamedTuple):
+    """How long each row's output may be, in tokens, the end token included.
+
+    Attributes:
+      min_tokens_B: int32[B]; the end token is not chosen before so many others stand.
+      max_tokens_B: int32[B]; a row ends there without an end token.
+    """
+
+    min_tokens_B: Array
+    max_tokens_B: Array
 
 
 class _Decoding(NamedTuple):
@@ -30,7 +50,18 @@ class _Decoding(NamedTuple):
 def greedy(logits_BV: Array, position: Array) -> Array:
     """Choose the likeliest token: float32[B, V] -> int32[B]; the lowest id among equals."""
     del position
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return likeliest(logits_BV)
+
+
+def likeliest(logits_BV: Array) -> Array:
+    """Return the index of each row's largest number, int32[B]; the lowest among equals.
+
+    Source: as `jnp.argmax`, in two reductions that XLA vectorises on CPU, where it is not.
+    """
+    size = logits_BV.shape[-1]
+    is_largest_BV = logits_BV == logits_BV.max(axis=-1, keepdims=True)
+    # NaN equals nothing: the last index then, which is at least one of the vocabulary's.
+    return jnp.where(is_largest_BV, jnp.arange(size), size - 1).min(axis=-1).astype(jnp.int32)
 
 
 def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Generator:
@@ -42,9 +73,26 @@ def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Gener
       choose: picks each row's next token from its logits.
 
     Returns:
-      generate(frozen, prompt_PD, ids_BS) -> int32[B, L]: tokens up to and with the end token, then
-      pads. It stops as soon as every row has ended; a row of pads alone (a filler of the batch)
-      counts as ended from the start.
+      generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]: tokens up to and with the
+      end token, then pads; `limits` are each row's own `Limits`. It stops as soon as every row has
+      ended; a row of pads alone (a filler of the batch) counts as ended from the start.
+
+    Raises:
+      ValueError: for a `max_length` below 1.
+    """
+    check_length(max_length)
+
+    @jax.jit
+    def generate(frozen: Params, prompt_PD: Array, ids_BS: Array,
+                 limits: Limits | None = None) -> Array:
+        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+        return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, limits)
+
+    return generate
+
+
+def check_length(max_length: int) -> None:
+    """Refuse a number of tokens below one.
 
     Raises:
       ValueError: for a `max_length` below 1.
@@ -52,16 +100,9 @@ def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Gener
     if max_length < 1:
         raise ValueError(f'max_length={max_length}; expected at least one token to generate')
 
-    @jax.jit
-    def generate(frozen: Params, prompt_PD: Array, ids_BS: Array) -> Array:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
-        return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose)
-
-    return generate
-
 
 def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
-                  choose: Choice = greedy) -> Array:
+                  choose: Choice = greedy, limits: Limits | None = None) -> Array:
     """Decode from encoded inputs, one sequence a row, until every row has ended.
 
     Args:
@@ -71,6 +112,7 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
       mask_BS: bool[B, S], True where the encoder had a token.
       max_length: L, tokens to generate at most.
       choose: picks each row's next token from its logits.
+      limits: each row's own, where they differ.
 
     Returns:
       int32[B, L], pads after the end token.
@@ -82,11 +124,16 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
 
     def advance(now: _Decoding) -> _Decoding:
         logits_BV, cache = next_logits(model, frozen, now.last_B, now.cache)
+        ended_B = now.ended_B
+        if limits is not None:
+            logits_BV = without_end(logits_BV, now.position < limits.min_tokens_B,
+                                    config.eos_token_id)
+            ended_B |= now.position + 1 >= limits.max_tokens_B
         chosen_B = choose(logits_BV, now.position)
         chosen_B = jnp.where(now.ended_B, config.pad_token_id, chosen_B)
         tokens_BL = jax.lax.dynamic_update_slice_in_dim(
             now.tokens_BL, chosen_B[:, None], now.position, axis=1)
-        ended_B = now.ended_B | (chosen_B == config.eos_token_id)
+        ended_B |= chosen_B == config.eos_token_id
         return _Decoding(now.position + 1, chosen_B, ended_B, tokens_BL, cache)
 
     start = _Decoding(
@@ -103,6 +150,70 @@ def next_logits(model: T5, frozen: Params, last_B: Array, cache: Params) -> tupl
     hidden_B1D = model.embed(frozen, last_B[:, None])
     hidden_B1D, cache = model.decode_step(frozen, hidden_B1D, cache)
     return model.logits(frozen, hidden_B1D)[:, 0], cache
+
+
+def without_end(logits: Array, too_early_B: Array, eos_id: int) -> Array:
+    """Make the end token impossible in the rows where it is too early: float32[B, ..., V]."""
+    too_early = too_early_B.reshape(-1, *[1] * (logits.ndim - 1))
+    ends_V = jnp.arange(logits.shape[-1]) == eos_id
+    return jnp.where(too_early & ends_V, -jnp.inf, logits)
+
+
+def largest(scores: Array, count: int) -> tuple[Array, Array]:
+    """Return the largest scores of the last dimension, descending, and where they stand.
+
+    The barrier keeps XLA from merging `top_k` with what is made of its results: on CPU it would no
+    longer know it for a partial sort, and sort the whole vocabulary, at a hundred times the cost.
+    For the same reason there are two dimensions.
+    """
+    flat = scores.reshape(-1, scores.shape[-1])
+    found = jax.lax.optimization_barrier(jax.lax.top_k(flat, min(count, flat.shape[-1])))
+    return tuple(part.reshape(*scores.shape[:-1], -1) for part in found)
+
+
+def length_bucket(max_tokens: int, lengths: Sequence[int] = LENGTHS) -> int:
+    """Return the smallest of the compiled lengths that holds so many tokens.
+
+    Raises:
+      ValueError: for fewer than one token, or more than the longest length.
+
+    Example:
+        >>> length_bucket(20)
+        32
+    """
+    check_length(max_tokens)
+    if max_tokens > max(lengths):
+        raise ValueError(f'{max_tokens} tokens to generate; expected at most {max(lengths)}, the '
+                         'longest length that generation is compiled for')
+    return min(length for length in lengths if length >= max_tokens)
+
+
+def check_limits(min_tokens: int, max_tokens: int | None) -> None:
+    """Refuse a request's limits that no output can keep.
+
+    Raises:
+      ValueError: for a negative `min_tokens`, or a `max_tokens` below 1 or below `min_tokens`.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f'max_tokens={max_tokens}; expected at least one token to generate')
+    if min_tokens < 0 or (max_tokens is not None and min_tokens > max_tokens):
+        raise ValueError(f'min_tokens={min_tokens}; expected a number from 0 to max_tokens'
+                         f'{"" if max_tokens is None else f"={max_tokens}"}')
+
+
+def stack_limits(rows: Sequence[tuple[int, int | None]], max_length: int) -> Limits:
+    """Put requests' (min_tokens, max_tokens) into arrays; None stands for `max_length`.
+
+    Raises:
+      ValueError: where a request wants more than `max_length` tokens, or impossible limits.
+    """
+    for row, (min_tokens, max_tokens) in enumerate(rows):
+        check_limits(min_tokens, max_tokens)
+        if max(min_tokens, max_tokens or 0) > max_length:
+            raise ValueError(f'row {row} asks for {max(min_tokens, max_tokens or 0)} tokens; '
+                             f'expected at most max_length={max_length}, what was compiled')
+    return Limits(np.array([low for low, _ in rows], np.int32),
+                  np.array([max_length if high is None else high for _, high in rows], np.int32))
 
 
 def before_end(tokens_L: np.ndarray, eos_id: int) -> list[int]:

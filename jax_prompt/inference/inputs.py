@@ -85,12 +85,16 @@ def _render_lines(lines: Iterable[str], task: TextTask, format: str,
         if format == 'lines':
             yield Input(task.render({task.columns[0]: line.rstrip('\r\n')}, where), {})
         else:
-            fields = _parse(line, where)
+            fields = parse_object(line, where)
             yield Input(task.render(fields, where), fields)
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
-    """Return the JSON object of a line."""
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Return the JSON object of a line.
+
+    Raises:
+      ValueError: naming the place, where it is blank, no JSON, or no object.
+    """
     if not line.strip():
         raise ValueError(f'{where} is blank; expected a JSON object; take the line out')
     try:

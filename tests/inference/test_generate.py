@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.inference.generate import before_end, greedy, make_generator
+from jax_prompt.inference.generate import (
+    Limits,
+    before_end,
+    greedy,
+    largest,
+    length_bucket,
+    likeliest,
+    make_generator,
+    stack_limits,
+)
+from jax_prompt.t5.model import T5
 
 LENGTH = 10
 compiled = functools.cache(make_generator)
@@ -25,6 +35,12 @@ def test_tokens_equal_pytorchs(case, pytorch, prompted):
     assert tokens.dtype == np.int32
     assert len(np.unique(tokens)) > 4, 'a model that repeats itself tests nothing'
     np.testing.assert_array_equal(tokens, expected)
+
+
+def test_tokens_are_the_same_with_layers_in_a_row(case):
+    model = T5(case.model.config, scan_layers=False)
+    tokens = compiled(model, LENGTH)(case.frozen, case.prompt, case.ids(True))
+    np.testing.assert_array_equal(tokens, run(case, True))
 
 
 def test_cached_logits_equal_those_of_training(case, teacher_forced, cached):
@@ -105,6 +121,54 @@ def test_a_row_without_end_fills_the_length(one_case):
     assert (tokens > 1).all()
 
 
+def test_rows_keep_their_own_limits(one_case):
+    ids = one_case.ids(True)
+    frozen = jax.tree.map(np.array, one_case.frozen)
+    frozen['lm_head']['kernel'][:, 1] *= 1.8  # most rows end early
+    limits = [1, 4, 10, 2, 7, 3]
+    generate = compiled(one_case.model, LENGTH)
+    whole = np.asarray(generate(frozen, one_case.prompt, ids))
+    short = np.asarray(generate(frozen, one_case.prompt, ids,
+                                stack_limits([(0, limit) for limit in limits], LENGTH)))
+    for row, limit in enumerate(limits):
+        np.testing.assert_array_equal(short[row, :limit], whole[row, :limit])
+        assert (short[row, limit:] == 0).all()
+    late = np.asarray(generate(frozen, one_case.prompt, ids,
+                               stack_limits([(5, None)] * 6, LENGTH)))
+    assert (whole[:, :5] == 1).any() and not (late[:, :5] == 1).any()
+    first = np.argmax(whole == 1, axis=1)
+    np.testing.assert_array_equal(late[first >= 5], whole[first >= 5])
+
+
+def test_it_stops_when_every_row_is_at_its_limit(one_case):
+    choose, asked = ends_at([LENGTH] * 6)
+    make_generator(one_case.model, LENGTH, choose)(
+        one_case.frozen, one_case.prompt, one_case.ids(True),
+        Limits(np.zeros(6, np.int32), np.array([1, 3, 2, 3, 1, 1], np.int32)))
+    jax.effects_barrier()
+    assert sorted(asked) == [0, 1, 2]
+
+
+def test_the_likeliest_is_the_first_of_the_largest():
+    logits = np.array([[1, 3, 3], [-np.inf, -np.inf, -2], [5, 0, 5], [0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(likeliest(jnp.asarray(logits)), logits.argmax(axis=1))
+
+
+def test_the_largest_are_found_without_sorting_all():
+    """XLA on CPU sorts the whole vocabulary where it does not know top-k for what it is."""
+    def use(scores):
+        values, where = largest(scores, 5)
+        return values[:, :, -1], where[:, :, 0]
+
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 500)), jnp.float32)
+    fifth, first = jax.jit(use)(scores)
+    np.testing.assert_array_equal(fifth, np.sort(scores, axis=-1)[..., -5])
+    np.testing.assert_array_equal(first, np.argmax(scores, axis=-1))
+    if jax.default_backend() == 'cpu':
+        program = jax.jit(use).lower(scores).compile().as_text()
+        assert 'TopK' in program and ' sort(' not in program
+
+
 def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
     generate = make_generator(one_case.model, LENGTH)
     for prompt in (one_case.prompt, one_case.prompt + 1):
@@ -135,6 +199,15 @@ def test_text_ends_before_the_first_end_token():
     assert before_end(np.array([5, 0, 7, 1, 9, 1]), eos_id=1) == [5, 0, 7]
     assert before_end(np.array([5, 7]), eos_id=1) == [5, 7]
     assert before_end(np.array([1, 0]), eos_id=1) == []
+
+
+def test_lengths_share_few_programs():
+    assert [length_bucket(tokens) for tokens in (1, 8, 9, 512)] == [8, 8, 32, 512]
+    assert length_bucket(3, (64, 4)) == 4
+    with pytest.raises(ValueError, match='513 tokens to generate; expected at most 512'):
+        length_bucket(513)
+    with pytest.raises(ValueError, match='max_length=0; expected at least one token'):
+        length_bucket(0)
 
 
 def test_an_impossible_length_is_refused(one_case):

@@ -1,0 +1,159 @@
+"""The server under many clients with mixed tasks, against bulk prediction at the same batch size.
+
+    python -m benchmarks.serving [--clients=64] [--seconds=60] [--batch_size=32] [--model=SOURCE]
+
+A real server runs as a process of its own; each client keeps a connection and asks again as soon
+as it is answered. Texts are as long as reviews are, tasks are eight random prompts. Every answer
+is compared with the offline one. Bulk prediction of the same requests by the same shapes runs
+before, with the machine to itself; so do the clients' requests, apart from the clients.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks.mixed_tasks import DEMO_MODEL, LABELS, random_prompt
+from jax_prompt.inference.bulk import BulkSettings, predict_file
+from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.shapes import Shapes
+from jax_prompt.prompts.file import save_prompt
+from jax_prompt.training.frozen_model import open_model
+
+WORDS = ('a film that one remembers for long and would see again with pleasure although its plot '
+         'is thin the cast plays as if it were not and the camera finds what others miss').split()
+LENGTHS = (32, 48, 64, 96)
+
+_PROGRAM = """
+import sys
+from jax_prompt.training.frozen_model import open_model
+from jax_prompt.serving.server import serve
+from jax_prompt.serving.settings import ServerSettings
+from benchmarks.serving import shapes
+model, prompts, batch_size = sys.argv[1:]
+settings = ServerSettings(port=0, batch_size=int(batch_size), warm_up_length=96, time_limit=300)
+serve(open_model(model), prompts, settings, shapes(int(batch_size)),
+      announce=lambda address: print(address, flush=True))
+"""
+
+
+def shapes(batch_size):
+    """Return what both the server and bulk prediction run at."""
+    return Shapes.for_batches_of(batch_size, lengths=LENGTHS, labels=((2, 2),), shared_labels=1)
+
+
+def draw_requests(count):
+    draw = np.random.default_rng(0)
+    return [{'task': str(draw.integers(len(LABELS))),
+             'text': ' '.join(draw.choice(WORDS, draw.integers(4, 40)))} for _ in range(count)]
+
+
+def measure_bulk(opened, folder, requests, batch_size):
+    """Return lines a second of bulk prediction, and its answers."""
+    engine = Engine(opened, shapes(batch_size))
+    for number, labels in enumerate(LABELS):
+        engine.add(str(number), random_prompt(opened, 20, number, labels))
+        save_prompt(folder / 'prompts' / f'{number}.safetensors',
+                    random_prompt(opened, 20, number, labels))
+    engine.warm_up(longest=LENGTHS[-1])
+    (folder / 'in').write_text(''.join(json.dumps(request) + '\n' for request in requests))
+    start = time.perf_counter()
+    predict_file(engine, folder / 'in', folder / 'out', BulkSettings(prompt_column='task'))
+    rate = len(requests) / (time.perf_counter() - start)
+    return rate, [json.loads(line) for line in (folder / 'out').read_text().splitlines()]
+
+
+async def client(port, requests, number, clients, end, outcomes):
+    """Ask one request after the other; note (request, seconds, answer)."""
+    reader, writer = await asyncio.open_connection('127.0.0.1', port)
+    while time.monotonic() < end:
+        request = requests[number % len(requests)]
+        body = json.dumps({'prompt': request['task'], 'inputs': request['text']}).encode()
+        start = time.perf_counter()
+        writer.write(b'POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: '
+                     b'application/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
+        head = (await reader.readuntil(b'\r\n\r\n')).decode().lower()
+        length = int(head.split('content-length: ')[1].split('\r\n')[0])
+        answer = json.loads(await reader.readexactly(length))
+        outcomes.append((number % len(requests), int(head.split()[1]),
+                         time.perf_counter() - start, answer))
+        number += clients
+    writer.close()
+
+
+async def load(port, requests, clients, seconds):
+    outcomes, end = [], time.monotonic() + seconds
+    await asyncio.gather(*(client(port, requests, number, clients, end, outcomes)
+                           for number in range(clients)))
+    return outcomes
+
+
+async def until_ready(port):
+    while True:
+        reader, writer = await asyncio.open_connection('127.0.0.1', port)
+        writer.write(b'GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+        ready = b' 200 ' in await reader.readline()
+        writer.close()
+        if ready:
+            return
+        await asyncio.sleep(0.5)
+
+
+def measure_server(args, folder, requests):
+    """Return what the clients saw, and how long it took."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', _PROGRAM, args.model, str(folder / 'prompts'), str(args.batch_size)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    try:
+        port = int(process.stdout.readline().rpartition(':')[2])
+        asyncio.run(until_ready(port))
+        asyncio.run(load(port, requests, args.clients, min(5, args.seconds)))
+        start = time.perf_counter()
+        outcomes = asyncio.run(load(port, requests, args.clients, args.seconds))
+        seconds = time.perf_counter() - start
+        process.send_signal(signal.SIGTERM)
+        print(f'the server ended with {process.wait(60)}')
+    finally:
+        process.kill()
+        process.wait()
+    return outcomes, seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--clients', type=int, default=64)
+    parser.add_argument('--seconds', type=float, default=60)
+    parser.add_argument('--batch_size', type=int, default=32)
+    parser.add_argument('--requests', type=int, default=1024)
+    parser.add_argument('--model', default=DEMO_MODEL)
+    args = parser.parse_args()
+    requests = draw_requests(args.requests)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        bulk, expected = measure_bulk(open_model(args.model), folder, requests, args.batch_size)
+        outcomes, seconds = measure_server(args, folder, requests)
+    wrong = sum(status != 200 for _, status, _, _ in outcomes)
+    differs = max(max(abs(answer['scores'][word] - score)
+                      for word, score in expected[number]['scores'].items())
+                  for number, status, _, answer in outcomes if status == 200)
+    times = sorted(1000 * taken for _, _, taken, _ in outcomes)
+    cuts = statistics.quantiles(times, n=100)
+    print(f'{args.clients} clients, {seconds:.0f} s: {len(outcomes)} answers, {wrong} errors, '
+          f'scores differ from offline by at most {differs:.1e}')
+    print(f'p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms')
+    rate = len(outcomes) / seconds
+    print(f'server {rate:.1f} answers/s, bulk {bulk:.1f} lines/s, batch size {args.batch_size}, '
+          f'ratio {rate / bulk:.2f}')
+
+
+if __name__ == '__main__':
+    main()

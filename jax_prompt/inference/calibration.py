@@ -1,0 +1,194 @@
+"""Label probabilities that mean what they say, from the scores of rank classification.
+
+A model's scores favour some labels whatever the input, and are too sure or not sure enough. Two
+corrections, alone or together:
+
+    contextual calibration   takes away what the scores are without an input (Zhao et al. 2021);
+                             needs no data
+    temperature scaling      divides by one number, fitted on validation scores (Guo et al. 2017);
+                             changes no answer, only how sure it is
+
+    p(label) = softmax((scores - log p(label | no content)) / temperature)
+
+Everything here is numpy in float64 on float32[B, C] scores, which `rank.py` gives.
+"""
+
+import numpy as np
+
+#: Inputs without content, to stand where a task has its text: those of Zhao et al. 2021, section 5.
+CONTENT_FREE = ('N/A', '', '[MASK]')
+
+#: Between these the temperature is looked for. Scores that are right without exception would have
+#: none above zero that is best.
+_TEMPERATURES = (0.01, 100.0)
+
+
+def content_free_log_probabilities(scores_MC: np.ndarray) -> np.ndarray:
+    """Return what the labels' probabilities are without an input.
+
+    Args:
+      scores_MC: float32[M, C], the scores of inputs without content, such as `CONTENT_FREE`.
+
+    Returns:
+      float64[C], the logarithm of the mean over the M inputs of each label's probability.
+
+    Raises:
+      ValueError: for no inputs, fewer than two labels, or scores that are not finite.
+
+    Source: Zhao et al. 2021 (arXiv:2102.09690), section 5.
+    """
+    log_probabilities_MC = _log_softmax(_checked(scores_MC))
+    largest_C = log_probabilities_MC.max(axis=0)
+    return largest_C + np.log(np.exp(log_probabilities_MC - largest_C).mean(axis=0))
+
+
+def calibrated_probabilities(scores_BC: np.ndarray, content_free_C: np.ndarray | None = None,
+                             temperature: float = 1.0) -> np.ndarray:
+    """Turn scores into calibrated probabilities among the labels.
+
+    The paper multiplies probabilities by the inverse of those without content and applies another
+    softmax to the result; here they are divided and normalised to sum to one, which ranks labels
+    alike, and leaves probabilities as they are where labels are equally likely without content.
+
+    Args:
+      scores_BC: float32[B, C], log-probabilities of the labels, or of their tokens.
+      content_free_C: from `content_free_log_probabilities`; None for no contextual calibration.
+      temperature: from `fit_temperature`.
+
+    Returns:
+      float32[B, C], rows that sum to 1.
+
+    Raises:
+      ValueError: for a temperature that is not above 0, scores that are not finite, or another
+        number of labels than the scores have.
+    """
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f'temperature={temperature}; expected a number above 0')
+    return np.exp(_log_softmax(_shifted(scores_BC, content_free_C) / temperature)).astype(
+        np.float32)
+
+
+def fit_temperature(scores_BC: np.ndarray, labels_B: np.ndarray,
+                    content_free_C: np.ndarray | None = None) -> float:
+    """Find the temperature that makes known labels likeliest (minimises their mean NLL).
+
+    The loss is convex in 1 / temperature: where its slope, the mean over examples of the expected
+    score minus the label's, changes sign is found by bisection.
+
+    Args:
+      scores_BC: float32[B, C], of examples that were not trained on.
+      labels_B: int[B], their right labels.
+      content_free_C: as it will be given to `calibrated_probabilities`.
+
+    Returns:
+      From 0.01 to 100; an end of this range where no temperature inside is best (all answers right
+      or, at the other end, no better than chance).
+
+    Raises:
+      ValueError: for no examples, labels that do not fit the scores, or scores that are not finite.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
+    """
+    shifted_BC = _shifted(scores_BC, content_free_C)
+    labels_B = _checked_labels(labels_B, shifted_BC)
+    right_B = np.take_along_axis(shifted_BC, labels_B[:, None], axis=1)[:, 0]
+
+    def slope(temperature: float) -> float:
+        probabilities_BC = np.exp(_log_softmax(shifted_BC / temperature))
+        return float(np.mean((probabilities_BC * shifted_BC).sum(axis=1) - right_B))
+
+    low, high = np.log(_TEMPERATURES)
+    # The slope in 1 / temperature falls as the temperature rises.
+    if slope(np.exp(low)) <= 0:
+        return _TEMPERATURES[0]
+    if slope(np.exp(high)) >= 0:
+        return _TEMPERATURES[1]
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(np.exp(middle)) > 0 else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def negative_log_likelihood(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
+    """Return the mean of -log p(right label), in nats.
+
+    Raises:
+      ValueError: for no examples, or labels that do not fit.
+    """
+    probabilities_BC = _checked(probabilities_BC)
+    labels_B = _checked_labels(labels_B, probabilities_BC)
+    right_B = np.take_along_axis(probabilities_BC, labels_B[:, None], axis=1)[:, 0]
+    # An impossible right label costs what the smallest number would, not infinity.
+    return float(-np.mean(np.log(np.maximum(right_B, np.finfo(np.float32).tiny))))
+
+
+def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarray,
+                               bins: int = 15) -> float:
+    """Return how far confidence is from accuracy, from 0 to 1.
+
+    Examples are sorted into equal ranges of the chosen label's probability; the gaps between each
+    range's mean probability and its accuracy are averaged, weighted by their examples.
+
+    Args:
+      probabilities_BC: float32[B, C].
+      labels_B: int[B].
+      bins: how many ranges.
+
+    Returns:
+      The error.
+
+    Raises:
+      ValueError: for no examples, labels that do not fit, or a number of bins below 1.
+
+    Source: Naeini et al. 2015; Guo et al. 2017, section 2, with its 15 bins.
+    """
+    if bins < 1:
+        raise ValueError(f'bins={bins}; expected at least one')
+    probabilities_BC = _checked(probabilities_BC)
+    labels_B = _checked_labels(labels_B, probabilities_BC)
+    confidence_B = probabilities_BC.max(axis=1)
+    gaps_B = (probabilities_BC.argmax(axis=1) == labels_B) - confidence_B
+    bin_B = np.clip(np.ceil(confidence_B * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(bin_B, weights=gaps_B, minlength=bins)).sum() / len(gaps_B))
+
+
+def _log_softmax(scores_BC: np.ndarray) -> np.ndarray:
+    centred_BC = scores_BC - scores_BC.max(axis=1, keepdims=True)
+    return centred_BC - np.log(np.exp(centred_BC).sum(axis=1, keepdims=True))
+
+
+def _shifted(scores_BC: np.ndarray, content_free_C: np.ndarray | None) -> np.ndarray:
+    """Check scores and take away what they are without content."""
+    scores_BC = _checked(scores_BC)
+    if content_free_C is None:
+        return scores_BC
+    content_free_C = np.asarray(content_free_C, np.float64)
+    if content_free_C.shape != scores_BC.shape[1:]:
+        raise ValueError(f'content-free probabilities have shape {list(content_free_C.shape)}, but '
+                         f'the scores are of {scores_BC.shape[1]} labels; compute them with the '
+                         'same labels')
+    return scores_BC - content_free_C
+
+
+def _checked(scores_BC: np.ndarray) -> np.ndarray:
+    scores_BC = np.asarray(scores_BC, np.float64)
+    if scores_BC.ndim != 2 or scores_BC.shape[0] < 1 or scores_BC.shape[1] < 2:
+        raise ValueError(f'scores have shape {list(scores_BC.shape)}; expected [examples, labels], '
+                         'at least one example and two labels')
+    if not np.isfinite(scores_BC).all():
+        row = int(np.argmin(np.isfinite(scores_BC).all(axis=1)))
+        raise ValueError(f'row {row} of the scores is not finite; expected log-probabilities')
+    return scores_BC
+
+
+def _checked_labels(labels_B: np.ndarray, scores_BC: np.ndarray) -> np.ndarray:
+    labels_B = np.asarray(labels_B)
+    examples, count = scores_BC.shape
+    if labels_B.shape != (examples,):
+        raise ValueError(f'labels have shape {list(labels_B.shape)}; expected [{examples}], one '
+                         'for each row of the scores')
+    wrong = (labels_B < 0) | (labels_B >= count)
+    if wrong.any():
+        raise ValueError(f'label {labels_B[wrong][0]} of row {int(wrong.argmax())} is no number of '
+                         f'a label; expected 0 to {count - 1}')
+    return labels_B.astype(np.int64)

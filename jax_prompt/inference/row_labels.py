@@ -1,0 +1,141 @@
+"""Rank classification where every row of the batch has labels of its own.
+
+`rank.score_labels` scores one set of labels against all rows. In a batch of several tasks the sets
+differ in their words, their number and their lengths; they are padded to one shape, and what is
+padded weighs nothing and is never chosen.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.inference.encode import encode_inputs
+from jax_prompt.inference.rank import _LOGITS_BYTES, _label_arrays
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.model import T5
+from jax_prompt.types import Array, Params
+
+#: score(frozen, prompt_PD, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]
+RowLabelScorer = Callable[[Params, Array, Array, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelSet:
+    """Labels to choose from, as words and as tokens.
+
+    Attributes:
+      words: C labels.
+      targets_CL: int32[C, L], each label's tokens and end token, then pads.
+      weights_CL: float32[C, L], what each position's log-probability counts; 0 on pads.
+    """
+
+    words: tuple[str, ...]
+    targets_CL: np.ndarray
+    weights_CL: np.ndarray
+
+    @classmethod
+    def encode(cls, words: Sequence[str], encode: Callable[[str], Sequence[int]],
+               config: T5Config) -> 'LabelSet':
+        """Spell labels with a vocabulary.
+
+        Args:
+          words: at least two different labels.
+          encode: text -> token ids, without an end token.
+          config: of the model.
+
+        Raises:
+          ValueError: fewer than two labels, one without tokens, or two that the vocabulary spells
+            alike.
+        """
+        return cls(tuple(words), *_label_arrays([encode(word) for word in words], config))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (C, L)."""
+        return self.targets_CL.shape
+
+
+def stack_labels(sets: Sequence[LabelSet], batch: int, labels: int, length: int,
+                 pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pad the labels of each row to one shape.
+
+    Args:
+      sets: the labels of each real row.
+      batch: B; rows beyond the sets have no labels.
+      labels: C, at least the most labels of a set.
+      length: L, at least the longest label's tokens.
+      pad_id: fills what is missing.
+
+    Returns:
+      (int32[B, C, L] targets, float32[B, C, L] weights).
+    """
+    targets_BCL = np.full((batch, labels, length), pad_id, np.int32)
+    weights_BCL = np.zeros((batch, labels, length), np.float32)
+    for row, one in enumerate(sets):
+        count, longest = one.shape
+        targets_BCL[row, :count, :longest] = one.targets_CL
+        weights_BCL[row, :count, :longest] = one.weights_CL
+    return targets_BCL, weights_BCL
+
+
+def make_row_label_scorer(model: T5) -> RowLabelScorer:
+    """Compile the scoring of each row's own labels; one compilation for each set of shapes.
+
+    Args:
+      model: the frozen model's shape.
+
+    Returns:
+      score(frozen, prompt_PD, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]: log-probabilities
+      of the labels; 0 for those that are missing, which the caller must leave out.
+    """
+
+    @jax.jit
+    def score(frozen: Params, prompt_PD: Array, ids_BS: Array, targets_BCL: Array,
+              weights_BCL: Array) -> Array:
+        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+        return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL)
+
+    return score
+
+
+def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+                     targets_BCL: Array, weights_BCL: Array) -> Array:
+    """Score the labels of each row against its encoded input.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      encoded_BSD: the encoder's outputs.
+      mask_BS: bool[B, S], True where the encoder had a token.
+      targets_BCL: int32[B, C, L], each label's tokens and end token, then pads.
+      weights_BCL: float32[B, C, L], what each position's log-probability counts; 0 on pads.
+
+    Returns:
+      float32[B, C], the weighted sums of log-probabilities.
+    """
+    batch, labels, length = targets_BCL.shape
+    starts_BC1 = jnp.full((batch, labels, 1), model.config.decoder_start_token_id, jnp.int32)
+    inputs_BCL = jnp.concatenate([starts_BC1, targets_BCL[:, :, :-1]], axis=2)
+    inputs_BCLD = model.embed(frozen, inputs_BCL)
+
+    # Mapped over labels, not folded into the batch: the encoder's outputs stay unmapped, so the
+    # cross keys and values computed from them do too, and all labels of a row share them.
+    hidden_CBLD = jax.vmap(
+        lambda inputs_BLD: model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS),
+        in_axes=1)(inputs_BCLD)
+
+    def log_probability(label: tuple[Array, Array, Array]) -> Array:
+        hidden_BLD, target_BL, weights_BL = label
+        logits_BLV = model.logits(frozen, hidden_BLD)
+        chosen_BL = jnp.take_along_axis(logits_BLV, target_BL[..., None], axis=-1)[..., 0]
+        log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
+        return jnp.sum(log_probabilities_BL * weights_BL, axis=-1)
+
+    group = max(1, _LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
+    each_label = (hidden_CBLD, targets_BCL.swapaxes(0, 1), weights_BCL.swapaxes(0, 1))
+    if group >= labels:
+        return jax.vmap(log_probability)(each_label).T
+    return jax.lax.map(log_probability, each_label, batch_size=group).T

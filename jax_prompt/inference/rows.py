@@ -1,0 +1,205 @@
+"""What an engine runs: prompts in use, and rows of a batch made of texts on the host."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jax_prompt.data.features import FeatureConverter
+from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.inference.generate import before_end
+from jax_prompt.inference.predict import Prediction
+from jax_prompt.inference.prompt_table import Block
+from jax_prompt.inference.rank import probabilities
+from jax_prompt.inference.row_labels import LabelSet
+from jax_prompt.inference.sampling import (
+    SamplingRows,
+    SamplingSettings,
+    make_sampler,
+    stack_settings,
+)
+from jax_prompt.prompts.file import PromptFile
+from jax_prompt.t5.model import T5
+from jax_prompt.types import Array, Params
+
+
+class OpenedModel(Protocol):
+    """A frozen model that is ready to run; `training.frozen_model.FrozenModel` is one."""
+
+    model: T5
+    frozen: Params
+    vocabulary: Any
+    name: str
+    fingerprint: str
+    vocabulary_fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """A way to generate that an engine can be given.
+
+    Attributes:
+      make: (model, max_length) -> generate(frozen, prompt_PD, ids_BS, *arrays) -> int32[B, L],
+        compiled, in which a row depends on its own arrays alone.
+      arrays: (rows, B, max_length) -> those arrays, with something harmless for missing rows.
+    """
+
+    make: Callable[[T5, int], Callable[..., Array]]
+    arrays: Callable[[Sequence['Row'], int, int], tuple[Any, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServedPrompt:
+    """A prompt in use, or the plain model.
+
+    Attributes:
+      name: by which requests name it; '' for the plain model.
+      task: how texts are rendered, which labels there are, how long inputs and targets are.
+      converter: inserts virtual tokens and the end token.
+      labels: of the task, as tokens; None for free text.
+      block: where its rows stand; None where it has none.
+      file: what it was loaded from; None for the plain model.
+    """
+
+    name: str
+    task: TextTask
+    converter: FeatureConverter
+    labels: LabelSet | None
+    block: Block | None
+    file: PromptFile | None = None
+
+    @property
+    def longest(self) -> int:
+        """Return the most encoder positions that an input of it takes."""
+        return self.converter.inputs_length + self.converter.num_rows
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that tell its numbers and metadata from any others."""
+        if self.file is None:
+            return ''
+        metadata = json.dumps(self.file.metadata.to_strings(), sort_keys=True)
+        content = hashlib.sha256(self.file.prompt_PD.tobytes())
+        content.update(metadata.encode())
+        return content.hexdigest()[:16]
+
+    def ids(self, tokens: Sequence[int], where: str) -> tuple[np.ndarray, bool]:
+        """Return the ids of an input as the table's rows have it, and whether text was cut."""
+        try:
+            ids, cut = self.converter.input_ids(tokens)
+        except ValueError as error:  # it lacks the layout's marker
+            raise ValueError(f'{where}: {error}') from None
+        if self.block is not None:
+            ids[ids >= self.converter.vocab_size] += self.block.offset
+        return ids, cut
+
+    def render(self, inputs: str | Mapping[str, Any], where: str = 'the request') -> str:
+        """Return the text that the model reads.
+
+        Args:
+          inputs: columns of the task's template, or the text of its only column.
+          where: where they stand, for messages.
+
+        Raises:
+          ValueError: a column is missing, or the text is none that could be written.
+        """
+        columns = self.task.columns
+        if isinstance(inputs, str):
+            if len(columns) != 1:
+                raise ValueError(f'task {self.task.name} of {self} reads {len(columns)} columns '
+                                 f'({", ".join(columns)}) but {where} gives one text; give an '
+                                 'object with these keys')
+            inputs = {columns[0]: inputs}
+        text = self.task.render(inputs, where)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f'the text of {where} holds half of a surrogate pair; send text that '
+                             'can be written as UTF-8') from None
+        return text
+
+    def __str__(self) -> str:
+        return f'prompt {self.name!r}' if self.name else 'the plain model'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a batch, complete: what it gives depends on nothing beside it.
+
+    Attributes:
+      prompt: which it uses; referring to it keeps its rows in the table.
+      ids: int32[S'], virtual and end tokens included, not padded.
+      cut: whether text was cut to the task's length.
+      labels: to be ranked; None to generate.
+      max_tokens: to generate at most, the end token included.
+      decoding: how to generate, a name of the engine's.
+      options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none.
+      group: only rows of one group share a batch.
+    """
+
+    prompt: ServedPrompt
+    ids: np.ndarray
+    cut: bool
+    labels: LabelSet | None
+    max_tokens: int
+    decoding: str
+    options: Any
+    group: tuple
+
+
+def _sampling_arrays(rows: Sequence[Row], batch: int, max_length: int) -> tuple[SamplingRows]:
+    settings = [dataclasses.replace(row.options or SamplingSettings(), max_tokens=row.max_tokens)
+                for row in rows]
+    fillers = [SamplingSettings()] * (batch - len(rows))
+    return (stack_settings(settings + fillers, max_length),)
+
+
+#: Greedy and sampled rows in one batch, each as it asks.
+SAMPLING = Decoding(make_sampler, _sampling_arrays)
+
+
+def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:
+    """Yield the numbers of the rows of each batch: one group, like lengths, longest first."""
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].group, -len(rows[i].ids), i))
+    for _, same in itertools.groupby(order, key=lambda i: rows[i].group):
+        numbers = list(same)
+        for first in range(0, len(numbers), largest):
+            yield numbers[first:first + largest]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Running:
+    """A batch that the device may still be working on.
+
+    Attributes:
+      rows: in their order.
+      result: float32[B, C] scores or int32[B, L] tokens.
+      opened: the model, to read the result with.
+    """
+
+    rows: tuple[Row, ...]
+    result: Array
+    opened: OpenedModel
+
+    def answers(self) -> list[Prediction]:
+        """Wait for the device and return an answer for each row."""
+        found = np.asarray(self.result)
+        read = self._tokens if self.rows[0].labels is None else self._scores
+        return [read(row, values) for row, values in zip(self.rows, found, strict=False)]
+
+    def _scores(self, row: Row, scores_C: np.ndarray) -> Prediction:
+        words = row.labels.words
+        scores_C = scores_C[:len(words)]
+        odds_C = probabilities(scores_C[None])[0]
+        return Prediction(words[int(np.argmax(scores_C))],
+                          dict(zip(words, scores_C.tolist(), strict=True)),
+                          dict(zip(words, odds_C.tolist(), strict=True)))
+
+    def _tokens(self, row: Row, tokens_L: np.ndarray) -> Prediction:
+        kept = before_end(tokens_L[:row.max_tokens], self.opened.model.config.eos_token_id)
+        return Prediction(self.opened.vocabulary.decode(kept).strip())

@@ -1,0 +1,30 @@
+"""Names and versions of prompts, as requests and files have them."""
+
+import re
+
+#: A name or a version: nothing that a path could make use of.
+WORD = r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}'
+NAME_PATTERN = rf'^{WORD}(@{WORD})?$'
+
+
+class BadName(ValueError):
+    """What should name a prompt does not."""
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Split 'name' or 'name@version'.
+
+    Raises:
+      BadName: it is neither.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BadName(f'{name[:80]!r} is no name of a prompt; expected letters, digits, dots, '
+                      'dashes and underscores, at most 64, and perhaps @ and a version of the same')
+    name, _, version = name.partition('@')
+    return name, version or None
+
+
+def version_order(version: str) -> list[tuple[int, int, str]]:
+    """Return what sorts versions: 2 before 10, v1.9 before v1.10."""
+    parts = re.findall(r'\d+|\D+', version)
+    return [(1, int(part), '') if part.isdigit() else (0, 0, part) for part in parts]

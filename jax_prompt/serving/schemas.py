@@ -1,0 +1,169 @@
+"""What requests and answers look like; FastAPI makes the OpenAPI document of it."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from jax_prompt.serving.names import NAME_PATTERN
+from jax_prompt.serving.settings import ServerSettings
+
+PromptName = Annotated[str, Field(
+    pattern=NAME_PATTERN, max_length=129, examples=['sst2', 'sst2@2'],
+    description='A prompt, or one of its versions as NAME@VERSION.')]
+
+
+def _whole(value: Any) -> Any:
+    """Take 3.0 for 3, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _whole_number(least: int, most: int) -> Any:
+    """Return the type of a whole number within bounds."""
+    return Annotated[int, Field(ge=least, le=most), BeforeValidator(_whole)]
+
+
+#: A column's value beside text.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[BaseModel]]:
+    """Return the models of requests to classify and to generate, with a server's limits in them."""
+    text = Annotated[str, Field(max_length=settings.max_text)]
+
+    class Request(BaseModel):
+        """What both have; unknown keys are refused, since they are misspelt ones."""
+
+        model_config = ConfigDict(extra='forbid', strict=True)
+
+        prompt: PromptName | None = Field(
+            None, description='The prompt to use; null for the plain model.')
+        inputs: text | Annotated[dict[str, text | Number], Field(max_length=64)] = Field(
+            description="The text, or an object with the columns of the task's template.",
+            examples=['a film to remember'])
+
+    class ClassifyRequest(Request):
+        """Choose among labels."""
+
+        labels: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+            None, min_length=2, max_length=settings.max_labels, description="Different labels, in "
+            "place of the task's own; the plain model has none.",
+            json_schema_extra={'uniqueItems': True})
+
+    class GenerateRequest(Request):
+        """Generate text."""
+
+        max_tokens: _whole_number(1, settings.max_tokens) | None = Field(
+            None, description="At most so many tokens; by the task's targets_length otherwise.")
+        temperature: float = Field(0.0, ge=0, le=100, allow_inf_nan=False,
+                                   description='0 for the likeliest token each time.')
+        top_k: _whole_number(0, 2**31 - 1) = Field(
+            0, description='Draw from the k likeliest; 0 for all.')
+        top_p: float = Field(1.0, ge=0, le=1, allow_inf_nan=False,
+                             description='Draw from the likeliest that sum to p.')
+        seed: _whole_number(0, 2**32 - 1) = Field(
+            0, description='The same seed and input give the same text.')
+
+    return ClassifyRequest, GenerateRequest
+
+
+class ClassifyAnswer(BaseModel):
+    """The likeliest label and how likely each is."""
+
+    prompt: str | None = Field(description='NAME@VERSION that answered; null for the plain model.')
+    label: str
+    scores: dict[str, float] = Field(description='Log-probability of each label.')
+    probabilities: dict[str, float] = Field(description='Probability among the labels.')
+    truncated: bool = Field(description='Whether the text was cut to the length of the task.')
+
+
+class GenerateAnswer(BaseModel):
+    """The generated text."""
+
+    prompt: str | None = Field(description='NAME@VERSION that answered; null for the plain model.')
+    text: str
+    truncated: bool = Field(description='Whether the text was cut to the length of the task.')
+
+
+class PromptDescription(BaseModel):
+    """A version of a prompt."""
+
+    name: str
+    version: str
+    default: bool = Field(description='Whether the bare name means this version.')
+    digest: str = Field(description='Tells its content from any other.')
+    task: str
+    inputs_template: str
+    columns: list[str]
+    labels: list[str] | None = Field(description='null where the task is free text.')
+    inputs_length: int
+    targets_length: int
+    rows: int = Field(description='Virtual tokens.')
+    layout: str
+    method: str
+    step: int
+    metrics: dict[str, float]
+
+
+class PromptList(BaseModel):
+    """All prompts in use, and the model that they are for."""
+
+    model: str
+    prompts: list[PromptDescription]
+
+
+class NearestWord(BaseModel):
+    """A vocabulary entry near a row of a prompt."""
+
+    word: str
+    cosine: float
+
+
+class NearestWords(BaseModel):
+    """For each row of a prompt the nearest entries of the vocabulary."""
+
+    prompt: str
+    rows: list[list[NearestWord]]
+
+
+class Uploaded(BaseModel):
+    """What an upload was taken as."""
+
+    name: str
+    version: str
+
+
+class Removed(BaseModel):
+    """What is no longer there."""
+
+    removed: list[str]
+
+
+class State(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Document refusals for FastAPI's `responses`."""
+    return {code: {'model': Problem, 'description': _REASONS[code]} for code in codes}
+
+
+_REASONS = {
+    400: 'The body cannot be read.',
+    401: 'The bearer token is missing or wrong.',
+    403: 'This server has no token, so its prompts cannot be changed.',
+    404: 'There is no such prompt.',
+    408: 'The request did not arrive in time.',
+    409: 'The request does not fit the prompt, or another one is in its place.',
+    413: 'The body is too large.',
+    422: 'The request is not as described here.',
+    503: 'The server is starting, full or shutting down; try again.',
+    504: 'No answer in time.',
+}

@@ -1,0 +1,86 @@
+"""What a server can be told; every limit has a default that a small machine can bear."""
+
+import dataclasses
+import ipaddress
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """How a server listens, and what it refuses.
+
+    Attributes:
+      host: address to listen on; only this machine can reach the default.
+      port: 0 for a free one.
+      token: bearer token. Uploading and removing prompts always ask for it and are refused where
+        there is none; everything but the page and the health checks asks for it where other
+        machines can reach the server.
+      batch_size: most rows of a batch.
+      max_wait: seconds that a request may wait for others to share its batch.
+      max_queue: requests that may wait at one time; more are refused with 503.
+      time_limit: seconds after which a request that is not answered gets 504.
+      read_limit: seconds in which a request must have arrived, headers and body.
+      max_body: bytes of a request's body.
+      max_upload: bytes of a prompt file that is uploaded.
+      max_text: characters of all texts of a request together.
+      max_tokens: most tokens that a request may ask for.
+      max_labels: most labels that a request may bring along.
+      max_connections: open at one time; more are refused with 503.
+      warm_up_length: encoder positions up to which programs are compiled before the server is
+        ready; longer inputs are compiled for when the first one comes.
+      poll: seconds between looks into the folder of prompts.
+      kept_versions: of a file that is overwritten, how many earlier contents stay in use.
+      drain: seconds after SIGTERM in which requests are still taken, so that whoever sends them
+        can see that the server is no longer ready.
+
+    Raises:
+      ValueError: for a limit that lets nothing through, or an open address without a token.
+    """
+
+    host: str = '127.0.0.1'
+    port: int = 8000
+    token: str | None = None
+    batch_size: int = 32
+    max_wait: float = 0.005
+    max_queue: int = 1024
+    time_limit: float = 60.0
+    read_limit: float = 15.0
+    max_body: int = 256 * 1024
+    max_upload: int = 64 * 2**20
+    max_text: int = 50_000
+    max_tokens: int = 512
+    max_labels: int = 64
+    max_connections: int = 2048
+    warm_up_length: int = 128
+    poll: float = 1.0
+    kept_versions: int = 4
+    drain: float = 1.0
+
+    def __post_init__(self):
+        for name in ('batch_size', 'max_queue', 'time_limit', 'read_limit', 'max_body',
+                     'max_upload', 'max_text', 'max_tokens', 'max_connections', 'warm_up_length',
+                     'poll'):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'{name}={getattr(self, name)} for the server; expected more '
+                                 'than 0')
+        for name in ('max_wait', 'kept_versions', 'drain', 'port'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name}={getattr(self, name)} for the server; expected 0 or more')
+        if self.max_labels < 2:
+            raise ValueError(f'max_labels={self.max_labels} for the server; expected at least 2')
+        if self.token is not None and (len(self.token) < 8 or not self.token.isascii()
+                                       or not self.token.isprintable() or ' ' in self.token):
+            raise ValueError('the token has fewer than 8 characters, or some that a header cannot '
+                             'carry; choose one of 8 or more letters, digits and signs')
+        if not self.is_loopback and self.token is None:
+            raise ValueError(f'host {self.host} can be reached from other machines, so a token is '
+                             'needed; set one, or listen on 127.0.0.1')
+
+    @property
+    def is_loopback(self) -> bool:
+        """Tell whether only this machine can reach the server."""
+        if self.host == 'localhost':
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

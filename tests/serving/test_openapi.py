@@ -1,0 +1,51 @@
+"""Schemathesis: whatever the OpenAPI document allows or forbids, the server keeps to it."""
+
+import pytest
+
+schemathesis = pytest.importorskip('schemathesis', reason='could not import schemathesis: pip '
+                                   'install jax-prompt[test]')
+
+import hypothesis  # noqa: E402
+from hypothesis import HealthCheck  # noqa: E402
+
+from tests.serving.process import TOKEN  # noqa: E402
+
+#: Nothing here may remove what other tests use.
+_READING = ('POST', 'GET')
+
+
+@pytest.fixture(scope='module')
+def operations(server):
+    document = schemathesis.openapi.from_url(f'{server.address}/openapi.json')
+    return [result.ok() for result in document.get_all_operations()]
+
+
+def examples(operation, count):
+    """Run an operation with bodies and parameters that fit its schema, and ones that do not."""
+
+    @hypothesis.settings(max_examples=count, deadline=None, derandomize=True, database=None,
+                         suppress_health_check=list(HealthCheck))
+    @hypothesis.given(case=operation.as_strategy())
+    def run(case):
+        case.call_and_validate(headers={'Authorization': f'Bearer {TOKEN}'})
+
+    run()
+
+
+def test_every_route_that_reads_keeps_to_the_document(operations):
+    reading = [one for one in operations if one.method.upper() in _READING]
+    assert len(reading) >= 8
+    for operation in reading:
+        examples(operation, 40 if operation.method.upper() == 'POST' else 10)
+
+
+def test_uploads_and_removals_keep_to_the_document(operations):
+    changing = [one for one in operations if one.method.upper() not in _READING]
+    assert {one.method.upper() for one in changing} == {'PUT', 'DELETE'}
+    for operation in changing:
+        examples(operation, 10)
+
+
+def test_the_server_still_answers(server):
+    assert server.ask('POST', '/v1/classify', {'prompt': 'mood', 'inputs': 'film'})[0] == 200
+    assert 'Traceback' not in server.log.read_text()

@@ -1,0 +1,119 @@
+"""The page in a real browser: pick a task, type a text, see what comes of it."""
+
+import shutil
+
+import pytest
+
+playwright = pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
+                                 'install jax-prompt[test]')
+
+CHROMIUM = next(filter(None, map(shutil.which, (
+    'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(
+                executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage'])
+        except playwright.Error as error:
+            pytest.skip('no Chromium on this machine, neither on the PATH nor from `playwright '
+                        f'install chromium`: {str(error).splitlines()[0]}')
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, freshly opened; nothing may be fetched from elsewhere and nothing may go wrong."""
+    page = browser.new_page()
+    page.asked, page.problems = [], []
+    page.on('request', lambda request: page.asked.append(request.url))
+    page.on('pageerror', lambda error: page.problems.append(str(error)))
+    page.on('console', lambda message: page.problems.append(message.text)
+            if message.type in ('error', 'warning') else None)
+    page.goto(server.address)
+    page.wait_for_selector('#prompt option', state='attached')
+    yield page
+    assert all(url.startswith((server.address, 'data:')) for url in page.asked), page.asked
+    assert not page.problems
+    page.close()
+
+
+def choose(page, name):
+    """Pick a prompt by the beginning of what its option says."""
+    labels = page.locator('#prompt option').all_text_contents()
+    page.select_option('#prompt', label=next(one for one in labels if one.startswith(name)))
+
+
+def run(page, *texts):
+    for number, text in enumerate(texts):
+        page.fill(f'#column{number}', text)
+    with page.expect_response(lambda answer: '/v1/' in answer.url) as answer:
+        page.click('#run')
+    page.wait_for_selector('#run:not([disabled])')
+    return answer.value
+
+
+def test_a_task_with_labels_shows_their_probabilities(page, server):
+    choose(page, 'mood')
+    run(page, 'the film was great')
+    expected = server.ask('POST', '/v1/classify', {
+        'prompt': 'mood', 'inputs': 'the film was great'})[1]
+    assert page.inner_text('#output') == expected['label']
+    rows = page.locator('#labels tbody tr').all_inner_texts()
+    sizes = sorted(expected['probabilities'].items(), key=lambda item: -item[1])
+    assert [row.split() for row in rows] == [[label, f'{100 * p:.1f}', '%'] for label, p in sizes]
+
+
+def test_a_task_of_free_text_shows_the_text(page, server):
+    choose(page, 'title')
+    assert page.is_visible('#free')
+    run(page, 'the film')
+    expected = server.ask('POST', '/v1/generate', {'prompt': 'title', 'inputs': 'the film'})[1]
+    assert page.inner_text('#output') == expected['text']
+    assert page.is_hidden('#labels')
+
+
+def test_a_task_of_several_columns_asks_for_each(page):
+    choose(page, 'pair')
+    assert page.locator('#columns label').all_inner_texts() == ['first', 'second']
+    assert page.is_hidden('#free')
+    run(page, 'the film', 'the plot')
+    assert page.inner_text('#output') in ('great', 'weak cold')
+
+
+def test_the_plain_model_can_be_asked(page):
+    choose(page, 'no prompt')
+    run(page, 'film')
+    assert page.inner_text('#output') not in ('', '–')
+
+
+def test_the_nearest_words_of_the_prompt_are_shown(page, server):
+    choose(page, 'one')
+    playwright.expect(page.locator('#nearest td')).to_have_count(6)
+    nearest = server.ask('GET', '/v1/prompts/one/nearest')[1]['rows'][0]
+    cells = page.locator('#nearest td').all_inner_texts()
+    assert cells == ['0', *(f'{one["word"]} {one["cosine"]:.2f}' for one in nearest)]
+
+
+def test_what_is_refused_is_said_and_markup_stays_text(page):
+    choose(page, 'marked')
+    page.fill('#column0', '<img src=x onerror=alert(1)> <extra_id_99>')
+    with page.expect_response(lambda answer: '/v1/' in answer.url) as answer:
+        page.click('#run')
+    assert answer.value.status == 409
+    page.wait_for_selector('#problem:visible')
+    assert 'stands 2 times' in page.inner_text('#problem')
+    page.problems.clear()  # the browser tells of every answer above 399
+    assert page.locator('img').count() == 0
+
+
+def test_nothing_on_the_page_can_run_other_scripts(page, server):
+    assert page.evaluate('''() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.hacked = true';
+        document.body.append(script);
+        return window.hacked === undefined; }''')
+    page.problems.clear()  # the browser tells of what the policy kept out

@@ -1,0 +1,407 @@
+"""A real server: answers as offline, many clients, bad ones too, and an orderly end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.shapes import Shapes
+from jax_prompt.prompts.file import save_prompt
+from jax_prompt.serving.gate import OPEN_PATHS
+from jax_prompt.serving.settings import ServerSettings
+from tests.inference.many_prompts import prompt_file, prompts, requests
+from tests.serving.process import SHAPES, TOKEN, ask, running
+
+
+@pytest.fixture(scope='module')
+def offline(opened):
+    """Answer without a server."""
+    engine = Engine(opened, Shapes(**SHAPES))
+    for name, file in prompts(opened).items():
+        engine.add(name, file)
+    return lambda name, inputs: engine.run([engine.row(name, inputs)])[0]
+
+
+def post(name, inputs, labels=True):
+    """Return what asks for a task's answer."""
+    return ('POST', '/v1/classify' if labels else '/v1/generate',
+            {'prompt': name, 'inputs': inputs})
+
+
+def check(answer, expected):
+    if expected.scores is None:
+        assert answer['text'] == expected.text
+        return
+    assert answer['label'] == expected.text
+    np.testing.assert_allclose([answer['scores'][word] for word in expected.scores],
+                               list(expected.scores.values()), rtol=1e-5, atol=1e-5)
+
+
+def test_answers_are_those_of_the_engine(server, offline):
+    for name, inputs in requests(16):
+        expected = offline(name, inputs)
+        status, answer, _ = server.ask(*post(name, inputs, expected.scores is not None))
+        assert status == 200 and answer['prompt'] == f'{name}@1'
+        check(answer, expected)
+
+
+def test_the_plain_model_and_the_requests_own_labels_are_served(server):
+    status, plain, _ = server.ask('POST', '/v1/generate', {'inputs': 'film', 'max_tokens': 3})
+    assert status == 200 and plain['prompt'] is None
+    body = {'inputs': 'film', 'labels': ['great', 'cold plot', 'dull']}
+    status, answer, _ = server.ask('POST', '/v1/classify', body)
+    assert status == 200 and set(answer['probabilities']) == set(body['labels'])
+    assert sum(answer['probabilities'].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_seed_gives_the_same_text_again_and_another_one_another(server):
+    def text(seed):
+        return server.ask('POST', '/v1/generate', {
+            'prompt': 'title', 'inputs': 'film', 'temperature': 3, 'seed': seed})[1]['text']
+
+    assert text(1) == text(1)
+    assert len({text(seed) for seed in range(6)}) > 1
+
+
+def test_a_text_that_was_cut_says_so(server):
+    assert server.ask(*post('short', 'film ' * 9))[1]['truncated']
+    assert not server.ask(*post('short', 'film'))[1]['truncated']
+
+
+@pytest.mark.parametrize('body, status, detail', [
+    ({'inputs': 'x', 'prompt': 'nobody'}, 404, "no prompt 'nobody' in use"),
+    ({'inputs': 'x', 'prompt': 'mood@7'}, 404, "'mood' has no version '7'; there are: 1"),
+    ({'inputs': 'x', 'prompt': '../mood'}, 422, 'body.prompt: String should match'),
+    ({'inputs': 'x', 'prompt': 'mood@1/../..'}, 422, 'body.prompt: String should match'),
+    ({'inputs': 'x'}, 409, 'the plain model has no labels'),
+    ({'inputs': 'x', 'prompt': 'pair'}, 409, 'reads 2 columns'),
+    ({'inputs': {'text': 'x'}, 'prompt': 'pair'}, 409, "column 'first' is not there"),
+    ({'inputs': 'x', 'labels': ['a']}, 422, 'at least 2 items'),
+    ({'inputs': 'x', 'labels': ['film', 'film']}, 409, 'have the same tokens'),
+    ({'inputs': 'x', 'labels': ['film ' * 9, 'plot']}, 409, 'expected at most 8 of 4'),
+    ({'inputs': 'x' * 5001, 'prompt': 'mood'}, 422, 'at most 5000 characters'),
+    ({'inputs': 'x', 'prompt': 'mood', 'label': []}, 422, 'Extra inputs are not permitted'),
+    ({'prompt': 'mood'}, 422, 'body.inputs: Field required'),
+    ({'inputs': True, 'prompt': 'mood'}, 422, 'body.inputs'),
+    ([], 422, 'body'),
+])
+def test_what_is_wrong_is_said_in_one_line(server, body, status, detail):
+    found, answer, _ = server.ask('POST', '/v1/classify', body)
+    assert (found, '\n' in answer['detail']) == (status, False), answer
+    assert detail in answer['detail']
+
+
+@pytest.mark.parametrize('body', [
+    b'{"inputs": ', b'\xff', b'{"inputs": "\\ud800", "prompt": "mood"}', b'[' * 9000, b'null', b'',
+    b'{"inputs": NaN}'], ids=['torn', 'bytes', 'surrogate', 'deep', 'null', 'empty', 'nan'])
+def test_malformed_bodies_are_refused(server, body):
+    status, answer, _ = server.ask('POST', '/v1/classify', body, Content_Type='application/json')
+    assert status in (400, 422) and answer['detail']
+
+
+def test_limits_of_generation_are_kept(server):
+    for wrong in ({'max_tokens': 17}, {'max_tokens': 0}, {'temperature': -1}, {'top_p': 2},
+                  {'seed': 2**32}, {'top_k': 1.5}):
+        status, answer, _ = server.ask('POST', '/v1/generate', {'inputs': 'film', **wrong})
+        assert status == 422 and next(iter(wrong)) in answer['detail']
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_size(server):
+    big = json.dumps({'inputs': 'film ' * 10_000}).encode()
+    status, answer, headers = server.ask('POST', '/v1/classify', big)
+    assert status == 413 and 'expected at most 20000' in answer['detail']
+    assert headers['connection'] == 'close'
+    status, answer, _ = server.ask('POST', '/v1/classify', iter([big]))  # in chunks, unannounced
+    assert status == 413 and 'more than 20000 bytes' in answer['detail']
+
+
+def test_prompts_are_listed_described_and_read_by_their_nearest_words(server, opened):
+    _, listed, _ = server.ask('GET', '/v1/prompts')
+    assert listed['model'] == 'tiny' and len(listed['prompts']) == 8
+    _, one, _ = server.ask('GET', '/v1/prompts/mood')
+    assert one in listed['prompts'] and one['default'] and one['labels'] == ['negative', 'positive']
+    status, nearest, _ = server.ask('GET', '/v1/prompts/one@1/nearest?count=3')
+    assert status == 200 and nearest['prompt'] == 'one@1'
+    table = np.asarray(opened.frozen['token_embedder']['embedding'])
+    row = prompts(opened)['one'].prompt_PD[0]
+    cosines = table @ row / np.linalg.norm(table, axis=1) / np.linalg.norm(row)
+    best = np.argsort(-cosines)[:3]
+    np.testing.assert_allclose([one['cosine'] for one in nearest['rows'][0]], cosines[best],
+                               rtol=1e-4)
+    assert server.ask('GET', '/v1/prompts/mood/nearest?count=0')[0] == 422
+
+
+def test_states_metrics_and_the_document_are_there(server):
+    assert server.ask('GET', '/healthz')[:2] == (200, {'status': 'alive'})
+    assert server.ask('GET', '/readyz')[:2] == (200, {'status': 'ready'})
+    server.ask(*post('mood', 'film'))
+    metrics = server.ask('GET', '/metrics')[1].decode()
+    assert 'jax_prompt_requests_total{code="200",route="/v1/classify"}' in metrics
+    assert 'jax_prompt_prompts 8.0' in metrics and 'jax_prompt_batch_rows_count' in metrics
+    document = server.ask('GET', '/openapi.json')[1]
+    assert {'/v1/classify', '/v1/generate', '/v1/prompts'} <= set(document['paths'])
+    assert server.ask('GET', '/docs')[0] == 404  # they would fetch from the internet
+
+
+def test_every_answer_has_the_headers_that_keep_other_pages_out(server):
+    for path in ('/', '/page.js', '/v1/prompts', '/nowhere'):
+        headers = server.ask('GET', path)[2]
+        assert "default-src 'none'" in headers['content-security-policy']
+        assert headers['x-content-type-options'] == 'nosniff'
+
+
+@pytest.mark.parametrize('host', [
+    'evil.example', 'localhost.evil.example:80', '127.0.0.1.evil', ''])
+def test_other_names_for_this_machine_are_refused(server, host):
+    assert server.ask('GET', '/v1/prompts', Host=host)[0] == 403
+    for good in ('localhost', 'LOCALHOST:80', '127.0.0.1', '[::1]:8000', '[::1]'):
+        assert server.ask('GET', '/v1/prompts', Host=good)[0] == 200
+
+
+@pytest.mark.parametrize('path', [
+    '/v1/prompts/..%2f..%2fetc%2fpasswd', '/v1/prompts/%2e%2e', '/v1/prompts/mood%00',
+    '/../../../etc/passwd', '/page.js/../../settings.py', '/v1/prompts/mood@1%2f..%2f..'])
+def test_no_path_leads_out(server, path):
+    status, content, _ = server.ask('GET', path)
+    assert status in (400, 404, 422) and 'root:' not in str(content)
+
+
+@pytest.mark.parametrize('token', [None, '', 'wrong', TOKEN + 'x', TOKEN[:-1], 'Bearer'])
+@pytest.mark.parametrize('method', ['PUT', 'DELETE'])
+def test_changing_prompts_needs_the_token(server, method, token):
+    status, _, headers = server.ask(method, '/v1/prompts/mood', b'x', token)
+    assert status == 401 and headers['www-authenticate'] == 'Bearer'
+    assert server.ask('GET', '/v1/prompts/mood')[0] == 200
+
+
+def test_prompts_are_uploaded_used_and_removed_while_it_serves(model, opened, folder, tmp_path):
+    files = [prompt_file(opened, 6, seed=seed, labels=['film', 'plot']) for seed in (1, 2)]
+    contents = []
+    for file in files:
+        save_prompt(tmp_path / 'new.safetensors', file)
+        contents.append((tmp_path / 'new.safetensors').read_bytes())
+    with running(model, folder) as server:
+        assert server.ask('PUT', '/v1/prompts/new', contents[0], TOKEN)[:2] == (
+            201, {'name': 'new', 'version': '1'})
+        first = server.ask(*post('new', 'a great film'))[1]
+        assert server.ask('PUT', '/v1/prompts/new', contents[1], TOKEN)[1]['version'] == '2'
+        second = server.ask(*post('new', 'a great film'))[1]
+        assert (first['prompt'], second['prompt']) == ('new@1', 'new@2')
+        assert first['scores'] != second['scores']
+        assert server.ask(*post('new@1', 'a great film'))[1] == first
+        assert server.ask('PUT', '/v1/prompts/new@2', contents[1], TOKEN)[0] == 200
+        assert server.ask('PUT', '/v1/prompts/new@2', contents[0], TOKEN)[0] == 409
+        assert server.ask('PUT', '/v1/prompts/bad', b'not a prompt', TOKEN)[0] == 409
+        assert server.ask('DELETE', '/v1/prompts/new@2', None, TOKEN)[1] == {'removed': ['new@2']}
+        assert server.ask(*post('new', 'a great film'))[1] == first
+        assert server.ask('DELETE', '/v1/prompts/new', None, TOKEN)[0] == 200
+        assert server.ask('DELETE', '/v1/prompts/new', None, TOKEN)[0] == 404
+        assert server.ask(*post('new', 'a great film'))[0] == 404
+        # Files that appear in the folder, and go, are noticed.
+        shutil.copy(tmp_path / 'new.safetensors', folder / 'mood@2.safetensors')
+        server.wait_for_prompt('mood@2')
+        assert server.ask(*post('mood', 'film'))[1]['prompt'] == 'mood@2'
+        os.unlink(folder / 'mood@2.safetensors')
+        server.wait_for_prompt('mood@2', there=False)
+        assert server.ask(*post('mood', 'film'))[1]['prompt'] == 'mood@1'
+        assert server.stop() == 0
+
+
+def test_without_a_token_prompts_cannot_be_changed(model, folder):
+    with running(model, folder, ready=False, token=None) as server:
+        status, answer, _ = server.ask('DELETE', '/v1/prompts/mood', None, TOKEN)
+        assert status == 403 and 'without a token' in answer['detail']
+
+
+def test_where_others_can_reach_it_everything_of_value_needs_the_token(model, folder):
+    with running(model, folder, ready=False, host='0.0.0.0') as server:
+        for path in OPEN_PATHS:
+            assert server.ask('GET', path)[0] in (200, 503)
+        for path in ('/v1/prompts', '/metrics', '/openapi.json', '/nowhere'):
+            assert server.ask('GET', path)[0] == 401
+        assert server.ask(*post('mood', 'film'))[0] == 401
+        assert server.ask('GET', '/v1/prompts', token=TOKEN)[0] == 200
+
+
+def test_before_it_is_ready_it_says_so(model, all_prompts):
+    with running(model, all_prompts, ready=False) as server:
+        status, answer, _ = server.ask('GET', '/readyz')
+        if status == 503:  # unless everything was compiled already
+            assert answer == {'status': 'starting'}
+        assert server.ask('GET', '/healthz')[0] == 200
+
+
+async def _client(server, jobs, outcomes):
+    """Send job after job over a kept connection, noting (job, status, answer)."""
+    reader = writer = None
+    while jobs:
+        job = jobs.pop()
+        method, path, body = post(*job[:2], job[2])
+        content = json.dumps(body).encode()
+        try:
+            if writer is None:
+                reader, writer = await asyncio.open_connection('127.0.0.1', server.port)
+            writer.write(f'{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: '
+                         f'application/json\r\nContent-Length: {len(content)}\r\n\r\n'.encode()
+                         + content)
+            sent = time.monotonic()
+            head = (await reader.readuntil(b'\r\n\r\n')).decode().lower()
+            length = int(head.split('content-length: ')[1].split('\r\n')[0])
+            answer = json.loads(await reader.readexactly(length))
+            outcomes.append((job, int(head.split()[1]), answer, sent))
+            if 'connection: close' in head:
+                writer.close()
+                writer = None
+        except (ConnectionError, asyncio.IncompleteReadError, OSError) as error:
+            outcomes.append((job, None, error, time.monotonic()))
+            writer = None
+            await asyncio.sleep(0.01)
+    if writer is not None:
+        writer.close()
+
+
+def crowd(server, jobs, clients=64):
+    """Let many clients work through the jobs; return the outcomes."""
+    outcomes, jobs = [], list(jobs)
+
+    async def run():
+        await asyncio.gather(*(_client(server, jobs, outcomes) for _ in range(clients)))
+
+    asyncio.run(run())
+    return outcomes
+
+
+def test_64_clients_with_mixed_tasks_get_what_they_get_offline(server, offline):
+    asked = [(name, inputs, offline(name, inputs)) for name, inputs in requests(64)]
+    jobs = [(name, inputs, expected.scores is not None, expected)
+            for name, inputs, expected in asked] * 6
+    outcomes = crowd(server, jobs)
+    assert len(outcomes) == len(jobs) and {status for _, status, _, _ in outcomes} == {200}
+    for job, _, answer, _ in outcomes:
+        check(answer, job[3])
+    metrics = server.ask('GET', '/metrics')[1].decode()
+    rows, batches = (float(metrics.split(f'jax_prompt_batch_rows_{what} ')[1].split()[0])
+                     for what in ('sum', 'count'))
+    assert rows / batches > 1.5
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_loses_no_accepted_request(model, all_prompts, number):
+    with running(model, all_prompts, drain=0.3) as server:
+        jobs = [(name, inputs, name not in ('title', 'marked', 'long'))
+                for name, inputs in requests(64)] * 60
+        signalled = []
+
+        def stop():
+            time.sleep(0.5)
+            signalled.append(time.monotonic())
+            server.process.send_signal(number)
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        outcomes = crowd(server, jobs)
+        thread.join()
+        assert server.process.wait(30) == 0
+    before = [status for _, status, _, sent in outcomes if sent < signalled[0]]
+    assert len(before) >= 64 and set(before) == {200}
+    # Later ones are answered or turned away, never answered by half.
+    assert {status for _, status, _, _ in outcomes} <= {200, 503, None}
+    assert sum(status == 200 for _, status, _, _ in outcomes) > len(before)
+
+
+def test_slow_dropped_and_malformed_connections_leave_it_serving(server):
+    def connect():
+        return socket.create_connection(('127.0.0.1', server.port), timeout=20)
+
+    head = b'POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
+    with contextlib.ExitStack() as stack:
+        # Held open: nothing, half a head, a body that does not come, a byte now and then.
+        slow = [stack.enter_context(connect()) for _ in range(40)]
+        for number, one in enumerate(slow):
+            one.sendall([b'', head, head + b'Content-Length: 50\r\n\r\n{"inp',
+                         b'GET / HT'][number % 4])
+        for _ in range(40):  # hung up in the middle of a request, or before its answer
+            with connect() as one:
+                one.sendall(head + b'Content-Length: 50\r\n\r\n{"inp')
+            with connect() as one:
+                body = json.dumps({'prompt': 'mood', 'inputs': 'film'}).encode()
+                one.sendall(head + b'Content-Length: %d\r\n\r\n' % len(body) + body)
+        for wrong in (b'\0' * 100, b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n', b'x' * 100_000,
+                      head + b'Content-Length: -5\r\n\r\n', head + b'Content-Length: 1e9\r\n\r\n',
+                      head + b'Transfer-Encoding: chunked\r\n\r\nzz\r\n',
+                      b'GET / HTTP/1.1\r\n' + b'X: y\r\n' * 20_000 + b'\r\n',
+                      b'GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'):
+            with connect() as one, contextlib.suppress(ConnectionError):
+                one.sendall(wrong)
+                one.settimeout(5)
+                found = one.recv(100)
+                assert found == b'' or found.startswith(b'HTTP/1.1 4'), (wrong[:50], found)
+        status, answer, _ = server.ask(*post('mood', 'film'))
+        assert status == 200
+        # Who is slow is told so, or cut off, within the limits.
+        began = time.monotonic()
+        for number, one in enumerate(slow):
+            with contextlib.suppress(ConnectionError):
+                found = one.recv(1000)
+                assert (b' 408 ' in found) if number % 4 == 2 else found == b'', (number, found)
+        assert time.monotonic() - began < 15
+    assert server.ask(*post('mood', 'film'))[1] == answer
+    metrics = server.ask('GET', '/metrics')[1].decode()
+    assert 'jax_prompt_unanswered_rows 0.0' in metrics
+
+
+def test_a_kept_connection_in_use_is_not_cut_off(server):
+    connection = server.connect()
+    end = time.monotonic() + 5  # more than twice the limit for a request to arrive
+    while time.monotonic() < end:
+        assert ask(connection, *post('mood', 'film'))[0] == 200
+        time.sleep(0.3)
+    connection.close()
+
+
+def test_a_full_queue_and_a_late_answer_are_said(model, folder):
+    with running(model, folder, max_queue=1, max_wait=1.0, time_limit=0.3) as server:
+        job = ('mood', 'film', True)
+        outcomes = crowd(server, [job] * 8, clients=8)
+        statuses = sorted(status for _, status, _, _ in outcomes)
+        assert set(statuses) == {503, 504} and statuses.count(504) >= 1
+        busy = next(answer for _, status, answer, _ in outcomes if status == 503)
+        assert 'requests are waiting; try again later' in busy['detail']
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(host='0.0.0.0'), 'host 0.0.0.0 can be reached from other machines, so a token is needed'),
+    (dict(host='example.org'), 'a token is needed'),
+    (dict(token='short'), 'fewer than 8 characters'),
+    (dict(token='with a space'), 'a header cannot carry'),
+    (dict(max_queue=0), 'max_queue=0 for the server; expected more than 0'),
+    (dict(drain=-1), 'drain=-1 for the server; expected 0 or more'),
+    (dict(max_labels=1), 'max_labels=1 for the server; expected at least 2'),
+])
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ServerSettings(**wrong)
+
+
+@pytest.mark.parametrize('host, expected', [
+    ('127.0.0.1', True), ('127.1.2.3', True), ('::1', True), ('localhost', True),
+    ('0.0.0.0', False), ('::', False), ('10.0.0.1', False), ('example.org', False)])
+def test_loopback_is_known(host, expected):
+    assert ServerSettings(host=host, token=TOKEN).is_loopback == expected
+
+
+def test_an_address_in_use_is_said_in_one_line():
+    from jax_prompt.serving.server import listen
+
+    with listen('127.0.0.1', 0) as one:
+        with pytest.raises(OSError, match='cannot listen on 127.0.0.1:[0-9]+: Address already'):
+            listen('127.0.0.1', one.getsockname()[1])
