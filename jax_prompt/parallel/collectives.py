@@ -11,6 +11,7 @@ there is one the bytes are an upper bound.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,14 @@ class Collective:
     times: int
 
 
-def collective_bytes(compiled: Any, mesh: Mesh) -> dict[str, dict[str, int]]:
+def collective_bytes(compiled: Any, mesh: Mesh,
+                     rounds: int | None = None) -> dict[str, dict[str, int]]:
     """Sum what a compiled program sends, by mesh axis and operation.
 
     Args:
       compiled: what `jit(...).lower(...).compile()` returns, or its HLO text.
       mesh: the mesh that its arguments live on.
+      rounds: how often to count a loop whose rounds cannot be read.
 
     Returns:
       Axis -> operation -> bytes a device and run, as counted by `Collective.bytes`. Collectives
@@ -68,7 +71,7 @@ def collective_bytes(compiled: Any, mesh: Mesh) -> dict[str, dict[str, int]]:
       ValueError: see `collectives`.
     """
     totals: dict[str, dict[str, int]] = {}
-    for one in collectives(compiled, mesh):
+    for one in collectives(compiled, mesh, rounds):
         by_operation = totals.setdefault('+'.join(one.axes), {})
         by_operation[one.operation] = by_operation.get(one.operation, 0) + one.bytes * one.times
     return totals
@@ -88,26 +91,31 @@ def axis_bytes(totals: dict[str, dict[str, int]], axis: str) -> int:
                if axis in axes.split('+'))
 
 
-def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
+def collectives(compiled: Any, mesh: Mesh, rounds: int | None = None) -> list[Collective]:
     """List the collectives of a compiled program that more than one device takes part in.
 
     Args:
       compiled: what `jit(...).lower(...).compile()` returns, or its HLO text.
       mesh: the mesh that its arguments live on.
+      rounds: how often to count a loop whose rounds cannot be read.
 
     Returns:
-      The instructions, in the order of the text. The two halves of an asynchronous one count once.
+      The instructions, in the order of the text. The parts of an asynchronous one count once.
 
     Raises:
       ValueError: a form of groups, an element type or an operand that this reader does not know, or
-        a collective in a loop of unknown length.
+        a collective in a loop of unknown length where `rounds` is None.
     """
     module = read_module(compiled if isinstance(compiled, str) else compiled.as_text())
-    times = executions(module)
+    times = executions(module, rounds)
+    begun = {_channel(one) for instructions in module.computations.values()
+             if _begins(instructions) for one in instructions.values()} - {''}
     found = []
     for computation, instructions in module.computations.items():
         for instruction in instructions.values():
             operation = instruction.opcode.removesuffix('-start')
+            if _channel(instruction) in begun and not _begins(instructions):
+                continue
             if operation in OPERATIONS and times[computation] != 0:
                 count = times[computation]
                 if count is None:
@@ -115,6 +123,23 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
                                      'cannot be known; its bytes cannot be counted')
                 found += _collective(operation, instruction, instructions, mesh, count)
     return found
+
+
+def _begins(instructions: Computation) -> bool:
+    """Tell whether a computation begins a collective that others carry on.
+
+    The TPU compiler spreads one over the fusions that run meanwhile: each of them, and the one that
+    ends it, has a copy of the instruction, of the same channel.
+    """
+    return any('"AsyncCollectiveStart"' in one.attributes for one in instructions.values())
+
+
+def _channel(instruction: Instruction) -> str:
+    """Return the number of a collective's channel, or '' where it has none."""
+    if instruction.opcode.removesuffix('-start') not in OPERATIONS:
+        return ''
+    found = re.search(r'\bchannel_id=(\d+)', instruction.attributes)
+    return found[1] if found else ''
 
 
 def _collective(operation: str, instruction: Instruction, others: Computation,

@@ -14,11 +14,10 @@ _COMPUTATION = re.compile(r'^\s*(?P<entry>ENTRY\s+)?%?(?P<name>[\w.-]+)\s*\(.*\)
 # The first word that an opening parenthesis follows. In types parentheses follow nothing but
 # spaces, brackets and, in TPU layouts such as T(8,128), capital letters.
 _OPCODE = re.compile(r'(?:^|\s)(?P<opcode>[a-z][a-z0-9-]*)\(')
-_ARRAY = re.compile(r'\b(?P<dtype>[a-z]+\d*[a-z0-9]*)\[(?P<shape>[\d,<=]*)\]')
+_ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?')
 _CALLED = re.compile(r'\b(?:calls|to_apply|body|condition|true_computation|false_computation|'
                      r'branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)')
 _TRIP_COUNT = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"n"\s*:\s*"(\d+)"')
-_LAYOUT = re.compile(r'\{[^{}]*\}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +87,15 @@ def read_module(text: str) -> Module:
     return Module(computations, entry)
 
 
-def executions(module: Module) -> dict[str, int | None]:
+def executions(module: Module, otherwise: int | None = None) -> dict[str, int | None]:
     """Count how often each computation runs in one run of the program.
 
     All branches of a conditional count.
 
     Args:
       module: from `read_module`.
+      otherwise: the rounds of a loop whose length cannot be read, where the caller knows it (the
+        loop of generation runs at most as often as there are tokens to generate).
 
     Returns:
       Computation -> times, None where it is in a loop of unknown length.
@@ -103,7 +104,7 @@ def executions(module: Module) -> dict[str, int | None]:
     for name, computation in module.computations.items():
         for instruction in computation.values():
             for callee, rounds in _calls(instruction, computation, module):
-                callers.get(callee, []).append((name, rounds))
+                callers.get(callee, []).append((name, otherwise if rounds is None else rounds))
 
     @functools.cache
     def count(name: str) -> int | None:
@@ -132,11 +133,44 @@ def type_bytes(type_text: str) -> int:
     Raises:
       ValueError: an element type is not known here.
     """
-    bits = 0
-    for array in _ARRAY.finditer(_LAYOUT.sub('', type_text)):
-        sizes = re.findall(r'\d+', array['shape'])
-        bits += math.prod(int(size) for size in sizes) * _element_bits(array['dtype'])
-    return -(-bits // 8)
+    return sum(part.bytes for part in type_parts(type_text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One array of a type.
+
+    Attributes:
+      shape: its dimensions.
+      bytes: its size without padding.
+      main: whether it stands in a device's main memory (HBM) and not in a core's own (VMEM).
+    """
+
+    shape: tuple[int, ...]
+    bytes: int
+    main: bool
+
+
+def type_parts(type_text: str) -> list[Part]:
+    """List the arrays of a type, in the order in which they are written.
+
+    Args:
+      type_text: 'f32[4,24]{1,0:T(8,128)S(1)}' or '(bf16[8]{0}, u4[3])'.
+
+    Returns:
+      One for each array.
+
+    Raises:
+      ValueError: an element type is not known here.
+    """
+    return [Part(shape, -(-math.prod(shape) * _element_bits(dtype) // 8), 'S(' not in layout)
+            for dtype, sizes, layout in _ARRAY.findall(type_text)
+            for shape in [tuple(int(size) for size in re.findall(r'\d+', sizes))]]
+
+
+def array_shape(type_text: str) -> tuple[int, ...]:
+    """Return the dimensions of a type that is one array: 'f32[4,24]{1,0}' -> (4, 24)."""
+    return type_parts(type_text)[0].shape
 
 
 def _element_bits(dtype: str) -> int:

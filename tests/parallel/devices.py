@@ -31,7 +31,7 @@ def _start(script: str, devices: int, arguments: tuple[str, ...]) -> subprocess.
     flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     environment = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags,
-                   'TPU_SKIP_MDS_QUERY': '1'}
+                   'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
     return subprocess.Popen([sys.executable, FOLDER / script, *arguments], env=environment,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)

@@ -94,6 +94,24 @@ def test_an_asynchronous_collective_counts_once():
                                             'data': {'all-reduce': 320}}
 
 
+def test_a_collective_that_is_spread_over_fusions_counts_once():
+    """The TPU compiler copies the instruction into every fusion that runs meanwhile."""
+    copy = (f'all-gather(%q), channel_id=7, {OVER_MODEL}, dimensions={{0}}, '
+            'frontend_attributes={chain_id="0"}')
+    parts = [('%begin', 'custom-call(%g), custom_call_target="AsyncCollectiveStart"'),
+             ('%middle', 'copy(%g)'),
+             ('%end', 'custom-call(%g), custom_call_target="AsyncCollectiveDone"')]
+    before = '\n'.join(f'{name} (q: f32[5,16]) -> f32[10,16] {{\n  %q = f32[5,16] parameter(0)\n'
+                       f'  %g = f32[10,16] {copy}\n  ROOT %r = f32[10,16] {last}\n}}\n'
+                       for name, last in parts)
+    text = module(*(f'%f{name[1:]} = f32[10,16] fusion(%p), kind=kCustom, calls={name}'
+                    for name, _ in parts), before=before)
+    assert collective_bytes(text, MESH) == {'model': {'all-gather': 640}}
+    # Without a beginning nothing says that they are one.
+    assert collective_bytes(text.replace('AsyncCollectiveStart', 'Other'), MESH) == {
+        'model': {'all-gather': 3 * 640}}
+
+
 LOOP = """
 %body (s: (s32[], f32[5,16])) -> (s32[], f32[5,16]) {
   %s = (s32[]{:T(128)}, f32[5,16]{1,0}) parameter(0)

@@ -1,0 +1,171 @@
+"""Find the cheapest way to run a model that fits: guess first, compile to confirm."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
+from jax_prompt.planning.chips import Chip
+from jax_prompt.planning.estimate import Estimate, estimate
+from jax_prompt.planning.models import find_config
+from jax_prompt.planning.planner import Plan, plan
+from jax_prompt.planning.report import describe as describe_plan
+from jax_prompt.planning.report import describe_try
+from jax_prompt.planning.request import WEIGHTS, PlanRequest
+from jax_prompt.planning.topology import capacity_of, devices_of, find_chip, parse_topology
+from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.model import REMAT_POLICIES
+
+_MICROBATCHES = (1, 2, 4, 8, 16)
+#: The policies, those that keep most for the backward pass first.
+_POLICIES = list(REMAT_POLICIES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestion:
+    """What came of a search.
+
+    Attributes:
+      best: the cheapest plan that fits; None where none was found.
+      tried: all plans that were compiled, in their order.
+      considered: how many candidates there were.
+    """
+
+    best: Plan | None
+    tried: tuple[Plan, ...]
+    considered: int
+
+    def to_dict(self) -> dict:
+        """Return the suggestion as a JSON-ready dict."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    request: PlanRequest
+    mesh: dict[str, int]
+    guess: Estimate
+    chips: int
+
+    @property
+    def order(self) -> tuple:
+        """Cheap first; among equals what changes least and is quickest to compile."""
+        cost = float(f'{self.guess.chip_seconds_per_example:.2g}')
+        return (cost, self.chips, WEIGHTS.index(self.request.weights),
+                self.request.shard_weights_over_data, self.guess.chip_seconds_per_example,
+                self.request.microbatches, _POLICIES.index(self.request.remat))
+
+
+def suggest(request: PlanRequest, most_compilations: int = 24,
+            tell: Callable[[Plan], None] = lambda made: None) -> Suggestion:
+    """Search meshes, stored weights, rematerialisation, microbatches and batch sizes.
+
+    Cheapest means: fewest chip-seconds an example by the roofline. All candidates for the batch
+    size that is asked for are guessed at, those that cannot fit are left out, and the others are
+    compiled in the order of their guessed cost until one fits. (The compiler refuses within
+    seconds, and what needs more memory than a refused candidate is not tried.) Where none fits,
+    half the batch is tried, and so on.
+
+    Args:
+      request: the model, lengths and batch. Its topology is a slice, 'v5e:4x4', or a generation,
+        'v5e', for slices of all usual sizes; its mesh, weights, remat, microbatches and
+        `shard_weights_over_data` are what is searched for.
+      most_compilations: after so many the search gives up.
+      tell: is given each plan as soon as it is compiled, for progress.
+
+    Returns:
+      The suggestion.
+
+    Raises:
+      ValueError: as `plan` does.
+    """
+    config = find_config(request.model)
+    tried: list[Plan] = []
+    considered, batch = 0, request.batch_size
+    while batch >= 1 and len(tried) < most_compilations:
+        candidates = sorted(_candidates(dataclasses.replace(request, batch_size=batch,
+                                                            microbatches=1), config),
+                            key=lambda one: one.order)
+        considered += len(candidates)
+        best = _first_that_fits(candidates, tried, most_compilations, tell)
+        if best is not None:
+            return Suggestion(best, tuple(tried), considered)
+        batch //= 2
+    return Suggestion(None, tuple(tried), considered)
+
+
+def describe_suggestion(suggestion: Suggestion) -> str:
+    """Write a suggestion as a few lines for people: what was compiled, then the best."""
+    lines = [f'{suggestion.considered} candidates, {len(suggestion.tried)} compiled:']
+    lines += [f'  {describe_try(one)}' for one in suggestion.tried]
+    if suggestion.best is None:
+        return '\n'.join([*lines, 'none fits; give more chips, shorter inputs or a smaller batch'])
+    return '\n'.join([*lines, '', 'the cheapest that fits:', describe_plan(suggestion.best)])
+
+
+def _first_that_fits(candidates: list[_Candidate], tried: list[Plan], most_compilations: int,
+                     tell: Callable[[Plan], None]) -> Plan | None:
+    """Compile candidates in their order until one fits; what is compiled is added to `tried`."""
+    refused: list[PlanRequest] = []
+    for one in candidates:
+        if len(tried) >= most_compilations:
+            return None
+        if any(_needs_more(one.request, other) for other in refused):
+            continue
+        made = plan(one.request)
+        tried.append(made)
+        tell(made)
+        if made.fits:
+            return made
+        refused.append(one.request)
+    return None
+
+
+def _needs_more(one: PlanRequest, refused: PlanRequest) -> bool:
+    """Tell whether a candidate keeps all that a refused one keeps, and more."""
+    same = dataclasses.replace(one, remat=refused.remat, microbatches=refused.microbatches)
+    return (same == refused and one.microbatches <= refused.microbatches
+            and _POLICIES.index(one.remat) <= _POLICIES.index(refused.remat))
+
+
+def _candidates(request: PlanRequest, config: T5Config) -> Iterator[_Candidate]:
+    """Yield every way to run a batch size that may fit."""
+    for topology, chip, devices in _slices(request.topology):
+        room = capacity_of(chip)
+        for mesh in _meshes(devices, config, request.batch_size):
+            for choice in _choices(request, mesh):
+                one = dataclasses.replace(request, topology=topology, mesh=describe(mesh), **choice)
+                guess = estimate(one, config, mesh, chip)
+                if guess.floor_bytes <= room:
+                    yield _Candidate(one, mesh, guess, devices // chip.devices_per_chip)
+
+
+def _slices(topology: str) -> list[tuple[str, Chip, int]]:
+    """List the slices to try, each with its chip and number of devices."""
+    if ':' in topology:
+        chip, _ = parse_topology(topology)
+        return [(topology, chip, len(devices_of(topology)))]
+    chip = find_chip(topology)
+    names = [f'{chip.name}:{shape}' for shape in chip.shapes]
+    return [(name, chip, len(devices_of(name))) for name in names]
+
+
+def _meshes(devices: int, config: T5Config, batch_size: int) -> Iterator[dict[str, int]]:
+    """Yield the meshes of so many devices that divide the batch and what the rules split."""
+    for model in divisors(devices):
+        data = devices // model
+        split = (config.num_heads, config.d_ff, config.vocab_size)
+        if batch_size % data == 0 and all(size % model == 0 for size in split):
+            yield {DATA: data, MODEL: model}
+
+
+def _choices(request: PlanRequest, mesh: dict[str, int]) -> Iterator[dict]:
+    """Yield the settings to try on a mesh."""
+    parts = [1] if request.generate else [
+        count for count in _MICROBATCHES if request.batch_size % (count * mesh[DATA]) == 0]
+    policies = ['none'] if request.generate else _POLICIES
+    for weights in WEIGHTS:
+        for over_data in (False, True)[:1 + (mesh[DATA] > 1)]:
+            for remat in policies:
+                for microbatches in parts:
+                    yield {'weights': weights, 'shard_weights_over_data': over_data,
+                           'remat': remat, 'microbatches': microbatches}

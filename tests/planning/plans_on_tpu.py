@@ -1,0 +1,41 @@
+"""Plan small programs with the TPU compiler, and print what came of them. Run by test_on_tpu.py."""
+
+import dataclasses
+import json
+import sys
+
+from jax_prompt.planning import PlanRequest, plan
+from jax_prompt.planning.chips import CHIPS
+from jax_prompt.planning.topology import capacity_of, devices_of
+from tests.planning import compiled_steps
+
+SMALL = PlanRequest(sys.argv[1], 'v5e:2x2', 'data:2,model:-1', batch_size=8, inputs_length=50,
+                    targets_length=8, prompt_length=6, remat='none')
+
+
+def made(**changes) -> dict:
+    return plan(dataclasses.replace(SMALL, **changes)).to_dict()
+
+
+def refusal(**changes) -> str:
+    try:
+        made(**changes)
+    except ValueError as error:
+        return str(error)
+    return ''
+
+
+one_chip = devices_of('v5e:1x1')[0]
+print(json.dumps({
+    'capacities': {name: capacity_of(chip) for name, chip in CHIPS.items()},
+    'devices': {name: len(devices_of(name)) for name in
+                ('v3:2x2', 'v4:2x2x1', 'v5e:1x1', 'v5p:2x2x2', 'v6e:2x4')},
+    'training': made(),
+    'generation': made(generate=True),
+    'int8': made(weights='int8', mesh='data:1', topology='v5e:1x1', remat='full'),
+    'too much': made(batch_size=2**21, remat=None),
+    'rows': refusal(batch_size=7),
+    'heads': refusal(mesh='data:1,model:4'),
+    'prompt step': compiled_steps.report(compiled_steps.prompt_step(one_chip)),
+    'model tuning': compiled_steps.report(compiled_steps.model_tuning(one_chip)),
+}))

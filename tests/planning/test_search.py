@@ -1,0 +1,116 @@
+"""The search: cheap candidates first, few compilations; the compiler is stood in for."""
+
+import dataclasses
+
+import pytest
+
+from jax_prompt.parallel.mesh import divisors
+from jax_prompt.planning import search as searching
+from jax_prompt.planning.chips import CHIPS
+from jax_prompt.planning.estimate import estimate
+from jax_prompt.planning.models import find_config
+from jax_prompt.planning.planner import Memory, Plan, Speed
+from jax_prompt.planning.request import PlanRequest
+from jax_prompt.planning.search import describe_suggestion, suggest
+
+GIB = 2**30
+XXL = PlanRequest('t5-1.1-xxl', 'v5e:4x4')
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler whose programs need twice what is guessed at least, and its list of programs."""
+    calls, state = [], {'factor': 2.0}
+
+    def plan(request):
+        calls.append(request)
+        sizes = dict(part.split(':') for part in request.mesh.split(','))
+        mesh = {axis: int(size) for axis, size in sizes.items()}
+        guess = estimate(request, find_config(request.model), mesh, CHIPS['v5e'])
+        needed = int(guess.floor_bytes * state['factor'])
+        room = 16 * GIB
+        memory = Memory(0, 0, 0, needed, 0, needed, room, max(0, needed - room))
+        fits = needed <= room
+        speed = Speed(1, 1, 0, {}, 1.0, 0.5, 0.0, 1.0, 'compute', 0.5) if fits else None
+        return Plan(request, fits, 16, 16, memory, speed, 0.1)
+
+    def devices_of(name):
+        rows, columns = name.split(':')[1].split('x')
+        return [None] * (int(rows) * int(columns))
+
+    monkeypatch.setattr(searching, 'plan', plan)
+    monkeypatch.setattr(searching, 'capacity_of', lambda chip: 16 * GIB)
+    monkeypatch.setattr(searching, 'devices_of', devices_of)
+    return calls, state
+
+
+def test_the_first_that_fits_ends_the_search(compiler):
+    calls, _ = compiler
+    found = suggest(XXL)
+    assert found.best.fits and found.best is found.tried[-1]
+    assert len(calls) == len(found.tried) < 12 < found.considered
+    assert not any(one.fits for one in found.tried[:-1])
+
+
+def test_candidates_come_in_the_order_of_their_cost(compiler):
+    calls, state = compiler
+    state['factor'] = 100.0
+    suggest(XXL, most_compilations=8)
+    costs = [estimate(one, find_config(one.model), dict(
+        (part.split(':')[0], int(part.split(':')[1])) for part in one.mesh.split(',')),
+        CHIPS['v5e']).chip_seconds_per_example for one in calls if one.batch_size == 32]
+    assert costs == pytest.approx(sorted(costs), rel=0.05)
+
+
+def test_what_needs_more_than_a_refused_candidate_is_not_compiled(compiler):
+    calls, state = compiler
+    state['factor'] = 100.0
+    suggest(XXL, most_compilations=30)
+    order = ['none', 'dots', 'full']
+    for place, later in enumerate(calls):
+        for earlier in calls[:place]:
+            same = dataclasses.replace(later, remat=earlier.remat,
+                                       microbatches=earlier.microbatches) == earlier
+            assert not (same and order.index(later.remat) <= order.index(earlier.remat)
+                        and later.microbatches <= earlier.microbatches)
+
+
+def test_a_smaller_batch_is_tried_where_none_fits(compiler):
+    _, state = compiler
+    state['factor'] = 1.2
+    request = dataclasses.replace(XXL, topology='v5e:1x1', batch_size=64, inputs_length=8192)
+    found = suggest(request, most_compilations=500)
+    assert found.best.request.batch_size < 64
+    assert found.best.request.weights == 'int8'  # bfloat16 has no room on one chip
+
+
+def test_where_nothing_fits_it_says_so(compiler):
+    _, state = compiler
+    state['factor'] = 1000.0
+    found = suggest(XXL, most_compilations=5)
+    assert found.best is None and len(found.tried) == 5
+    assert describe_suggestion(found).endswith('none fits; give more chips, shorter inputs or a '
+                                               'smaller batch')
+
+
+def test_a_generation_stands_for_its_slices(compiler):
+    found = suggest(dataclasses.replace(XXL, topology='v5e', batch_size=8))
+    assert found.best.request.topology.startswith('v5e:')
+    text = describe_suggestion(found)
+    assert 'the cheapest that fits:' in text and 'candidates' in text
+
+
+def test_meshes_divide_devices_batch_and_heads():
+    small = find_config('t5-1.1-small')  # six heads
+    meshes = list(searching._meshes(16, small, 8))
+    assert [mesh['model'] for mesh in meshes] == [2]
+    for mesh in searching._meshes(16, find_config('t5-1.1-xxl'), 32):
+        assert mesh['data'] * mesh['model'] == 16 and mesh['data'] in divisors(32)
+
+
+def test_progress_is_told(compiler):
+    told = []
+    found = suggest(XXL, tell=told.append)
+    assert tuple(told) == found.tried
+
+
