@@ -107,6 +107,9 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def _run(args: argparse.Namespace, bindings: list[str]) -> int:
     """Parse the configuration and call the command's function with it."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    if args.command == 'plan':
+        # A plan compiles for devices that are not here; those that are must be left alone.
+        os.environ['JAX_PLATFORMS'] = 'cpu'
     from jax_prompt import commands
 
     commands.quieten_libraries()

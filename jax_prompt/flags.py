@@ -30,6 +30,7 @@ SUMMARIES = {
     'train': 'train a prompt, or resume a run that was stopped',
     'evaluate': 'measure a prompt, or the plain model, on a split of a task',
     'predict': 'answer texts from a file or standard input with a prompt',
+    'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
     'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
@@ -63,6 +64,31 @@ FLAGS = {
         Flag('output', 'predict.output', 'answers; - for standard output', 'FILE'),
         Flag('format', 'predict.format', 'of inputs and answers; by the name of the inputs '
              'otherwise', choices=('lines', 'jsonl')),
+    ),
+    'plan': (
+        Flag('model', 'plan_request.model', 't5-1.1-small, ... -xxl, or a folder with config.json',
+             'NAME'),
+        Flag('topology', 'plan_request.topology', 'the TPU, such as v5e:4x4; a bare v5e with '
+             '--suggest', 'NAME'),
+        Flag('mesh', 'plan_request.mesh', 'how devices share the work, such as data:2,model:8',
+             'AXES'),
+        Flag('batch_size', 'plan_request.batch_size', 'examples an update', 'N'),
+        Flag('inputs_length', 'plan_request.inputs_length', 'tokens of an input', 'N'),
+        Flag('targets_length', 'plan_request.targets_length', 'tokens of a target', 'N'),
+        Flag('prompt_length', 'plan_request.prompt_length', 'rows of the prompt', 'N'),
+        Flag('weights', 'plan_request.weights', 'how the frozen weights are kept',
+             choices=('bfloat16', 'int8')),
+        Flag('remat', 'plan_request.remat', 'what the backward pass computes again; without it the '
+             'first that fits', choices=('none', 'dots', 'full')),
+        Flag('microbatches', 'plan_request.microbatches', 'parts of a batch, one after the other',
+             'N'),
+        Flag('shard_weights_over_data', 'plan_request.shard_weights_over_data',
+             'spread the weights over the data axis too', switch=True),
+        Flag('generate', 'plan_request.generate', 'plan generation instead of training',
+             switch=True),
+        Flag('suggest', 'plan.suggest_one', 'try meshes, memory options and int8, and print the '
+             'quickest that fits', switch=True),
+        Flag('json', 'plan.json_only', 'print JSON', switch=True),
     ),
     'import': (
         _MODEL, _TASK,
@@ -100,6 +126,8 @@ EXAMPLES = {
                 '--prompt=runs/demo/prompt.safetensors --split=test',
     'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
                '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
+    'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
+            '--weights=int8',
     'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '
               '--task=reviews.csv --source=adapter/ \\\n      --output=prompt.safetensors',
     'export': 'example:\n  jax-prompt export --prompt=runs/demo/prompt.safetensors --to=peft '

@@ -15,6 +15,7 @@ from jax_prompt.commands.export_prompt import export_command
 from jax_prompt.commands.import_prompt import import_command
 from jax_prompt.commands.inspect_prompt import inspect_command
 from jax_prompt.commands.names import CONFIGURABLES, TASKS
+from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.train import train_command
 
@@ -25,6 +26,7 @@ COMMANDS = {
     'train': train_command,
     'evaluate': evaluate_command,
     'predict': predict_command,
+    'plan': plan_command,
     'import_prompt': import_command,
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
+from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.training import optimizers
@@ -19,6 +20,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'mesh': MeshSettings,
     'prompt': PromptSettings,
     'settings': TrainSettings,
+    'plan_request': PlanRequest,
     'layout': Layout,
     'file_task': file_task,
     'registered_task': registered_task,

@@ -27,8 +27,8 @@ class PlanRequest:
       generate: plan generation instead of training.
     """
 
-    model: str
-    topology: str
+    model: str = ''
+    topology: str = ''
     mesh: str = 'data:1,model:-1'
     batch_size: int = 32
     inputs_length: int = 512
@@ -41,6 +41,9 @@ class PlanRequest:
     generate: bool = False
 
     def __post_init__(self):
+        for field, example in (('model', 't5-1.1-xxl'), ('topology', 'v5e:4x4')):
+            if not getattr(self, field):
+                raise ValueError(f'no {field} to plan for; name one, such as {field}={example}')
         for field in ('batch_size', 'inputs_length', 'targets_length', 'microbatches'):
             _check_number(field, getattr(self, field), 1)
         # Without a prompt there is nothing to train, but much to generate.
