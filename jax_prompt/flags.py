@@ -31,6 +31,8 @@ SUMMARIES = {
     'evaluate': 'measure a prompt, or the plain model, on a split of a task',
     'predict': 'answer texts from a file or standard input with a prompt',
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
+    'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
+    'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
     'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
@@ -45,20 +47,22 @@ DISTRIBUTED = ('train', 'evaluate')
 _MODEL = Flag('model', 'model.source', 'folder, package:NAME/folder or Hugging Face id of the T5',
               'SOURCE')
 _MESH = Flag('mesh', 'mesh.shape', 'how devices share the work, such as data:4,model:2', 'AXES')
+_WEIGHTS = Flag('weights', 'model.weights', 'how the frozen kernels are kept; as activations '
+                'unless given', choices=('float32', 'bfloat16', 'int8'))
 _TASK = Flag('task', 'TASK', 'a task by name, or a .csv, .tsv or .jsonl file', 'TASK')
 
 FLAGS = {
     'train': (
-        _MODEL, _TASK, _MESH,
+        _MODEL, _TASK, _MESH, _WEIGHTS,
         Flag('output', 'train.output', 'folder of the run', 'FOLDER'),
     ),
     'evaluate': (
-        _MODEL, _TASK, _MESH,
+        _MODEL, _TASK, _MESH, _WEIGHTS,
         Flag('prompt', 'evaluate.prompt', 'prompt file', 'FILE'),
         Flag('split', 'evaluate.split', 'which split', 'SPLIT'),
     ),
     'predict': (
-        _MODEL, _MESH,
+        _MODEL, _MESH, _WEIGHTS,
         Flag('prompt', 'predict.prompt', 'prompt file', 'FILE'),
         Flag('inputs', 'predict.inputs', 'texts; - for standard input', 'FILE'),
         Flag('output', 'predict.output', 'answers; - for standard output', 'FILE'),
@@ -89,6 +93,19 @@ FLAGS = {
         Flag('suggest', 'plan.suggest_one', 'try meshes, memory options and int8, and print the '
              'quickest that fits', switch=True),
         Flag('json', 'plan.json_only', 'print JSON', switch=True),
+    ),
+    'convert': (
+        dataclasses.replace(_MODEL, binding='convert.source'),
+        Flag('output', 'convert.output', 'folder to write', 'FOLDER'),
+        Flag('weights', 'convert.weights', 'how to keep the kernels',
+             choices=('float32', 'bfloat16', 'int8')),
+        Flag('overwrite', 'convert.overwrite', 'replace a converted model', switch=True),
+    ),
+    'serve': (
+        _MODEL, _WEIGHTS,
+        Flag('prompts', 'serve.prompts', 'folder of prompt files, which is watched', 'FOLDER'),
+        Flag('host', 'server.host', 'address to listen on; 127.0.0.1 unless given', 'ADDRESS'),
+        Flag('port', 'server.port', '8000 unless given; 0 for a free one', 'N'),
     ),
     'import': (
         _MODEL, _TASK,
@@ -126,6 +143,9 @@ EXAMPLES = {
                 '--prompt=runs/demo/prompt.safetensors --split=test',
     'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
                '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
+    'convert': 'example:\n  jax-prompt convert --model=google/t5-xl-lm-adapt --weights=int8 '
+               '--output=models/xl-int8',
+    'serve': 'example:\n  jax-prompt serve --model=google/flan-t5-base --prompts=prompts/',
     'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
             '--weights=int8',
     'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '

@@ -10,6 +10,7 @@ import gin
 import jax
 
 from jax_prompt import gin_setup
+from jax_prompt.commands.convert import convert_command
 from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.export_prompt import export_command
 from jax_prompt.commands.import_prompt import import_command
@@ -17,6 +18,7 @@ from jax_prompt.commands.inspect_prompt import inspect_command
 from jax_prompt.commands.names import CONFIGURABLES, TASKS
 from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
+from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.train import train_command
 
 __all__ = ['COMMANDS', 'CONFIGURABLES', 'TASKS', 'configure', 'quieten_libraries', 'run']
@@ -27,6 +29,8 @@ COMMANDS = {
     'evaluate': evaluate_command,
     'predict': predict_command,
     'plan': plan_command,
+    'convert': convert_command,
+    'serve': serve_command,
     'import_prompt': import_command,
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,

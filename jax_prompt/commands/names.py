@@ -8,6 +8,7 @@ from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.training import optimizers
 from jax_prompt.training.frozen_model import MeshSettings, open_model
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -21,6 +22,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'prompt': PromptSettings,
     'settings': TrainSettings,
     'plan_request': PlanRequest,
+    'server': ServerSettings,
     'layout': Layout,
     'file_task': file_task,
     'registered_task': registered_task,

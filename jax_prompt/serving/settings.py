@@ -2,6 +2,10 @@
 
 import dataclasses
 import ipaddress
+import os
+
+#: Where a token is read from that should stand neither in a file nor in the list of processes.
+TOKEN_VARIABLE = 'JAX_PROMPT_TOKEN'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +15,7 @@ class ServerSettings:
     Attributes:
       host: address to listen on; only this machine can reach the default.
       port: 0 for a free one.
-      token: bearer token. Uploading and removing prompts always ask for it and are refused where
+      token: bearer token; the environment's JAX_PROMPT_TOKEN unless given. Uploading and removing prompts always ask for it and are refused where
         there is none; everything but the page and the health checks asks for it where other
         machines can reach the server.
       batch_size: most rows of a batch.
@@ -38,7 +42,8 @@ class ServerSettings:
 
     host: str = '127.0.0.1'
     port: int = 8000
-    token: str | None = None
+    token: str | None = dataclasses.field(
+        default_factory=lambda: os.environ.get(TOKEN_VARIABLE))
     batch_size: int = 32
     max_wait: float = 0.005
     max_queue: int = 1024

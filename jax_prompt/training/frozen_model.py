@@ -1,6 +1,7 @@
 """Open a frozen T5 with its vocabulary, on the devices at hand."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,6 @@ from jax.sharding import Mesh
 from jax_prompt.checkpoints.weights import load_t5
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
 from jax_prompt.parallel.mesh import make_mesh
-from jax_prompt.parallel.placement import place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.t5.model import T5, count_parameters
 from jax_prompt.types import Params
@@ -68,7 +68,7 @@ class FrozenModel:
 
 def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
                scan_layers: bool | None = None, remat: str = 'none', name: str | None = None,
-               mesh: MeshSettings | None = None) -> FrozenModel:
+               mesh: MeshSettings | None = None, weights: str | None = None) -> FrozenModel:
     """Load a T5 and its vocabulary.
 
     Args:
@@ -82,6 +82,8 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
       remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
       name: what to call it; None for its folder's or repository's name.
       mesh: how the devices share the work; None for the batch spread over all of them.
+      weights: 'int8' keeps the kernels as 8-bit numbers, half of bfloat16's memory; None for
+        `dtype`.
 
     Returns:
       The model.
@@ -95,7 +97,9 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     mesh = mesh or MeshSettings()
     devices = make_mesh(mesh.shape)
-    loaded = load_t5(source, dtype)
+    shardings = functools.partial(frozen_shardings, devices,
+                                  shard_weights_over_data=mesh.shard_weights_over_data)
+    loaded = load_t5(source, dtype, shardings, weights)
     if vocabulary is None and loaded.folder is None:
         raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
@@ -103,6 +107,5 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat,
                scan_layers=not on_cpu if scan_layers is None else scan_layers,
                activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
-    shardings = frozen_shardings(devices, loaded.frozen, mesh.shard_weights_over_data)
-    return FrozenModel(model, place(loaded.frozen, shardings), devices, words, source,
+    return FrozenModel(model, loaded.frozen, devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words))

@@ -99,7 +99,9 @@ def run_identity(setup: Setup, optimizer: optax.GradientTransformation,
     return {
         'model': {'fingerprint': setup.model.fingerprint,
                   'vocabulary': setup.model.vocabulary_fingerprint, 'dtype': str(t5.dtype),
-                  'scan_layers': t5.scan_layers, 'remat': t5.remat},
+                  'scan_layers': t5.scan_layers, 'remat': t5.remat,
+                  'weights': sorted({str(leaf.dtype) for leaf in
+                                     jax.tree.leaves(setup.model.frozen)})},
         'task': setup.task.to_dict(),
         'examples': {split: found.digest for split, found in setup.examples.items()},
         'prompt': {'rows': setup.prompt.rows, 'layout': setup.prompt.layout.to_dict(),
