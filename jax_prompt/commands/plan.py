@@ -12,14 +12,12 @@ from jax_prompt.planning import (
     suggest,
 )
 from jax_prompt.planning.report import describe_try
-from jax_prompt.planning.topology import prepare
 
 
 def plan_command(request: PlanRequest | None = None, suggest_one: bool = False,
                  json_only: bool = False) -> int:
     """Say whether a program fits on a TPU, and how fast at most; exit code 1 where it does not."""
     check_types('plan', plan_command, locals())
-    prepare()
     request = request or PlanRequest()  # which says what is missing
     print('compiling for a TPU that need not be here; large models take a minute or two',
           file=sys.stderr)
