@@ -5,10 +5,10 @@ one leaf (all layers of one kernel) and a few blocks of rows, whatever the model
 """
 
 import collections
-import concurrent.futures
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jax_prompt.checkpoints.names import Slot, leaf_shapes, slots
-from jax_prompt.checkpoints.placing import Builder
+from jax_prompt.checkpoints.placing import Builder, read_ahead
 from jax_prompt.checkpoints.tensors import Stored
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.int8 import Int8, quantise, quantised_shapes, summed_axes
@@ -24,8 +24,6 @@ from jax_prompt.types import Params
 
 _DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _BLOCK_BYTES = 2**25
-#: Blocks that are read while another one is put in its place.
-_READ_AHEAD = 2
 
 #: Fields that change neither the function that the frozen model computes nor who it is.
 _NOT_IDENTITY = ('name', 'dropout_rate')
@@ -198,9 +196,10 @@ def _leaf(path: tuple[str, ...], shape: Any, members: list[tuple[Slot, Stored]],
     builders = {part: Builder(kind.shape, kind.dtype, placed.get(name + part))
                 for part, kind in parts.items()}
     whole = next(iter(builders.values()))
-    jobs = ((slot, region, tensor, rows) for slot, tensor in members
+    jobs = (((slot, region, tensor), functools.partial(tensor.read, *rows))
+            for slot, tensor in members
             for region, rows in _blocks(name, slot, tensor, int8) if whole.needs(region))
-    for (slot, region, tensor), block in _ahead(jobs):
+    for (slot, region, tensor), block in read_ahead(jobs):
         kind = np.dtype(np.float32) if int8 else whole.dtype
         # Cast first: a cast in the order of memory, then a transposed copy, is the faster way.
         block = block.astype(kind, copy=False)
@@ -236,20 +235,6 @@ def _blocks(name: str, slot: Slot, tensor: Stored, int8: bool) -> Iterator[tuple
         inner = [(0, size) for size in slot.shape]
         inner[axis] = (start, stop)
         yield (*lead, *inner), (start * each, stop * each)
-
-
-def _ahead(jobs: Iterable[tuple]) -> Iterator[tuple[tuple, np.ndarray]]:
-    """Read blocks in another thread while the ones before are put in their places."""
-    waiting: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for slot, region, tensor, rows in jobs:
-            waiting.append(((slot, region, tensor), pool.submit(tensor.read, *rows)))
-            if len(waiting) > _READ_AHEAD:
-                job, block = waiting.popleft()
-                yield job, block.result()
-        while waiting:
-            job, block = waiting.popleft()
-            yield job, block.result()
 
 
 def _at(tree: Params, path: tuple[str, ...]) -> Any:

@@ -1,5 +1,8 @@
 """Build arrays of any sharding block by block, holding on the host only what is not placed yet."""
 
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -7,6 +10,9 @@ import numpy as np
 
 #: XLA's CPU backend takes memory over as it is, instead of copying it, where it is aligned so.
 _ALIGNMENT = 64
+#: Blocks that are read at once, and that wait, while another one is put in its place. In a bucket
+#: most of a read is waiting.
+_READERS, _READ_AHEAD = 3, 4
 
 Region = tuple[tuple[int, int], ...]
 
@@ -60,6 +66,28 @@ class Builder:
             # Only when it has left may the host's memory be used for the next.
             arrays += jax.block_until_ready(placed)
         return jax.make_array_from_single_device_arrays(self.shape, self._sharding, arrays)
+
+
+def read_ahead(jobs: Iterable[tuple[Any, Callable[[], np.ndarray]]]
+               ) -> Iterator[tuple[Any, np.ndarray]]:
+    """Run reads in other threads while the results of the ones before are used.
+
+    Args:
+      jobs: what to call a result, and the function that reads it.
+
+    Yields:
+      The same in the same order, with the results.
+    """
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        for job, read in jobs:
+            waiting.append((job, pool.submit(read)))
+            if len(waiting) > _READ_AHEAD:
+                job, block = waiting.popleft()
+                yield job, block.result()
+        while waiting:
+            job, block = waiting.popleft()
+            yield job, block.result()
 
 
 def _allocate(shape: list[int], dtype: np.dtype) -> np.ndarray:

@@ -145,7 +145,7 @@ def safetensors_header(text: bytes, length: int | None = None) -> bytes:
 def assert_refused(load: Callable[[Any], Any], argument: Any, name: str = '',
                    mark: pathlib.Path = NOWHERE) -> str:
     """Check that a loader refuses, in one clear line, and runs nothing; return that line."""
-    loaded, message = _try(load, argument, name, mark)
+    loaded, message = attempt(load, argument, name, mark)
     assert message is not None, f'{name}: not refused, gave {loaded!r}'
     return message
 
@@ -164,7 +164,7 @@ def assert_refused_or_equal(load: Callable[[Any], Any], argument: Any, original:
     Returns:
         The refusal's line, or None where the damage was harmless.
     """
-    loaded, message = _try(load, argument, name, mark)
+    loaded, message = attempt(load, argument, name, mark)
     if message is None:
         assert same(loaded, original), f'{name}: loaded other content without a word: {loaded!r}'
     return message
@@ -182,7 +182,7 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _try(load, argument, name, mark) -> tuple[Any, str | None]:
+def attempt(load, argument, name, mark) -> tuple[Any, str | None]:
     """Load within bounds of time; return what was loaded, or None and the refusal's line."""
     try:
         with at_most(seconds=20):

@@ -23,6 +23,31 @@ def folder(plain_config, random_tree, hugging_face_folder):
     return folder
 
 
+def test_it_is_an_orbax_tree(folder, tmp_path):
+    """Other programs can read it, a dict of values and scale for each kernel in eight bits."""
+    import orbax.checkpoint as ocp
+    convert_model(folder, tmp_path / 'out', 'int8')
+    expected = load_t5(folder, 'bfloat16', weights='int8').frozen
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        got = checkpointer.restore(tmp_path / 'out' / 'tree')
+    leaves = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+              for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
+    assert {jax.tree_util.keystr(path, simple=True, separator='/')
+            for path, _ in jax.tree_util.tree_flatten_with_path(got)[0]} == set(leaves)
+    wo = got['encoder']['layers']['feed_forward']['wo']['kernel']
+    np.testing.assert_array_equal(
+        wo['values'], leaves['encoder/layers/feed_forward/wo/kernel/values'])
+
+
+@pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
+def test_many_chunks_are_one_tree(weights, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(converted, '_CHUNK_BYTES', 64)
+    convert_model(folder, tmp_path / 'out', weights, 'float32')
+    monkeypatch.undo()
+    assert_same_tree(load_t5(tmp_path / 'out', weights if weights != 'int8' else 'float32').frozen,
+                     load_t5(folder, 'float32', weights=weights).frozen)
+
+
 @pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
 def test_it_is_what_loading_gives(weights, folder, tmp_path):
     output = convert_model(folder, tmp_path / 'out' / 'model', weights)
@@ -70,7 +95,8 @@ def test_it_stands_where_shardings_say(folder, tmp_path):
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     convert_model(folder, tmp_path / 'out', 'int8')
     got = load_t5(tmp_path / 'out', 'bfloat16', lambda shapes: jax.tree.map(lambda _: one, shapes))
-    assert isinstance(got.frozen['lm_head']['kernel'], Int8)
+    wo = got.frozen['encoder']['layers']['feed_forward']['wo']
+    assert isinstance(wo['kernel'], Int8)
     assert all(isinstance(leaf, jax.Array) and leaf.sharding == one
                for leaf in jax.tree.leaves(got.frozen))
     assert got.frozen['token_embedder']['embedding'].dtype == ml_dtypes.bfloat16

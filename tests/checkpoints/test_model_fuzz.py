@@ -63,7 +63,7 @@ def damage_each_way(folder, file, samples, in_numbers=lambda content: False):
     with fuzzing.little_memory():
         for name, mutated in fuzzing.mutations(content, samples=samples):
             path.write_bytes(mutated)
-            result, message = fuzzing._try(loaded, folder, name, fuzzing.NOWHERE)
+            result, message = fuzzing.attempt(loaded, folder, name, fuzzing.NOWHERE)
             if message is not None:
                 refused += 1
             elif fuzzing.same(result, original):
@@ -119,7 +119,7 @@ def test_the_pickle_within_pytorch_model_bin(whole, config_json):
             with zipfile.ZipFile(whole / 'pytorch_model.bin', 'w') as archive:
                 for part, content in (parts | {name: mutated}).items():
                     archive.writestr(part, content)
-            result, message = fuzzing._try(loaded, whole, damage, fuzzing.NOWHERE)
+            result, message = fuzzing.attempt(loaded, whole, damage, fuzzing.NOWHERE)
             assert message is not None or same_form(result, original), damage
 
 
@@ -169,7 +169,7 @@ def test_config(whole):
     with fuzzing.little_memory():
         for name, mutated in fuzzing.mutations(content, samples=60):
             path.write_bytes(mutated)
-            result, message = fuzzing._try(loaded, whole, name, fuzzing.NOWHERE)
+            result, message = fuzzing.attempt(loaded, whole, name, fuzzing.NOWHERE)
             if message is None:
                 assert fuzzing.same(result['frozen'], original['frozen']), name
                 assert same_form(result, original), name
@@ -186,7 +186,7 @@ def test_config_of_other_types_and_sizes(field, value, whole):
     original = loaded(whole)
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with fuzzing.little_memory():
-        result, message = fuzzing._try(loaded, whole, f'{field}={value!r:.20}', fuzzing.NOWHERE)
+        result, message = fuzzing.attempt(loaded, whole, f'{field}={value!r:.20}', fuzzing.NOWHERE)
     assert message is not None or (fuzzing.same(result['frozen'], original['frozen'])
                                    and same_form(result, original))
 

@@ -96,8 +96,9 @@ def test_int8_keeps_the_rest_in_dtype(plain_config, random_tree, hugging_face_fo
 
 def test_int8_refuses_what_is_not_finite(plain_config, random_tree, hugging_face_folder):
     frozen = random_tree(plain_config)
-    frozen['lm_head']['kernel'][3, 4] = np.nan
-    with pytest.raises(ValueError, match='lm_head/kernel holds numbers that are not finite'):
+    kernel = frozen['encoder']['layers']['feed_forward']['wo']['kernel']
+    kernel[1, 3, 4] = np.nan
+    with pytest.raises(ValueError, match='wo/kernel holds numbers that are not finite'):
         load_t5(hugging_face_folder(frozen, plain_config), weights='int8')
 
 

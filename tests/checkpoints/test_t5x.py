@@ -14,6 +14,7 @@ from jax_prompt.checkpoints import array_folder, t5x
 from jax_prompt.checkpoints.huggingface import load_hugging_face
 from jax_prompt.checkpoints.t5x import load_t5x
 from jax_prompt.checkpoints.weights import load_t5
+from jax_prompt.t5.int8 import quantise_tree
 from tests.checkpoints import t5x_files
 from tests.checkpoints.model_files import (
     assert_same_tree,
@@ -103,6 +104,8 @@ def test_large_arrays_are_read_by_rows(monkeypatch, written):
     monkeypatch.setattr(t5x, '_WHOLE_BYTES', 1)
     monkeypatch.setattr('jax_prompt.checkpoints.assemble._BLOCK_BYTES', 64)
     assert_same_tree(load_t5x(folder)[1], frozen)
+    # A scale is of a whole column: it must not be one of some rows.
+    assert_same_tree(load_t5x(folder, weights='int8')[1], quantise_tree(frozen))
 
 
 def test_bfloat16_arrays_are_read(plain_config, random_tree, tmp_path):
