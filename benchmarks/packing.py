@@ -4,7 +4,8 @@
 
 All train the same prompt on the same reviews in one process, in turns, so that a machine's moods
 meet all alike. Programs are compiled before they are timed; how many there are, and how long their
-first calls take, is told beside. Floating-point operations are the compiler's count, pads included.
+first calls take, is told beside. Processor time, of all cores together, is what a busy machine
+disturbs least. Floating-point operations are the compiler's count, pads included.
 """
 
 import argparse
@@ -37,6 +38,7 @@ class Way:
     state: object = None
     compiling: float = 0.0
     seconds: list[float] = dataclasses.field(default_factory=list)
+    processor: list[float] = dataclasses.field(default_factory=list)
     operations: dict[tuple, float] = dataclasses.field(default_factory=dict)
 
     def compile(self, step, frozen, make_state):
@@ -52,9 +54,10 @@ class Way:
 
     def run(self, step, frozen, number):
         """Time one step."""
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         self.state, _ = jax.block_until_ready(step(self.state, frozen, self.batches[number]))
         self.seconds.append(time.perf_counter() - start)
+        self.processor.append(time.process_time() - used)
 
     def tell(self, name, batch_size):
         """Print one line; examples per second by the median step and by all of them."""
@@ -65,10 +68,11 @@ class Way:
         pairs = sum(rows * length**2 for rows, length in shapes)
         operations = sum(self.operations[shape] for shape in shapes)
         print(f'{name:8} {examples / sum(self.seconds):6.1f} examples/s, median step '
-              f'{statistics.median(self.seconds):.3f} s, {positions / examples:5.1f} positions an '
-              f'example, {1 - used / positions:5.1%} pads, {pairs / examples:6.0f} attention pairs '
-              f'and {operations / examples / 1e9:.2f} GFLOP an example; {len(self.operations)} '
-              f'programs, first calls {self.compiling:.0f} s')
+              f'{statistics.median(self.seconds):.3f} s, processor '
+              f'{statistics.mean(self.processor):.3f} s a step; an example has '
+              f'{positions / examples:.1f} positions, {1 - used / positions:.1%} of them pads, '
+              f'{pairs / examples:.0f} attention pairs and {operations / examples / 1e9:.2f} GFLOP; '
+              f'{len(self.operations)} programs, first calls {self.compiling:.0f} s')
 
 
 def main():
@@ -108,8 +112,10 @@ def main():
         way.tell(name, size)
     rates = {name: 1 / sum(way.seconds) for name, way in ways.items()}
     medians = {name: 1 / statistics.median(way.seconds) for name, way in ways.items()}
+    processor = sum(ways['buckets'].processor) / sum(ways['packed'].processor)
     print(f'ratio    {rates["packed"] / rates["buckets"]:6.2f} of all steps, '
-          f'{medians["packed"] / medians["buckets"]:.2f} of the median steps')
+          f'{medians["packed"] / medians["buckets"]:.2f} of the median steps, '
+          f'{processor:.2f} by processor time')
     if args.evaluations:
         evaluate(args, model, task, prompt, settings, method.fold(initial))
 

@@ -128,6 +128,8 @@ def _run(args: argparse.Namespace, bindings: list[str]) -> int:
 def _bindings_of(args: argparse.Namespace) -> list[str]:
     """Translate the short flags to gin bindings."""
     bindings = []
+    if args.command == 'predict' and (args.distributed or args.coordinator is not None):
+        bindings.append('mesh.each_host=True')  # a host answers its share by itself
     for flag in FLAGS[args.command]:
         value = getattr(args, flag.name)
         if value is not None:

@@ -42,7 +42,7 @@ SUMMARIES = {
 GIN_NAMES = {'import': 'import_prompt', 'export': 'export_prompt', 'inspect': 'inspect_prompt'}
 
 #: Commands that several hosts may run together.
-DISTRIBUTED = ('train', 'evaluate')
+DISTRIBUTED = ('train', 'evaluate', 'predict')
 
 _MODEL = Flag('model', 'model.source', 'folder, package:NAME/folder or Hugging Face id of the T5',
               'SOURCE')
@@ -64,9 +64,13 @@ FLAGS = {
     'predict': (
         _MODEL, _MESH, _WEIGHTS,
         Flag('prompt', 'predict.prompt', 'prompt file', 'FILE'),
+        Flag('prompts', 'predict.prompts', 'folder of prompt files, of which each line names one',
+             'FOLDER'),
+        Flag('prompt_column', 'lines.prompt_column', 'the key of the JSON lines that names it',
+             'KEY'),
         Flag('inputs', 'predict.inputs', 'texts; - for standard input', 'FILE'),
         Flag('output', 'predict.output', 'answers; - for standard output', 'FILE'),
-        Flag('format', 'predict.format', 'of inputs and answers; by the name of the inputs '
+        Flag('format', 'lines.format', 'of inputs and answers; by the name of the inputs '
              'otherwise', choices=('lines', 'jsonl')),
     ),
     'plan': (

@@ -378,7 +378,7 @@ def test_an_output_that_cannot_be_is_refused_before_any_answer(world, run, tmp_p
                                                                monkeypatch):
     from jax_prompt.commands import predict
 
-    monkeypatch.setattr(predict, 'predict', None)
+    monkeypatch.setattr(predict, 'predict_file', None)
     (tmp_path / 'in.txt').write_text('x\n')
     monkeypatch.chdir(tmp_path)
     for output, part in (('no/out.txt', 'the folder of output no/out.txt does not exist'),

@@ -1,5 +1,6 @@
 """The commands that carry weights and prompts in and out, plan and serve, as a user calls them."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from jax_prompt.flags import EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.training.frozen_model import open_model
+from tests.training.processes import finish, start, start_together
 
 TASK = {'name': 'reviews', 'inputs_template': 'review : {text}', 'target': 'label',
         'labels': {'0': 'negative', '1': 'positive'}, 'inputs_length': 64, 'targets_length': 8}
@@ -90,6 +92,51 @@ def test_a_prompt_goes_out_and_comes_back(world, prompt, tmp_path, capsys, to, n
     np.testing.assert_array_equal(came.prompt_PD, went.prompt_PD)
     assert came.metadata.base_model_fingerprint == went.metadata.base_model_fingerprint
     assert came.metadata.task['labels'] == TASK['labels']
+
+
+def test_lines_of_several_tasks_name_their_prompts(world, prompt, tmp_path, capsys):
+    topics = tmp_path / 'prompts' / 'topics.safetensors'
+    topics.parent.mkdir()
+    file = load_prompt(prompt)
+    task = TASK | {'name': 'topics', 'labels': {'f': 'film', 'p': 'plot', 'c': 'cast'}}
+    save_prompt(topics, PromptFile(file.prompt_PD[:3],
+                                   dataclasses.replace(file.metadata, task=task)))
+    save_prompt(topics.parent / 'reviews.safetensors', file)
+    asked = [{'task': name, 'text': f'the {word} was great'} for word in ('film', 'plot', 'hero')
+             for name in ('topics', 'reviews')]
+    inputs, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+    inputs.write_text(''.join(json.dumps(one) + '\n' for one in asked))
+    common = ['predict', f'--model={world / "model"}', f'--inputs={inputs}', f'--output={output}']
+    fails(capsys, [*common, f'--prompts={topics.parent}'], '--prompt_column=NAME')
+    assert cli.main([*common, f'--prompts={topics.parent}', '--prompt_column=task']) == 0
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    for one, answer in zip(asked, answers, strict=True):
+        labels = task['labels'] if one['task'] == 'topics' else TASK['labels']
+        assert answer['text'] == one['text'] and set(answer['scores']) == set(labels.values())
+    # One prompt for all gives those lines the very same answers.
+    alone = tmp_path / 'alone.jsonl'
+    assert cli.main([*common[:3], f'--output={alone}', f'--prompt={topics}']) == 0
+    for line, answer in zip(alone.read_text().splitlines()[::2], answers[::2], strict=True):
+        assert json.loads(line)['scores'] == pytest.approx(answer['scores'], abs=1e-5)
+    inputs.write_text('{"task": "other", "text": "x"}\n')
+    fails(capsys, [*common, f'--prompts={topics.parent}', '--prompt_column=task'],
+          "line 1 of", "no prompt 'other' in use")
+
+
+@pytest.mark.slow
+def test_two_hosts_answer_a_file_and_join_their_shares(world, prompt, tmp_path):
+    inputs = tmp_path / 'in.txt'
+    inputs.write_text(''.join(f'the film was {word}\n' for word in ('great', 'dull') * 20))
+    outputs = [tmp_path / 'alone.txt', tmp_path / 'together.txt']
+    alone, together = ([sys.executable, '-m', 'jax_prompt.cli', 'predict', f'--inputs={inputs}',
+                        f'--model={world / "model"}', f'--prompt={prompt}', f'--output={output}']
+                       for output in outputs)
+    (code, errors), = finish(start(alone, tmp_path))
+    assert code == 0, errors
+    for code, errors in finish(*start_together(together, tmp_path, devices=1)):
+        assert code == 0, errors
+    assert outputs[0].read_text() == outputs[1].read_text() and len(os.listdir(tmp_path)) >= 3
+    assert not list(tmp_path.glob('*.part-*'))
 
 
 def test_inspect_tells_the_words_nearest_to_each_row(world, prompt, capsys):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jax_prompt.commands.lines import LineSettings
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
@@ -23,6 +24,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'settings': TrainSettings,
     'plan_request': PlanRequest,
     'server': ServerSettings,
+    'lines': LineSettings,
     'layout': Layout,
     'file_task': file_task,
     'registered_task': registered_task,

@@ -52,7 +52,7 @@ def result_file(output: str) -> Iterator[TextIO]:
         return
     if os.path.isdir(output):
         raise ValueError(f'output {output} is a folder; expected the name of a file')
-    if _is_device(output):
+    if is_device(output):
         with open(output, 'a', encoding='utf-8') as file:
             yield file
         return
@@ -74,7 +74,7 @@ def result_file(output: str) -> Iterator[TextIO]:
         raise
 
 
-def _is_device(path: str) -> bool:
+def is_device(path: str) -> bool:
     """Say whether a path leads to what must be written in place: a pipe, a device, a descriptor."""
     where = os.path.abspath(path)
     return where.startswith(('/dev/fd/', '/dev/std', '/proc/')) or (

@@ -11,9 +11,9 @@ do not end go on. A length penalty alpha divides a finished sequence's log-proba
 
     'power'  length ** alpha, as transformers has it
     't5'     ((5 + length) / 6) ** alpha, as Mesh TensorFlow and T5X have it (Wu et al. 2016,
-             equation 14); T5 decoded with alpha 0.6. With early_stopping='never' the bound that
-             ends the search is T5X's too. What stays transformers': a sequence cut off at the
-             length limit competes with the finished ones, and continuations G to 2 G may not end.
+             equation 14); T5 decoded with alpha 0.6. What stays transformers': a sequence cut off
+             at the length limit competes with the finished ones, continuations G to 2 G may not
+             end, and without early_stopping='never' the search ends earlier.
 
 The length counts generated tokens, the end token included. All of this is a row's own: one compiled
 program serves requests with any settings but the number of beams.
@@ -78,8 +78,7 @@ class BeamSettings:
 
     def __post_init__(self):
         if not (math.isfinite(self.length_penalty) and abs(self.length_penalty) <= 10):
-            raise ValueError(f'length_penalty={self.length_penalty}; expected a number from -10 to '
-                             '10')
+            raise ValueError(f'length_penalty={self.length_penalty}; expected -10 to 10')
         if self.early_stopping not in (True, False, 'never'):
             raise ValueError(f'early_stopping={self.early_stopping!r}; expected True, False or '
                              "'never'")
@@ -313,8 +312,7 @@ def _add_found(now: _Search, continued: Beams, ends_BC: Array,
                rows: BeamRows) -> tuple[Beams, Array]:
     """Merge the sequences that have just ended with those found before; keep the best G."""
     num_beams = now.last_BG.shape[1]
-    # The other continuations are there so that G go on even if the first G all end.
-    among_first_C = jnp.arange(2 * num_beams) < num_beams
+    among_first_C = jnp.arange(2 * num_beams) < num_beams  # the others are there to go on
     eligible_BC = ends_BC & among_first_C & now.open_B[:, None]
     penalty_B = rows.penalty_BL[:, now.position]
     scores_BC = jnp.where(eligible_BC, continued.scores_BG / penalty_B[:, None], _NEVER)

@@ -17,18 +17,11 @@ import numpy as np
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
+from jax_prompt.inference.decodings import SAMPLING, Decoding
 from jax_prompt.inference.predict import Prediction
 from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.row_labels import LabelSet, make_row_label_scorer, stack_labels
-from jax_prompt.inference.rows import (
-    SAMPLING,
-    Decoding,
-    OpenedModel,
-    Row,
-    Running,
-    ServedPrompt,
-    in_batches,
-)
+from jax_prompt.inference.rows import OpenedModel, Row, Running, ServedPrompt, in_batches
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
@@ -70,7 +63,7 @@ class Engine:
           opened: the frozen model with its vocabulary.
           shapes: at which batches run.
           capacity: R, rows of the prompt table to begin with.
-          decodings: ways to generate by name, besides 'sample'.
+          decodings: ways to generate by name, besides 'sample'; such as `beam_search(4)`.
           sharding: of prompt table and batches, where the model stands on several devices.
         """
         self.opened = opened
@@ -264,7 +257,7 @@ class Engine:
             return self._score, stack_labels(sets, batch, *self.shapes.label_shape(rung), pad)
         _, decoding, length = rows[0].group
         arrays = self._decodings[decoding].arrays(rows, batch, length)
-        return self._generator(decoding, length), arrays
+        return self._generator(decoding, length), (arrays,)
 
     def _generator(self, decoding: str, length: int) -> Callable[..., Array]:
         key = decoding, length
@@ -278,13 +271,15 @@ class Engine:
         programs = [self._score, *list(self._generators.values())]
         return self.table.compilations + sum(program._cache_size() for program in programs)
 
-    def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None) -> int:
+    def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
+                stop: Callable[[], bool] = lambda: False) -> int:
         """Compile, ahead of requests, the programs that they will need.
 
         Args:
           inputs: rows such as will come; None for one of each prompt in use, as its task says.
           longest: the most encoder positions to prepare for; None for the most that the prompts of
             these rows can need.
+          stop: is asked before each program whether to leave it at that.
 
         Returns:
           How many programs were compiled. What ran before is not run again.
@@ -298,7 +293,7 @@ class Engine:
             for length in self.shapes.lengths_up_to(most if longest is None else longest):
                 for batch in self.shapes.batch_sizes:
                     sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
-                    if not self.is_warm(sample):
+                    if not self.is_warm(sample) and not stop():
                         self.start(sample).answers()
         return self.compilations - before
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +17,6 @@ from jax_prompt.inference.predict import Prediction
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.inference.sampling import (
-    SamplingRows,
-    SamplingSettings,
-    make_sampler,
-    stack_settings,
-)
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
@@ -37,20 +31,6 @@ class OpenedModel(Protocol):
     name: str
     fingerprint: str
     vocabulary_fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """A way to generate that an engine can be given.
-
-    Attributes:
-      make: (model, max_length) -> generate(frozen, prompt_PD, ids_BS, *arrays) -> int32[B, L],
-        compiled, in which a row depends on its own arrays alone.
-      arrays: (rows, B, max_length) -> those arrays, with something harmless for missing rows.
-    """
-
-    make: Callable[[T5, int], Callable[..., Array]]
-    arrays: Callable[[Sequence['Row'], int, int], tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,17 +130,6 @@ class Row:
     decoding: str
     options: Any
     group: tuple
-
-
-def _sampling_arrays(rows: Sequence[Row], batch: int, max_length: int) -> tuple[SamplingRows]:
-    settings = [dataclasses.replace(row.options or SamplingSettings(), max_tokens=row.max_tokens)
-                for row in rows]
-    fillers = [SamplingSettings()] * (batch - len(rows))
-    return (stack_settings(settings + fillers, max_length),)
-
-
-#: Greedy and sampled rows in one batch, each as it asks.
-SAMPLING = Decoding(make_sampler, _sampling_arrays)
 
 
 def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:

@@ -122,6 +122,14 @@ def fetch(array: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def wait_for_all(what: str) -> None:
+    """Wait until every process has come here; `what` names the place in messages."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f'jax_prompt: {what}')
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
     """Listen for SIGTERM, by which a cluster announces that it takes a host away.

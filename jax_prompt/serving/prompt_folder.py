@@ -15,7 +15,7 @@ import pathlib
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.rows import ServedPrompt
@@ -61,7 +61,7 @@ class PromptFolder:
     """
 
     def __init__(self, engine: Engine, path: str | os.PathLike, kept_versions: int = 4,
-                 warm_up_length: int | None = None):
+                 warm_up_length: int | None = None, stop: Callable[[], bool] = lambda: False):
         """Name a folder.
 
         Args:
@@ -69,6 +69,7 @@ class PromptFolder:
           path: the folder.
           kept_versions: of a file that is overwritten, how many earlier contents stay in use.
           warm_up_length: up to which lengths programs are compiled before a prompt is in use.
+          stop: is asked now and then whether to leave the rest undone.
 
         Raises:
           FileNotFoundError: there is no such folder.
@@ -79,7 +80,7 @@ class PromptFolder:
                                     'put prompt files into it')
         self._engine, self._kept, self._longest = engine, kept_versions, warm_up_length
         # Held by whoever changes something, compiling included; requests read what was published.
-        self._lock = threading.RLock()
+        self._lock, self._stop = threading.RLock(), stop
         self._published: dict[str, list[Version]] = {}
         self._stamps: dict[str, tuple] = {}  # file name -> what tells a change
         self._current: dict[str, Version] = {}  # file name -> the content in use
@@ -119,7 +120,7 @@ class PromptFolder:
             for file_name in set(self._stamps) - set(found):
                 del self._stamps[file_name]
             for file_name, (path, stamp) in found.items():
-                if self._stamps.get(file_name) == stamp:
+                if self._stamps.get(file_name) == stamp or self._stop():
                     continue
                 self._stamps[file_name] = stamp
                 try:
@@ -245,7 +246,7 @@ class PromptFolder:
             return
         self._forget_equal(file_name, version)
         prompt = self._engine.add(f'{base}@{version}', file)
-        self._engine.warm_up([self._engine.sample(prompt)], self._longest)
+        self._engine.warm_up([self._engine.sample(prompt)], self._longest, self._stop)
         self._current[file_name] = Version(base, version, prompt, self.path / file_name)
         if before is not None and before.version != version:
             self._keep(file_name, before)

@@ -57,13 +57,13 @@ class Service:
         shapes = shapes or Shapes.for_batches_of(
             settings.batch_size, labels=((2, 2), (8, 4), (64, 8)), shared_labels=1)
         self.settings, self.metrics = settings, Metrics()
+        self._stop = threading.Event()
         self.engine = Engine(opened, shapes)
         self.folder = PromptFolder(self.engine, prompts, settings.kept_versions,
-                                   settings.warm_up_length)
+                                   settings.warm_up_length, self._stop.is_set)
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
                                self.metrics.note_batch)
         self.state = STARTING
-        self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch_folder, name='prompts', daemon=True)
         self._nearest: dict[tuple[str, int], list] = {}
         self._add_gauges()
@@ -76,6 +76,8 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self.batcher.stop()
+        # A thread that still compiles while Python ends would take the process down with it.
+        self._watcher.join()
 
     def drain(self) -> None:
         """Say that the end is near; requests are still answered."""
@@ -151,7 +153,7 @@ class Service:
                 self.folder.refresh()
             except Exception:
                 _log.exception('the folder of prompts %s cannot be read', self.folder.path)
-            if self.state == STARTING:
+            if self.state == STARTING and not self._stop.is_set():
                 self.state = READY
                 _log.info('ready: %d prompts, %d programs compiled',
                           len(self.engine.prompts), self.engine.compilations)

@@ -15,9 +15,9 @@ class ServerSettings:
     Attributes:
       host: address to listen on; only this machine can reach the default.
       port: 0 for a free one.
-      token: bearer token; the environment's JAX_PROMPT_TOKEN unless given. Uploading and removing prompts always ask for it and are refused where
-        there is none; everything but the page and the health checks asks for it where other
-        machines can reach the server.
+      token: bearer token; the environment's JAX_PROMPT_TOKEN unless given. Uploading and removing
+        prompts always ask for it and are refused where there is none; everything but the page and
+        the health checks asks for it where other machines can reach the server.
       batch_size: most rows of a batch.
       max_wait: seconds that a request may wait for others to share its batch.
       max_queue: requests that may wait at one time; more are refused with 503.

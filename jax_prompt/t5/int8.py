@@ -5,9 +5,12 @@ its output channel over 127: no number is off by more than s / 2. The channel's 
 depend on what is summed over, so x w = (x q) s: products read the eight-bit values, which bfloat16
 holds exactly, and a few numbers are scaled afterwards. Only the layer at work is ever wide.
 
-What is quantised is what is large and multiplied: attention, feed-forward and head kernels.
-Embedding tables (also where the head is tied to one), norms and position biases stay as they are:
-prompts are made of embedding rows, and norms and biases are small.
+What is quantised is what is large: the layers' attention and feed-forward kernels, 98 % of XXL.
+Norms and position biases are small, and prompts are made of rows of the embedding table; these stay
+wide. So does the head, since nothing after it evens its error out: on the demo's 842 test sentences
+a head in eight bits moved the labels' log-probabilities by 0.082 (root mean square) and 14 answers,
+the layers' kernels alone moved them by 0.018, less than bfloat16 weights did, and no answer. It
+would save 1.2 % of XXL's bytes.
 
 Source: symmetric weight-only quantisation by largest value, as in Dettmers et al. 2022
 (arXiv:2208.07339), section 2.1, with channels for rows, and without outliers set apart: activations
@@ -33,7 +36,6 @@ _SUMMED = (
     (r'.*attention/(query|key|value)/kernel', (-3,)),    # [N, D, H, K]
     (r'.*attention/out/kernel', (-3, -2)),               # [N, H, K, D]
     (r'.*feed_forward/(wi|wi_0|wi_1|wo)/kernel', (-2,)),  # [N, D, F], [N, F, D]
-    (r'lm_head/kernel', (-2,)),                          # [D, V]
 )
 
 
@@ -150,63 +152,55 @@ def widen(params: Any, dtype: jnp.dtype) -> Any:
     return jax.tree.map(wide, params, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
 
-def product(equation: str, inputs: Array, kernel: Array | Int8, dtype: jnp.dtype,
-            preferred_element_type: jnp.dtype | None = None) -> Array:
+def product(equation: str, inputs: Array, kernel: Array | Int8, dtype: jnp.dtype) -> Array:
     """Multiply by a kernel, whichever way it is stored.
 
     Args:
-      equation: an einsum's, inputs first. Every letter stands in two of its three terms, or in
-        kernel or inputs and the result.
+      equation: an einsum's, inputs first; every letter stands in two of its three terms at least.
       inputs: dtype[...].
       kernel: an array, or `Int8` whose scales stand along letters of the result or of the inputs.
-      dtype: that the kernel is multiplied in.
-      preferred_element_type: of the result; None for `dtype`.
+      dtype: that is multiplied in.
 
     Returns:
-      The product.
+      dtype[...], the product.
     """
     if not isinstance(kernel, Int8):
-        return jnp.einsum(equation, inputs, kernel.astype(dtype),
-                          preferred_element_type=preferred_element_type)
-    terms, after = equation.split('->')
-    before, letters = terms.split(',')
+        return jnp.einsum(equation, inputs, kernel.astype(dtype))
+    before, letters, after = _letters(equation)
     channels = {letter for letter, size in zip(letters, kernel.scale.shape, strict=True)
                 if size > 1}
     if channels <= set(after):
-        return _scaled(_product(equation, dtype, preferred_element_type, inputs, kernel.values),
-                       after, kernel.scale, letters)
-    inputs = _scaled(inputs, before, kernel.scale, letters)
-    return _product(equation, dtype, preferred_element_type, inputs, kernel.values)
+        return _scaled(_product(equation, dtype, inputs, kernel.values), after, kernel.scale,
+                       letters)
+    return _product(equation, dtype, _scaled(inputs, before, kernel.scale, letters), kernel.values)
 
 
 # With the plain derivative, a scan over layers would keep every layer's wide kernel for the
 # backward pass: the whole stack. Here the eight-bit values are what is kept, and those are there.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _product(equation: str, dtype: jnp.dtype, preferred_element_type: jnp.dtype | None,
-             inputs: Array, values: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(equation: str, dtype: jnp.dtype, inputs: Array, values: Array) -> Array:
     """Multiply by unscaled eight-bit values."""
-    return jnp.einsum(equation, inputs, values.astype(dtype),
-                      preferred_element_type=preferred_element_type)
+    return jnp.einsum(equation, inputs, values.astype(dtype))
 
 
-def _product_forward(equation, dtype, preferred_element_type, inputs, values):
+def _product_forward(equation: str, dtype: jnp.dtype, inputs: Array,
+                     values: Array) -> tuple[Array, Array]:
     # The einsum itself, so that rematerialisation sees a product whose result it may keep.
-    return jnp.einsum(equation, inputs, values.astype(dtype),
-                      preferred_element_type=preferred_element_type), values
+    return jnp.einsum(equation, inputs, values.astype(dtype)), values
 
 
-def _product_backward(equation, dtype, preferred_element_type, values, gradient):
-    terms, after = equation.split('->')
-    before, letters = terms.split(',')
-    sizes = dict(zip(after + letters, gradient.shape + values.shape, strict=True))
-    inputs = jax.ShapeDtypeStruct([sizes[letter] for letter in before], dtype)
-    transpose = jax.linear_transpose(
-        lambda x: jnp.einsum(equation, x, values.astype(dtype),
-                             preferred_element_type=preferred_element_type), inputs)
-    return *transpose(gradient), None
+def _product_backward(equation: str, dtype: jnp.dtype, values: Array,
+                      gradient: Array) -> tuple[Array, None]:
+    before, letters, after = _letters(equation)
+    return jnp.einsum(f'{after},{letters}->{before}', gradient, values.astype(dtype)), None
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def _letters(equation: str) -> list[str]:
+    """Split 'BSD,DF->BSF' into the letters of inputs, kernel and result."""
+    return re.split(',|->', equation)
 
 
 def _scaled(array: Array, its_letters: str, scale: Array, letters: str) -> Array:

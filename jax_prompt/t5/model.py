@@ -14,7 +14,7 @@ one compiled layer serves every depth:
     decoder/...                                     the same, with cross_attention in its layers
     lm_head/kernel                                  [D, V]         (absent where the head is tied)
 
-Any kernel may stand there as `Int8` (see `int8.py`) instead of an array, with the same shape.
+Kernels of layers may stand there as `Int8` (see `int8.py`) instead of arrays, with the same shape.
 
 The model knows nothing of prompts: it encodes embeddings, wherever they came from.
 """
@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.int8 import product
 from jax_prompt.t5.layers import (
     MASKED,
     DecoderLayer,
@@ -56,9 +55,8 @@ class T5:
         on CPU).
       remat: 'none', 'dots' or 'full'; a key of `REMAT_POLICIES`.
       dropout_rate: used only by calls that are given a `dropout_rng`.
-      activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`; None to let
-        the compiler choose. Without it, weights that are split over the data axis make it split D
-        there, and sum activations over the replicas, which only the prompt's gradient should be.
+      activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`. Without it,
+        weights that are split over `data` make the compiler split D and sum activations there.
     """
 
     config: T5Config
@@ -165,7 +163,8 @@ class T5:
             equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
         else:
             equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
-        return product(equation, hidden_BLD, kernel, self.dtype, jnp.float32)
+        return jnp.einsum(equation, hidden_BLD, kernel.astype(self.dtype),
+                          preferred_element_type=jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
                    max_length: int) -> Params:

@@ -25,10 +25,12 @@ class MeshSettings:
         for what the other leaves. The default spreads the batch over all devices.
       shard_weights_over_data: spread the weights over `data` too (fully sharded), for models that
         do not fit otherwise; every layer's weights then travel at every step.
+      each_host: every host has a mesh of its own, of its own devices, and the whole model.
     """
 
     shape: str = 'data:-1'
     shard_weights_over_data: bool = False
+    each_host: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     on_cpu = jax.default_backend() == 'cpu'
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     mesh = mesh or MeshSettings()
-    devices = make_mesh(mesh.shape)
+    devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
     shardings = functools.partial(frozen_shardings, devices,
                                   shard_weights_over_data=mesh.shard_weights_over_data)
     loaded = load_t5(source, dtype, shardings, weights)

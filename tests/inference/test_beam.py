@@ -131,6 +131,13 @@ def test_a_rows_own_limit_is_like_a_shorter_search(one, early_stopping):
             np.testing.assert_allclose(found.scores_BG[row], shorter.scores_BG[row], rtol=1e-5)
 
 
+@pytest.mark.parametrize('min_tokens', [1, 2, 3])
+def test_no_end_before_so_many_tokens_stand(one, min_tokens):
+    found = search(one, 5, BeamSettings(0.0, min_tokens=min_tokens))
+    ends = [row.tolist().index(1) for row in found.tokens_BGL.reshape(-1, LENGTH) if 1 in row]
+    assert min(ends) == min_tokens
+
+
 def test_settings_compile_nothing_new(one):
     searched = make_beam_search(one.model, 5, 2)
     for settings in SETTINGS[::3]:
@@ -204,7 +211,7 @@ def test_the_generator_gives_the_best_sequence(one):
      'num_beams=1; expected from 2 to 14, half of the vocabulary; one beam is greedy'),
     (lambda: make_beam_search(beam_case('umt5').model, 5, 15), 'num_beams=15; expected from 2'),
     (lambda: make_beam_search(beam_case('umt5').model, 0, 2), 'max_length=0; expected at least'),
-    (lambda: BeamSettings(float('nan')), 'length_penalty=nan; expected a number from -10 to 10'),
+    (lambda: BeamSettings(float('nan')), 'length_penalty=nan; expected -10 to 10'),
     (lambda: BeamSettings(early_stopping='always'), "early_stopping='always'; expected True"),
     (lambda: BeamSettings(penalty='gnmt'), "penalty='gnmt' is no form .* choose one of power, t5"),
     (lambda: BeamSettings(min_tokens=3, max_tokens=2), 'min_tokens=3; expected .* max_tokens=2'),

@@ -8,6 +8,8 @@ import pytest
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.inference.beam import BeamSettings, make_beam_generator
+from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.inference.predict import by_generation, by_rank, predict
@@ -133,6 +135,21 @@ def test_sampled_and_greedy_rows_share_a_batch(engine):
     found = [answer.text for answer in engine.run(rows)]
     assert found[0] == found[3] and len(set(found)) == 3
     assert engine.run([rows[1]])[0].text == found[1]
+
+
+def test_beam_search_plugs_in_with_settings_of_each_row(opened):
+    engine = make_engine(opened, decodings={'beams': beam_search(2)})
+    rows = [engine.row('title', 'film', decoding='beams', options=options)
+            for options in (None, BeamSettings(length_penalty=-5.0), None)]
+    rows.append(engine.row('long', 'the plot', decoding='beams', max_tokens=3))
+    together = [answer.text for answer in engine.run(rows)]
+    assert together == [engine.run([row])[0].text for row in rows]
+    assert together[0] == together[2]
+    ids = np.zeros((1, 48), np.int32)
+    ids[0, :len(rows[0].ids)] = rows[0].ids
+    search = make_beam_generator(opened.model, 6, num_beams=2)
+    tokens = np.asarray(search(opened.frozen, engine.table.rows_RD, ids))[0].tolist()
+    assert together[0] == opened.vocabulary.decode(tokens).strip()
 
 
 def test_adding_removing_and_switching_prompts_compiles_nothing(opened, engine):

@@ -89,10 +89,16 @@ def test_rows_with_other_settings_are_filtered_as_alone():
         np.testing.assert_allclose(together[row] / together[row].sum(), alone, rtol=1e-5)
 
 
-def test_equal_logits_at_the_cut_are_all_kept():
+@pytest.mark.parametrize('window', [2, 128])
+def test_equal_logits_at_the_cut_are_all_kept(window, monkeypatch):
+    monkeypatch.setattr(sampling, '_WINDOW', window)
+    jax.clear_caches()
     logits = np.array([[3.0, 2.0, 2.0, 2.0, 0.0, -0.0, -1.0]], np.float32)
     assert (filtered(logits, temperature=1.0, top_k=2)[0] > 0).tolist() == [True] * 4 + [False] * 3
     assert (filtered(logits, temperature=1.0, top_k=5)[0] > 0).tolist() == [True] * 6 + [False]
+    level = np.array([[1.0, 1.0, 1.0, 1.0, 0.0, -1.0]], np.float32)  # more equals than a window
+    assert (filtered(level, temperature=1.0, top_k=3)[0] > 0).tolist() == [True] * 4 + [False] * 2
+    assert (filtered(level, temperature=1.0, top_p=0.5)[0] > 0).tolist() == [True] * 4 + [False] * 2
 
 
 @pytest.mark.parametrize('filters', [FILTERS[i] for i in (0, 2, 4, 7, 9)], ids=str)

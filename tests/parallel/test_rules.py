@@ -132,7 +132,6 @@ def test_scales_are_whole_where_a_product_sums():
     assert on[f'{attention}/out/kernel/scale'] == Spec(None, None, None, 'data')
     assert on['encoder/layers/feed_forward/wi_0/kernel/scale'] == Spec(None, None, 'model')
     assert on['encoder/layers/feed_forward/wo/kernel/scale'] == Spec(None, None, 'data')
-    assert on['lm_head/kernel/scale'] == Spec(None, 'model')
 
 
 def test_a_kernel_of_size_one_where_it_is_split_is_still_refused():

@@ -1,5 +1,7 @@
 """Schemathesis: whatever the OpenAPI document allows or forbids, the server keeps to it."""
 
+import re
+
 import pytest
 
 schemathesis = pytest.importorskip('schemathesis', reason='could not import schemathesis: pip '
@@ -8,6 +10,7 @@ schemathesis = pytest.importorskip('schemathesis', reason='could not import sche
 import hypothesis  # noqa: E402
 from hypothesis import HealthCheck  # noqa: E402
 
+from jax_prompt.serving.names import NAME_PATTERN  # noqa: E402
 from tests.serving.process import TOKEN  # noqa: E402
 
 #: Nothing here may remove what other tests use.
@@ -20,13 +23,20 @@ def operations(server):
     return [result.ok() for result in document.get_all_operations()]
 
 
-def examples(operation, count):
-    """Run an operation with bodies and parameters that fit its schema, and ones that do not."""
+def examples(operation, count, prompt=None):
+    """Run an operation with bodies and parameters that fit its schema, and ones that do not.
+
+    Made-up names are of no prompt that is there; `prompt` stands in for them.
+    """
 
     @hypothesis.settings(max_examples=count, deadline=None, derandomize=True, database=None,
                          suppress_health_check=list(HealthCheck))
     @hypothesis.given(case=operation.as_strategy())
     def run(case):
+        if prompt is not None and isinstance(case.body, dict) and 'prompt' in case.body:
+            if isinstance(case.body['prompt'], str) and re.fullmatch(NAME_PATTERN,
+                                                                     case.body['prompt']):
+                case.body['prompt'] = prompt
         case.call_and_validate(headers={'Authorization': f'Bearer {TOKEN}'})
 
     run()
@@ -37,6 +47,14 @@ def test_every_route_that_reads_keeps_to_the_document(operations):
     assert len(reading) >= 8
     for operation in reading:
         examples(operation, 40 if operation.method.upper() == 'POST' else 10)
+
+
+@pytest.mark.parametrize('prompt', ['mood', 'title', 'pair@1'])
+def test_requests_to_prompts_that_are_there_keep_to_it_too(operations, prompt):
+    asking = [one for one in operations if one.method.upper() == 'POST']
+    assert len(asking) == 2
+    for operation in asking:
+        examples(operation, 40, prompt)
 
 
 def test_uploads_and_removals_keep_to_the_document(operations):

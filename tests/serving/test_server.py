@@ -216,6 +216,7 @@ def test_prompts_are_uploaded_used_and_removed_while_it_serves(model, opened, fo
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_without_a_token_prompts_cannot_be_changed(model, folder):
     with running(model, folder, ready=False, token=None) as server:
         status, answer, _ = server.ask('DELETE', '/v1/prompts/mood', None, TOKEN)
@@ -232,12 +233,19 @@ def test_where_others_can_reach_it_everything_of_value_needs_the_token(model, fo
         assert server.ask('GET', '/v1/prompts', token=TOKEN)[0] == 200
 
 
+@pytest.mark.slow
 def test_before_it_is_ready_it_says_so(model, all_prompts):
     with running(model, all_prompts, ready=False) as server:
         status, answer, _ = server.ask('GET', '/readyz')
         if status == 503:  # unless everything was compiled already
             assert answer == {'status': 'starting'}
         assert server.ask('GET', '/healthz')[0] == 200
+
+
+def test_a_signal_before_it_is_ready_ends_it_in_order(model, all_prompts):
+    with running(model, all_prompts, ready=False, drain=0.0) as server:
+        assert server.stop() == 0
+        assert 'terminate called' not in server.log.read_text()
 
 
 async def _client(server, jobs, outcomes):
@@ -294,7 +302,8 @@ def test_64_clients_with_mixed_tasks_get_what_they_get_offline(server, offline):
     assert rows / batches > 1.5
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_under_load_loses_no_accepted_request(model, all_prompts, number):
     with running(model, all_prompts, drain=0.3) as server:
         jobs = [(name, inputs, name not in ('title', 'marked', 'long'))
@@ -368,6 +377,7 @@ def test_a_kept_connection_in_use_is_not_cut_off(server):
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_full_queue_and_a_late_answer_are_said(model, folder):
     with running(model, folder, max_queue=1, max_wait=1.0, time_limit=0.3) as server:
         job = ('mood', 'film', True)

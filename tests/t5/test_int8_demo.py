@@ -42,8 +42,8 @@ def sentences(demo):
     return inputs, np.array([label for _, label in chosen])
 
 
-def test_the_head_too_scores_words_as_float32_does(demo, sentences):
-    """Stated: 3 % of the logits' root mean square after their mean, which softmax ignores."""
+def test_words_are_scored_as_with_float32(demo, sentences):
+    """To 1.5 % of the logits' root mean square without their mean, which softmax ignores."""
     model, _, wide, stored = demo
 
     @jax.jit
@@ -55,12 +55,10 @@ def test_the_head_too_scores_words_as_float32_does(demo, sentences):
         return logits_BLV - logits_BLV.mean(-1, keepdims=True)
 
     wanted = first_logits(wide, sentences[0][:ROWS])
-    assert relative_error(first_logits(stored, sentences[0][:ROWS]), wanted) < 0.03
-    head_alone = first_logits(wide | {'lm_head': stored['lm_head']}, sentences[0][:ROWS])
-    assert relative_error(head_alone, wanted) < 0.015
+    assert relative_error(first_logits(stored, sentences[0][:ROWS]), wanted) < 0.015
 
 
-def test_accuracy_moves_by_less_than_a_point(demo, sentences):
+def test_accuracy_moves_by_less_than_half_a_point(demo, sentences):
     model, vocabulary, wide, stored = demo
     score = make_label_scorer(model, [vocabulary.encode('negative'), vocabulary.encode('positive')])
     inputs, labels = sentences
@@ -73,10 +71,10 @@ def test_accuracy_moves_by_less_than_a_point(demo, sentences):
 
     before, after = accuracy(wide), accuracy(stored)
     assert before > 70, 'the demo model is asked in the words it was trained on'
-    assert abs(after - before) <= 1.0
+    assert abs(after - before) <= 0.5
 
 
-def test_a_quarter_of_float32_but_for_the_embedding_table(demo):
+def test_the_layers_take_a_quarter_of_float32(demo):
     _, _, wide, stored = demo
-    table = num_bytes(wide['token_embedder'])
-    assert (num_bytes(stored) - table) / (num_bytes(wide) - table) < 0.255
+    for stack in ('encoder', 'decoder'):
+        assert num_bytes(stored[stack]) < 0.255 * num_bytes(wide[stack])
