@@ -7,6 +7,7 @@ Arrays in numeric code carry their dimensions as a suffix, one capital letter a 
     S  encoder positions, virtual tokens included
     T  positions that are attended to (S or L, by context)
     L  decoder positions
+    G  ways in which a row is continued side by side (beams), or groups of rows
     D  width of the model
     H  attention heads
     K  width of one head

@@ -213,14 +213,16 @@ class Batcher:
         """
         shapes = self._engine.shapes
         lengths = [shapes.length(len(one.row.ids)) for one in waiting]
-        best = (0.0, 0)
+        best = (0.0, 0, 0)
         for length in sorted({length for length in lengths if length >= lengths[0]}):
             count = min(sum(other <= length for other in lengths), shapes.largest_batch)
-            worth = count / ((shapes.batch_size(count) + _FIXED_COST) * length)
-            best = max(best, (worth, length))
+            whole = max((size for size in shapes.batch_sizes if size <= count), default=count)
+            for rows in {count, whole}:  # as they are, or as many as need no fillers
+                worth = rows / ((shapes.batch_size(rows) + _FIXED_COST) * length)
+                best = max(best, (worth, length, rows))
         batch, rest = [], []
         for one, length in zip(waiting, lengths, strict=True):
-            fits = length <= best[1] and len(batch) < shapes.largest_batch
+            fits = length <= best[1] and len(batch) < best[2]
             (batch if fits else rest).append(one)
         waiting.clear()
         waiting.extend(rest)

@@ -33,11 +33,16 @@ def start(arguments, cache, devices=1, process=None, stderr=subprocess.PIPE):
                             stdout=subprocess.DEVNULL, stderr=stderr, text=True)
 
 
-def start_together(arguments, cache, devices, number=2):
-    """Start processes that make one program over loopback."""
+def free_port():
+    """Return a port that nothing listened on a moment ago."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_together(arguments, cache, devices, number=2):
+    """Start processes that make one program over loopback."""
+    port = free_port()
     return [start(arguments, cache, devices, (port, number, index)) for index in range(number)]
 
 
