@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_prompt.checkpoints.files import write_file
 from jax_prompt.checkpoints.prompt_rows import as_prompt
+from jax_prompt.prompts.files import write_file
 from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 
 

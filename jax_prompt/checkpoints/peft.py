@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from jax_prompt.checkpoints.files import write_folder
 from jax_prompt.checkpoints.peft_card import model_card
 from jax_prompt.checkpoints.prompt_rows import as_prompt
 from jax_prompt.checkpoints.safetensors_file import open_safetensors
 from jax_prompt.checkpoints.tensors import RawFile
 from jax_prompt.checkpoints.torch_files import open_torch
 from jax_prompt.prompts.file import PromptFile
+from jax_prompt.prompts.files import write_folder
 from jax_prompt.t5.config import T5Config
 
 CONFIG = 'adapter_config.json'

@@ -1,7 +1,6 @@
 """What several commands do alike: check their arguments, open a prompt, write results."""
 
 import contextlib
-import json
 import os
 import secrets
 import sys
@@ -79,11 +78,6 @@ def is_device(path: str) -> bool:
     where = os.path.abspath(path)
     return where.startswith(('/dev/fd/', '/dev/std', '/proc/')) or (
         os.path.exists(path) and not os.path.isfile(path))
-
-
-def json_line(record: Mapping[str, Any]) -> str:
-    """Write one object as a line of JSON."""
-    return json.dumps(record, ensure_ascii=False) + '\n'
 
 
 def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:

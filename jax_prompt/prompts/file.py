@@ -5,7 +5,6 @@ vocabulary, task and layout it belongs to. A prompt in front of another model gi
 any error, so `check_prompt` compares.
 """
 
-import contextlib
 import dataclasses
 import json
 import operator
@@ -18,6 +17,7 @@ import numpy as np
 
 from jax_prompt import __version__
 from jax_prompt.prompts import container
+from jax_prompt.prompts.files import write_file
 from jax_prompt.prompts.layout import Layout
 
 FORMAT_VERSION = '1'
@@ -144,30 +144,8 @@ def save_prompt(path: str | os.PathLike, prompt_file: PromptFile) -> None:
         path: where to; its folder is made if it is not there.
         prompt_file: the prompt, whose own `path` plays no part.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = container.pack(prompt_file.prompt_PD, prompt_file.metadata.to_strings())
-    # In the same folder, since a rename across file systems is a copy.
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where folders can be synchronised."""
-    with contextlib.suppress(OSError):  # Windows and some network file systems cannot.
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_file(path, container.pack(prompt_file.prompt_PD, prompt_file.metadata.to_strings()),
+               overwrite=True)
 
 
 def load_prompt(path: str | os.PathLike) -> PromptFile:

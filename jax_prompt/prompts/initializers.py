@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 from jax_prompt.types import Array
-
-NPY_MAGIC = b'\x93NUMPY'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,24 +211,13 @@ def _shorten(text: str) -> str:
 def _read(path: Path) -> np.ndarray:
     """Read a numpy array without unpickling, or the tensor of a prompt file."""
     try:
-        with path.open('rb') as file:
-            magic = file.read(len(NPY_MAGIC))
+        if not is_numpy_file(path):
+            return load_prompt(path).prompt_PD
     except OSError as error:
         raise ValueError(
             f'cannot read {path} to initialise the prompt: {error.strerror}; check the path'
         ) from error
-    if magic != NPY_MAGIC:
-        return load_prompt(path).prompt_PD
-    try:
-        # Mapped, so that a header which promises more than the file holds is found out before
-        # memory is asked for; arrays of Python objects cannot be mapped at all.
-        return np.load(path, mmap_mode='r', allow_pickle=False)
-    # numpy's header parser lets errors of Python's own parser through.
-    except Exception as error:
-        raise ValueError(
-            f'file {path} is no readable numpy array of numbers (truncated, corrupt or holding '
-            'Python objects); write it again with numpy.save'
-        ) from error
+    return read_array(path)
 
 
 def _check_array(array: np.ndarray, where: str, context: InitContext) -> np.ndarray:
