@@ -1,0 +1,128 @@
+"""Generation and rank classification against PEFT on PyTorch: one model, one prompt, in turns.
+
+    python -m benchmarks.generation [--batch_size=32] [--tokens=32] [--rounds=5] [--dtype=float32]
+
+The prompt is exported to PEFT's format and loaded there, the texts are Rotten Tomatoes sentences
+padded to the same length, and both must give the same tokens and choose the same labels. Generation
+is greedy; every row generates exactly as many tokens (the end token is not allowed before), so
+that both do the same. PEFT ranks labels as its users write it: one forward pass of the batch a
+label. On an NVIDIA GPU both run there.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks.against_peft import DEMO_MODEL, write_hugging_face
+
+LABELS = ('negative', 'positive')
+ROWS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--batch_size', type=int, default=32)
+    parser.add_argument('--tokens', type=int, default=32)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = prepare(args, pathlib.Path(folder))
+        for what, count in (('generate', args.batch_size * args.tokens),
+                            ('rank', args.batch_size)):
+            compare(what, count, ours[what], theirs[what], args)
+
+
+def compare(what: str, count: int, ours, theirs, args: argparse.Namespace) -> None:
+    """Run both in turns and print rates and their ratio."""
+    same = np.mean(np.asarray(ours()) == np.asarray(theirs()))
+    seconds = {'jax_prompt': [], 'peft': []}
+    for _ in range(args.rounds):
+        for name, run in (('jax_prompt', ours), ('peft', theirs)):
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    rate = {name: count / statistics.median(taken) for name, taken in seconds.items()}
+    unit = 'tokens/s' if what == 'generate' else 'examples/s'
+    print(f'{what}, {args.dtype}, batch {args.batch_size}: '
+          + ', '.join(f'{name} {value:.1f} {unit}' for name, value in rate.items())
+          + f', ratio {rate["jax_prompt"] / rate["peft"]:.2f}; {100 * same:.1f} % the same')
+
+
+def prepare(args: argparse.Namespace, folder: pathlib.Path):
+    """Return what each library runs, by name; every program is compiled."""
+    from jax_prompt.checkpoints.prompts_in_out import export_prompt
+    from jax_prompt.data.examples import load_examples
+    from jax_prompt.data.tasks.reviews import rotten_tomatoes
+    from jax_prompt.prompts.file import PromptFile, PromptMetadata
+    from jax_prompt.prompts.layout import Layout
+    from jax_prompt.training.evaluation import make_features
+    from jax_prompt.training.frozen_model import open_model
+    opened = open_model(DEMO_MODEL, dtype=args.dtype)
+    task = rotten_tomatoes(inputs_template='{text}')
+    table_VD = np.asarray(opened.frozen['token_embedder']['embedding'], np.float32)
+    rows_PD = table_VD[100:100 + ROWS]
+    metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint,
+                              task.to_dict(), Layout(), 'direct', 0, {}, 0)
+    write_hugging_face(open_model(DEMO_MODEL, dtype='float32'), folder / 'model')
+    adapter = export_prompt(PromptFile(rows_PD, metadata), folder / 'adapter', 'peft',
+                            str(folder / 'model'))
+    examples = load_examples(task, 'test', opened.vocabulary, args.batch_size)
+    features = make_features(examples, task, opened, Layout(), ROWS)
+    ids_BS = features.batch(np.arange(args.batch_size), int(features.lengths.max())
+                            )['encoder_input_tokens']
+    labels = [opened.vocabulary.encode(label) for label in LABELS]
+    return (ours(args, opened, rows_PD, ids_BS, labels),
+            theirs(args, folder / 'model', adapter, ids_BS[:, ROWS:], labels))
+
+
+def ours(args: argparse.Namespace, opened, rows_PD: np.ndarray, ids_BS: np.ndarray, labels):
+    """Return the runs of this project."""
+    from jax_prompt.inference.generate import make_generator, stack_limits
+    from jax_prompt.inference.rank import make_label_scorer
+    generate = make_generator(opened.model, args.tokens)
+    limits = stack_limits([(args.tokens, args.tokens)] * args.batch_size, args.tokens)
+    score = make_label_scorer(opened.model, labels)
+    return {
+        'generate': lambda: np.asarray(generate(opened.frozen, rows_PD, ids_BS, limits)),
+        'rank': lambda: np.asarray(score(opened.frozen, rows_PD, ids_BS)).argmax(1),
+    }
+
+
+def theirs(args: argparse.Namespace, model: pathlib.Path, adapter: pathlib.Path,
+           ids_BS: np.ndarray, labels):
+    """Return the runs of PEFT."""
+    import torch
+    from peft import PeftModel
+    from transformers import T5ForConditionalGeneration
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    base = T5ForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, args.dtype))
+    peft = PeftModel.from_pretrained(base, adapter).to(device).eval()
+    ids = torch.from_numpy(ids_BS).long().to(device)
+    mask = (ids != 0).long()
+
+    @torch.inference_mode()
+    def generate() -> np.ndarray:
+        tokens = peft.generate(input_ids=ids, attention_mask=mask, max_new_tokens=args.tokens,
+                               min_new_tokens=args.tokens, do_sample=False, num_beams=1)
+        return tokens[:, 1:].cpu().numpy()
+
+    @torch.inference_mode()
+    def rank() -> np.ndarray:
+        scores = []
+        for label in labels:
+            target = torch.tensor([[*label, 1]], device=device).expand(len(ids), -1)
+            logits = peft(input_ids=ids, attention_mask=mask, labels=target).logits.float()
+            chosen = logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+            scores.append(chosen.sum(-1))
+        return torch.stack(scores, 1).argmax(1).cpu().numpy()
+
+    return {'generate': generate, 'rank': rank}
+
+
+if __name__ == '__main__':
+    main()
