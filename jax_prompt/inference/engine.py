@@ -18,7 +18,7 @@ from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.decodings import SAMPLING, Decoding
-from jax_prompt.inference.predict import Prediction
+from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.row_labels import LabelSet, make_row_label_scorer, stack_labels
 from jax_prompt.inference.rows import OpenedModel, Row, Running, ServedPrompt, in_batches

@@ -1,26 +1,12 @@
-"""From lines of a file or of standard input to the texts that the model reads."""
+"""Lines of a file or of standard input, and the JSON objects that they hold."""
 
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from jax_prompt.data.tasks.text_task import TextTask
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 FORMATS = ('lines', 'jsonl')
-
-
-class Input(NamedTuple):
-    """One input.
-
-    Attributes:
-      text: what the model reads.
-      fields: the JSON object that the line held; nothing for a plain line.
-    """
-
-    text: str
-    fields: Mapping[str, Any]
 
 
 @contextlib.contextmanager
@@ -48,45 +34,6 @@ def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f'line {number} of {source} is not UTF-8 text ({error.reason} at byte '
                              f'{error.start + 1} of the line); save it as UTF-8') from None
-
-
-def read_inputs(lines: Iterable[str], task: TextTask, format: str = 'lines',
-                source: str = 'standard input') -> Iterator[Input]:
-    """Render each line with the task's inputs template, without reading ahead.
-
-    Args:
-      lines: from `open_lines`, or anything else that gives lines.
-      task: the task that the prompt was trained for, `TextTask.from_dict` of the prompt file.
-      format: 'lines', where a line is the value of the template's only column, or 'jsonl', where a
-        line is a JSON object whose keys are columns, and blank lines are refused, since answers
-        would no longer stand on the line of their question.
-      source: what to call the input in messages.
-
-    Yields:
-      One input a line.
-
-    Raises:
-      ValueError: for an unknown format, a template that plain lines cannot fill, and, naming the
-        line, for what is not a JSON object or lacks a column of the template.
-    """
-    if format not in FORMATS:
-        raise ValueError(f'input format {format!r} is unknown; choose one of {", ".join(FORMATS)}')
-    if format == 'lines' and len(task.columns) != 1:
-        raise ValueError(f'inputs_template {task.inputs_template!r} of task {task.name} has '
-                         f'{len(task.columns)} columns but a plain line fills only one; give the '
-                         'input as jsonl, one object a line')
-    return _render_lines(lines, task, format, source)
-
-
-def _render_lines(lines: Iterable[str], task: TextTask, format: str,
-                  source: str) -> Iterator[Input]:
-    for number, line in enumerate(lines, start=1):
-        where = f'line {number} of {source}'
-        if format == 'lines':
-            yield Input(task.render({task.columns[0]: line.rstrip('\r\n')}, where), {})
-        else:
-            fields = parse_object(line, where)
-            yield Input(task.render(fields, where), fields)
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ LabelScorer = Callable[..., Array]
 
 #: Bytes of logits alive at one time. Beyond it labels are scored in groups, so that memory does not
 #: grow with their number: a hundred labels of three tokens in a batch of 64 would need 2.4 GB.
-_LOGITS_BYTES = 256 * 1024**2
+LOGITS_BYTES = 256 * 1024**2
 
 
 def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
@@ -45,7 +45,7 @@ def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
 
     Source: Brown et al. 2020, section 2.4; Lester et al. 2021 score SuperGLUE this way in effect.
     """
-    targets_CL, weights_CL = _label_arrays(label_ids, model.config)
+    targets_CL, weights_CL = label_arrays(label_ids, model.config)
     if normalise_length:
         weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
 
@@ -93,7 +93,7 @@ def score_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
         log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
         return jnp.sum(log_probabilities_BL * weights_L, axis=-1)
 
-    group = max(1, _LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
+    group = max(1, LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
     each_label = (decode(inputs_CLD), jnp.asarray(targets_CL), jnp.asarray(weights_CL))
     if group >= labels:
         return jax.vmap(log_probability)(each_label).T
@@ -113,7 +113,7 @@ def probabilities(scores_BC: np.ndarray) -> np.ndarray:
     return odds_BC / odds_BC.sum(axis=1, keepdims=True)
 
 
-def _label_arrays(label_ids: Sequence[Sequence[int]],
+def label_arrays(label_ids: Sequence[Sequence[int]],
                   config: T5Config) -> tuple[np.ndarray, np.ndarray]:
     """Return int32[C, L] targets with end tokens, padded, and float32[C, L] weights 1 or 0."""
     labels = [[int(token) for token in label] for label in label_ids]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.encode import encode_inputs
-from jax_prompt.inference.rank import _LOGITS_BYTES, _label_arrays
+from jax_prompt.inference.rank import LOGITS_BYTES, label_arrays
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
@@ -50,7 +50,7 @@ class LabelSet:
           ValueError: fewer than two labels, one without tokens, or two that the vocabulary spells
             alike.
         """
-        return cls(tuple(words), *_label_arrays([encode(word) for word in words], config))
+        return cls(tuple(words), *label_arrays([encode(word) for word in words], config))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -134,7 +134,7 @@ def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
         return jnp.sum(log_probabilities_BL * weights_BL, axis=-1)
 
-    group = max(1, _LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
+    group = max(1, LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
     each_label = (hidden_CBLD, targets_BCL.swapaxes(0, 1), weights_BCL.swapaxes(0, 1))
     if group >= labels:
         return jax.vmap(log_probability)(each_label).T

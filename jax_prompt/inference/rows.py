@@ -13,7 +13,7 @@ import numpy as np
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.generate import before_end
-from jax_prompt.inference.predict import Prediction
+from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.row_labels import LabelSet

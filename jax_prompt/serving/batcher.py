@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.predict import Prediction
+from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import Row
 
 _log = logging.getLogger(__name__)

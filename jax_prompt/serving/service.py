@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.nearest import nearest_words
-from jax_prompt.inference.predict import Prediction
+from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import OpenedModel, Row, ServedPrompt
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.serving.batcher import Batcher

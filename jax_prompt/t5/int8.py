@@ -185,8 +185,10 @@ def _product(equation: str, dtype: jnp.dtype, inputs: Array, values: Array) -> A
 
 def _product_forward(equation: str, dtype: jnp.dtype, inputs: Array,
                      values: Array) -> tuple[Array, Array]:
-    # The einsum itself, so that rematerialisation sees a product whose result it may keep.
-    return jnp.einsum(equation, inputs, values.astype(dtype)), values
+    # The einsum itself, so that rematerialisation sees a product whose result it may keep. The
+    # barrier keeps one product from being fused into the next: where both are computed again, that
+    # overflows the stack of the TPU's compiler (libtpu 0.0.42).
+    return jax.lax.optimization_barrier(jnp.einsum(equation, inputs, values.astype(dtype))), values
 
 
 def _product_backward(equation: str, dtype: jnp.dtype, values: Array,

@@ -11,7 +11,7 @@ import numpy as np
 from jax_prompt.data.batches import choose_buckets, eval_batches
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.data.packing import choose_packing, packed_eval_batches
+from jax_prompt.data.packing import Packing, choose_packing, packed_eval_batches
 from jax_prompt.inference.encode import encode_examples
 from jax_prompt.inference.generate import before_end, decode_tokens
 from jax_prompt.inference.metrics import accuracy, exact_match
@@ -42,7 +42,8 @@ class Evaluator:
       ways: 'rank', 'greedy' or both, the one that chooses the best prompt first.
       batch_size: examples a batch; raised to a multiple of the mesh's data axis.
       buckets: padded lengths, virtual tokens included; None to choose them for each split.
-      packed: put several examples in a row instead; `buckets` then do not count.
+      packed: put several examples in a row instead of padding to `buckets`; None where that is
+        estimated to be quicker, in ranking (cached decoding needs one row an example anyway).
       score: ranks labels; None where no way needs it.
     """
 
@@ -50,10 +51,12 @@ class Evaluator:
     ways: tuple[str, ...]
     batch_size: int
     buckets: Sequence[int] | None = None
-    packed: bool = False
+    packed: bool | None = None
     score: _Run | None = None
     # One compiled generator for each decoder length that a split asks for.
     generators: dict[int, _Run] = dataclasses.field(default_factory=dict)
+    # How the splits seen so far are packed; None for those that are not.
+    packings: dict[Features, Packing | None] = dataclasses.field(default_factory=dict)
 
     @property
     def main_metric(self) -> str:
@@ -73,14 +76,17 @@ class Evaluator:
         return {METRIC_OF[way]: getattr(self, f'_{way}')(prompt_PD, features) for way in self.ways}
 
     def _rank(self, prompt_PD: Array, features: Features) -> float:
-        scores = self._collect(self.score, prompt_PD, features)
+        if features not in self.packings:
+            self.packings[features] = self._quicker_packing(features)
+        scores = self._collect(self.score, prompt_PD, features, self.packings[features])
         return accuracy(np.stack(scores).argmax(axis=1).tolist(), features.labels.tolist())
 
     def _greedy(self, prompt_PD: Array, features: Features) -> float:
         length = features.decoder_length
         generate = self.generators.setdefault(length, _greedy(self.frozen_model.model, length))
         decode = self.frozen_model.vocabulary.decode
-        rows = self._collect(generate, prompt_PD, features)
+        packing = self._packing(features) if self.packed else None
+        rows = self._collect(generate, prompt_PD, features, packing)
         predicted = [decode(before_end(row, self._end_id)).strip() for row in rows]
         wanted = [decode(before_end(features.targets[row], self._end_id)).strip()
                   for row in range(len(features))]
@@ -90,35 +96,52 @@ class Evaluator:
     def _end_id(self) -> int:
         return self.frozen_model.model.config.eos_token_id
 
-    def _collect(self, run: _Run, prompt_PD: Array, features: Features) -> list[np.ndarray]:
+    @property
+    def _share(self) -> int:
+        """The devices that share a batch."""
+        return self.frozen_model.mesh.shape[DATA]
+
+    @property
+    def _batch_size(self) -> int:
+        return -(-self.batch_size // self._share) * self._share
+
+    def _packing(self, features: Features) -> Packing:
+        return choose_packing(features, self._batch_size, self._share)
+
+    def _quicker_packing(self, features: Features) -> Packing | None:
+        """Choose how to pack a split for ranking; None not to."""
+        if self.packed is False:
+            return None
+        packing = self._packing(features)
+        num_batches = -(-len(features) // self._batch_size)
+        length = features.decoder_length
+        bucketed = sum(Packing(*batch['encoder_input_tokens'].shape, length, 1).cost
+                       for batch, _, _ in self._bucketed(features))
+        return packing if self.packed or packing.cost * num_batches < bucketed else None
+
+    def _bucketed(self, features: Features) -> Iterator[tuple[Batch, np.ndarray, int]]:
+        buckets = self.buckets or choose_buckets(features.lengths)
+        return eval_batches(features, self._batch_size, buckets)
+
+    def _collect(self, run: _Run, prompt_PD: Array, features: Features,
+                 packing: Packing | None) -> list[np.ndarray]:
         """Run all examples; return a row of results for each, in the order of the features."""
-        pending = [(run(self.frozen_model.frozen, prompt_PD, *arrays, **switches), places)
-                   for arrays, switches, places in self._inputs(features)]
+        sharding, switches = batch_sharding(self.frozen_model.mesh), {}
+        batches: Iterator = self._bucketed(features)
+        if packing is not None:
+            switches = {'room': (packing.segments, int(features.lengths.max()))}
+            batches = packed_eval_batches(features, self._batch_size, packing)
+        pending = []
+        for batch, places, *_ in batches:
+            inputs = [place(batch[key], sharding) for key in _INPUTS if key in batch]
+            output = run(self.frozen_model.frozen, prompt_PD, *inputs, **switches)
+            pending.append((output, places))
         results: list[Any] = [None] * len(features)
         for output, places in pending:
             for at, result in zip(places.ravel(), fetch(output), strict=False):
                 if at >= 0:
                     results[at] = result
         return results
-
-    def _inputs(self, features: Features) -> Iterator[tuple[list[Array], dict, np.ndarray]]:
-        """Yield what `_Run` takes, on the devices, and the place of each of its results, or -1."""
-        mesh = self.frozen_model.mesh
-        sharding, share = batch_sharding(mesh), mesh.shape[DATA]
-
-        def placed(batch: Batch) -> list[Array]:
-            return [place(batch[key], sharding) for key in _INPUTS if key in batch]
-
-        batch_size = -(-self.batch_size // share) * share
-        if not self.packed:
-            buckets = self.buckets or choose_buckets(features.lengths)
-            for batch, rows, _ in eval_batches(features, batch_size, buckets):
-                yield placed(batch), {}, rows
-            return
-        packing = choose_packing(features, batch_size, row_multiple=share)
-        room = packing.segments, int(features.lengths.max())
-        for batch, places in packed_eval_batches(features, batch_size, packing):
-            yield placed(batch), {'room': room}, places
 
 
 def _greedy(model: T5, length: int) -> _Run:
@@ -135,7 +158,7 @@ def _greedy(model: T5, length: int) -> _Run:
 
 def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | None = None,
                    batch_size: int = 64, buckets: Sequence[int] | None = None,
-                   packed: bool = False) -> Evaluator:
+                   packed: bool | None = None) -> Evaluator:
     """Build the evaluator of a task.
 
     Args:
@@ -144,7 +167,8 @@ def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | N
       ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
       batch_size: examples a batch.
       buckets: padded lengths, virtual tokens included; None to choose them for each split.
-      packed: put several examples in a row instead.
+      packed: put several examples in a row instead of padding to `buckets`; None where that is
+        estimated to be quicker.
 
     Returns:
       The evaluator.

@@ -11,9 +11,9 @@ from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.beam import BeamSettings, make_beam_generator
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine, UnknownPrompt
-from jax_prompt.inference.generate import make_generator
-from jax_prompt.inference.predict import by_generation, by_rank, predict
-from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.inference.generate import before_end, make_generator
+from jax_prompt.inference.prediction import Prediction
+from jax_prompt.inference.rank import make_label_scorer, probabilities
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.layout import Layout
@@ -69,15 +69,21 @@ def offline(opened, file, text):
     config = opened.model.config
     converter = FeatureConverter.for_model(task, opened.vocabulary, config, file.metadata.layout,
                                            len(file.prompt_PD))
+    rendered = task.render({'text': text} if isinstance(text, str) else text)
+    ids, _ = converter.input_ids(opened.vocabulary.encode(rendered))
+    ids_1S = np.pad(ids, (0, 48 - len(ids)))[None]
     if task.label_words is None:
-        predictor = by_generation(make_generator(opened.model, task.targets_length), opened.frozen,
-                                  file.prompt_PD, opened.vocabulary.decode, config)
-    else:
-        score = make_label_scorer(opened.model,
-                                  [opened.vocabulary.encode(word) for word in task.label_words])
-        predictor = by_rank(score, opened.frozen, file.prompt_PD, task.label_words)
-    return list(predict([task.render({'text': text} if isinstance(text, str) else text)],
-                        opened.vocabulary, converter, predictor, (48,), 1))[0]
+        generate = make_generator(opened.model, task.targets_length)
+        tokens = np.asarray(generate(opened.frozen, file.prompt_PD, ids_1S))[0]
+        words = opened.vocabulary.decode(before_end(tokens, config.eos_token_id))
+        return Prediction(words.strip())
+    score = make_label_scorer(opened.model,
+                              [opened.vocabulary.encode(word) for word in task.label_words])
+    scores_1C = np.asarray(score(opened.frozen, file.prompt_PD, ids_1S))
+    return Prediction(task.label_words[scores_1C.argmax()],
+                      dict(zip(task.label_words, scores_1C[0].tolist(), strict=True)),
+                      dict(zip(task.label_words, probabilities(scores_1C)[0].tolist(),
+                               strict=True)))
 
 
 def test_a_mixed_batch_gives_each_row_what_its_prompt_gives_alone(opened, engine):

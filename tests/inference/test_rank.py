@@ -75,7 +75,7 @@ def test_rows_do_not_depend_on_their_neighbours(case):
 @pytest.mark.parametrize('labels_at_once', [1, 2])
 def test_labels_scored_in_groups_score_the_same(one_case, monkeypatch, labels_at_once):
     together = scores(one_case, True)
-    monkeypatch.setattr(rank, '_LOGITS_BYTES', labels_at_once * 6 * 5 * 29 * 4)
+    monkeypatch.setattr(rank, 'LOGITS_BYTES', labels_at_once * 6 * 5 * 29 * 4)
     score = make_label_scorer(one_case.model, LABELS)
     found = score(one_case.frozen, one_case.prompt, one_case.ids(True))
     np.testing.assert_allclose(found, together, rtol=1e-5, atol=1e-5)
@@ -94,7 +94,7 @@ def test_groups_bound_the_memory_for_logits(monkeypatch):
         return program.memory_analysis().temp_size_in_bytes
 
     assert temporaries() > all_logits
-    monkeypatch.setattr(rank, '_LOGITS_BYTES', all_logits // 20)
+    monkeypatch.setattr(rank, 'LOGITS_BYTES', all_logits // 20)
     assert temporaries() < all_logits // 4
 
 

@@ -1,5 +1,6 @@
 """A packed batch gives what its examples give unpacked: loss, gradient, scores, greedy tokens."""
 
+import dataclasses
 import functools
 import itertools
 from typing import NamedTuple
@@ -210,13 +211,28 @@ def test_an_evaluator_gives_the_same_results(model, task, way):
     examples = load_examples(task, 'validation', model.vocabulary)
     features = evaluation.make_features(examples, task, model, Layout(), 2)
     prompt = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
-    results = []
+    results, found = [], []
     for packed in (False, True):
         evaluator = evaluation.make_evaluator(model, task, [way], batch_size=8, packed=packed)
-        run = evaluator.score or evaluator.generators.setdefault(
-            features.decoder_length, evaluation._greedy(model.model, features.decoder_length))
-        results.append(np.stack(evaluator._collect(run, prompt, features)))
-        results.append(evaluator(prompt, features))
-    np.testing.assert_allclose(results[0], results[2], rtol=1e-5)
-    assert results[1] == results[3] and len(results[0]) == len(features) > 8
+        found.append(evaluator(prompt, features))
+        run = evaluator.score or evaluator.generators[features.decoder_length]
+        packing = evaluator._packing(features) if packed else None
+        assert packing == evaluator.packings.get(features, packing)
+        results.append(np.stack(evaluator._collect(run, prompt, features, packing)))
+    np.testing.assert_allclose(*results, rtol=1e-5)
+    assert found[0] == found[1] and len(results[0]) == len(features) > 8
     assert run._cache_size() == 1, 'one program for all packed batches'
+
+
+def test_an_evaluator_packs_where_it_is_quicker(model, task):
+    def made(lengths):
+        inputs = Ragged.from_sequences([[5] * length for length in lengths])
+        targets = Ragged.from_sequences([[6]] * len(lengths))
+        return FeatureConverter(layout=Layout(), num_rows=2, vocab_size=41).convert(
+            Examples('toy', inputs, targets))
+
+    evaluator = evaluation.make_evaluator(model, task, ['rank'], batch_size=8, buckets=(64,))
+    assert evaluator._quicker_packing(made([4] * 30 + [60])).segments > 1
+    assert evaluator._quicker_packing(made([61] * 32)) is None
+    unpacked = dataclasses.replace(evaluator, packed=False)
+    assert unpacked._quicker_packing(made([4] * 30 + [60])) is None
