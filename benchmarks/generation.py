@@ -115,7 +115,7 @@ def theirs(args: argparse.Namespace, model: pathlib.Path, adapter: pathlib.Path,
     def rank() -> np.ndarray:
         scores = []
         for label in labels:
-            target = torch.tensor([[*label, 1]], device=device).expand(len(ids), -1)
+            target = torch.tensor([[*label, 1]] * len(ids), device=device)
             logits = peft(input_ids=ids, attention_mask=mask, labels=target).logits.float()
             chosen = logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
             scores.append(chosen.sum(-1))

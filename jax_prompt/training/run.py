@@ -163,7 +163,8 @@ def _batches(features: Features, settings: TrainSettings, mesh: Mesh,
     """Yield this host's rows of the training batches from a step on."""
     if settings.packing:
         share = mesh.shape[DATA] * settings.microbatches
-        packing = choose_packing(features, settings.batch_size, row_multiple=share)
+        packing = choose_packing(features, settings.batch_size, row_multiple=share,
+                                 multiple=settings.bucket_multiple)
         return packed_train_batches(features, settings.batch_size, settings.seed, packing,
                                     start_step, host_rows(mesh, packing.rows))
     return train_batches(features, settings.batch_size, settings.seed,

@@ -67,7 +67,8 @@ def set_up(model: FrozenModel, task: Any, prompt: PromptSettings,
     # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
     evaluator = make_evaluator(
         model, task, settings.evaluate_by, settings.evaluation_batch_size,
-        train_buckets(features['train'], settings, -(-settings.max_buckets // 2)), settings.packing)
+        train_buckets(features['train'], settings, -(-settings.max_buckets // 2)),
+        settings.packing or None)
     if prompt.initializer is None:
         words = task.label_words
         fits = words is not None and len(words) <= prompt.rows

@@ -236,7 +236,7 @@ def test_exact_match_compares_each_text_with_its_own_target(model, task, prompt)
 
     def generate(frozen, prompt_PD, ids_BS):
         tokens_BL = np.zeros((len(ids_BS), features.decoder_length), np.int32)
-        for row, ids in enumerate(ids_BS):
+        for row, ids in enumerate(np.asarray(ids_BS)):
             key = tuple(ids[ids != 0])
             said = [5, 1] if key in wrong else answers[key]
             tokens_BL[row, :len(said)] = said
