@@ -49,7 +49,7 @@ def host_prompt() -> np.ndarray:
 
 
 def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
-          int8: bool = False) -> dict:
+          int8: bool = False, microbatches: int = 1) -> dict:
     """Take three steps; report losses, the first gradient, traffic, and where things live."""
     model = dataclasses.replace(tiny(depth), activation_sharding=batch_sharding(mesh))
     frozen = model.init(jax.random.key(0))
@@ -59,7 +59,8 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
     wanted = state_shardings(mesh, state)
     state = place(state, wanted)
     batch = global_batch(host_batch(), mesh)
-    compiled = make_train_step(model, METHOD, OPTIMIZER).lower(state, frozen, batch).compile()
+    step = make_train_step(model, METHOD, OPTIMIZER, microbatches=microbatches, mesh=mesh)
+    compiled = step.lower(state, frozen, batch).compile()
     losses, gradient = [], None
     for _ in range(3):
         state, metrics = compiled(state, frozen, batch)
@@ -92,6 +93,7 @@ def main() -> None:
         report[sizes] = train(make_mesh(sizes))
     mesh = make_mesh('data:4,model:2')
     report['deep'] = train(mesh, depth=6)
+    report['microbatches'] = train(mesh, microbatches=2)
     report['fully sharded'] = train(mesh, fully_sharded=True)
     report['fully sharded, deep'] = train(mesh, depth=6, fully_sharded=True)
     report['int8, fully sharded'] = train(mesh, fully_sharded=True, int8=True)

@@ -32,7 +32,8 @@ def over_data(result: dict, *operations: str) -> int:
     return axis_bytes(chosen, 'data')
 
 
-@pytest.mark.parametrize('mesh', [*MESHES, 'fully sharded', 'int8, fully sharded'])
+@pytest.mark.parametrize('mesh', [*MESHES, 'microbatches', 'fully sharded',
+                                  'int8, fully sharded'])
 def test_losses_and_gradient_are_those_of_one_device(report, mesh):
     one = report['int8, one device' if 'int8' in mesh else 'one device']
     many = report[mesh]
@@ -51,7 +52,7 @@ def test_one_device_sends_nothing(report):
     assert report['one device']['traffic'] == {}
 
 
-@pytest.mark.parametrize('mesh', MESHES)
+@pytest.mark.parametrize('mesh', [*MESHES, 'microbatches'])
 def test_over_data_goes_the_prompts_gradient_and_no_more(report, mesh):
     assert data_bytes(report[mesh]) <= P * D * 4 + 4096
     if not mesh.startswith('data:1,'):
