@@ -284,7 +284,8 @@ def test_memory_is_about_the_weights(tmp_path, plain_config, hugging_face_folder
     out = subprocess.run([sys.executable, '-c', program, str(folder)], check=True, text=True,
                          capture_output=True)
     weights = size // 2
-    assert weights * 0.9 < int(out.stdout) < weights * 1.2
+    # Modules that loading imports count too; some 16 MB. Two copies would be 2.0.
+    assert weights * 0.9 < int(out.stdout) < weights * 1.4
 
 
 def test_the_hub_is_asked_for_what_a_model_needs(monkeypatch, plain_config, random_tree,

@@ -14,6 +14,8 @@ from jax_prompt.training.losses import token_loss
 from jax_prompt.training.step import forward
 from tests.t5 import reference
 
+pytestmark = pytest.mark.slow  # it compiles many programs
+
 # Long rows and many heads, so that attention weights are the most of what is kept.
 CONFIG = T5Config(vocab_size=61, d_model=32, d_kv=4, d_ff=48, num_heads=8, num_layers=4,
                   num_decoder_layers=4)
