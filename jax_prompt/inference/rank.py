@@ -73,28 +73,46 @@ def score_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
     Returns:
       float32[B, C], the weighted sums of log-probabilities.
     """
-    batch, (labels, length) = encoded_BSD.shape[0], targets_CL.shape
-    starts_C1 = jnp.full((labels, 1), model.config.decoder_start_token_id, jnp.int32)
-    inputs_CL = jnp.concatenate([starts_C1, targets_CL[:, :-1]], axis=1)
-    inputs_CLD = model.embed(frozen, inputs_CL)
+    for_every_row = [jnp.broadcast_to(array, (encoded_BSD.shape[0], *array.shape))
+                     for array in (targets_CL, weights_CL)]
+    return score_row_labels(model, frozen, encoded_BSD, mask_BS, *for_every_row)
 
-    # Mapped over labels, not batched with them: the encoder's outputs stay unmapped, so the cross
-    # keys and values computed from them do too, and every label shares them.
-    @jax.vmap
-    def decode(inputs_LD: Array) -> Array:
-        inputs_BLD = jnp.broadcast_to(inputs_LD, (batch, *inputs_LD.shape))
-        return model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS)
+
+def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+                     targets_BCL: Array, weights_BCL: Array) -> Array:
+    """Score the labels of each row against its encoded input.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      encoded_BSD: the encoder's outputs.
+      mask_BS: bool[B, S], True where the encoder had a token.
+      targets_BCL: int32[B, C, L], each label's tokens and end token, then pads.
+      weights_BCL: float32[B, C, L], what each position's log-probability counts; 0 on pads.
+
+    Returns:
+      float32[B, C], the weighted sums of log-probabilities.
+    """
+    batch, labels, length = targets_BCL.shape
+    starts_BC1 = jnp.full((batch, labels, 1), model.config.decoder_start_token_id, jnp.int32)
+    inputs_BCL = jnp.concatenate([starts_BC1, targets_BCL[:, :, :-1]], axis=2)
+    inputs_BCLD = model.embed(frozen, inputs_BCL)
+
+    # Mapped over labels, not folded into the batch: the encoder's outputs stay unmapped, so the
+    # cross keys and values computed from them do too, and all labels of a row share them.
+    hidden_CBLD = jax.vmap(
+        lambda inputs_BLD: model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS),
+        in_axes=1)(inputs_BCLD)
 
     def log_probability(label: tuple[Array, Array, Array]) -> Array:
-        hidden_BLD, target_L, weights_L = label
+        hidden_BLD, target_BL, weights_BL = label
         logits_BLV = model.logits(frozen, hidden_BLD)
-        target_BL1 = jnp.broadcast_to(target_L[:, None], (batch, length, 1))
-        chosen_BL = jnp.take_along_axis(logits_BLV, target_BL1, axis=-1)[..., 0]
+        chosen_BL = jnp.take_along_axis(logits_BLV, target_BL[..., None], axis=-1)[..., 0]
         log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
-        return jnp.sum(log_probabilities_BL * weights_L, axis=-1)
+        return jnp.sum(log_probabilities_BL * weights_BL, axis=-1)
 
     group = max(1, LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
-    each_label = (decode(inputs_CLD), jnp.asarray(targets_CL), jnp.asarray(weights_CL))
+    each_label = (hidden_CBLD, targets_BCL.swapaxes(0, 1), weights_BCL.swapaxes(0, 1))
     if group >= labels:
         return jax.vmap(log_probability)(each_label).T
     return jax.lax.map(log_probability, each_label, batch_size=group).T

@@ -9,11 +9,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.encode import encode_inputs
-from jax_prompt.inference.rank import LOGITS_BYTES, label_arrays
+from jax_prompt.inference.rank import label_arrays, score_row_labels
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
@@ -99,43 +98,3 @@ def make_row_label_scorer(model: T5) -> RowLabelScorer:
         return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL)
 
     return score
-
-
-def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
-                     targets_BCL: Array, weights_BCL: Array) -> Array:
-    """Score the labels of each row against its encoded input.
-
-    Args:
-      model: the frozen model's shape.
-      frozen: its weights.
-      encoded_BSD: the encoder's outputs.
-      mask_BS: bool[B, S], True where the encoder had a token.
-      targets_BCL: int32[B, C, L], each label's tokens and end token, then pads.
-      weights_BCL: float32[B, C, L], what each position's log-probability counts; 0 on pads.
-
-    Returns:
-      float32[B, C], the weighted sums of log-probabilities.
-    """
-    batch, labels, length = targets_BCL.shape
-    starts_BC1 = jnp.full((batch, labels, 1), model.config.decoder_start_token_id, jnp.int32)
-    inputs_BCL = jnp.concatenate([starts_BC1, targets_BCL[:, :, :-1]], axis=2)
-    inputs_BCLD = model.embed(frozen, inputs_BCL)
-
-    # Mapped over labels, not folded into the batch: the encoder's outputs stay unmapped, so the
-    # cross keys and values computed from them do too, and all labels of a row share them.
-    hidden_CBLD = jax.vmap(
-        lambda inputs_BLD: model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS),
-        in_axes=1)(inputs_BCLD)
-
-    def log_probability(label: tuple[Array, Array, Array]) -> Array:
-        hidden_BLD, target_BL, weights_BL = label
-        logits_BLV = model.logits(frozen, hidden_BLD)
-        chosen_BL = jnp.take_along_axis(logits_BLV, target_BL[..., None], axis=-1)[..., 0]
-        log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
-        return jnp.sum(log_probabilities_BL * weights_BL, axis=-1)
-
-    group = max(1, LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
-    each_label = (hidden_CBLD, targets_BCL.swapaxes(0, 1), weights_BCL.swapaxes(0, 1))
-    if group >= labels:
-        return jax.vmap(log_probability)(each_label).T
-    return jax.lax.map(log_probability, each_label, batch_size=group).T

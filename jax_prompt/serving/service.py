@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.nearest import nearest_words
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import OpenedModel, Row, ServedPrompt
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.prompts.nearest import nearest_words
 from jax_prompt.serving.batcher import Batcher
 from jax_prompt.serving.metrics import Metrics
 from jax_prompt.serving.prompt_folder import PromptFolder, Version
@@ -133,8 +133,9 @@ class Service:
         if key not in self._nearest:
             opened = self.engine.opened
             table = opened.frozen['token_embedder']['embedding']
-            ids, cosines = nearest_words(table, version.prompt.file.prompt_PD, count,
-                                         opened.vocabulary.vocab_size)
+            ids, cosines = nearest_words(version.prompt.file.prompt_PD, table, count,
+                                         num_special_ids=0,
+                                         num_words=opened.vocabulary.vocab_size)
             while len(self._nearest) >= 256:
                 self._nearest.pop(next(iter(self._nearest)))
             self._nearest[key] = [

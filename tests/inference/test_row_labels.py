@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_prompt.inference import row_labels
+from jax_prompt.inference import rank
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.inference.row_labels import LabelSet, make_row_label_scorer, stack_labels
 
@@ -43,7 +43,7 @@ def test_scoring_in_groups_gives_the_same(one_case, monkeypatch):
     ids = one_case.ids(prompted=True)
     sets = [label_sets(one_case.model.config)[row % 3] for row in range(len(ids))]
     whole = scores(one_case, sets, ids)
-    monkeypatch.setattr(row_labels, 'LOGITS_BYTES', 4 * len(ids) * 4 * 29 * 3)
+    monkeypatch.setattr(rank, 'LOGITS_BYTES', 4 * len(ids) * 4 * 29 * 3)
     np.testing.assert_allclose(scores(one_case, sets, ids), whole, rtol=1e-5, atol=1e-5)
 
 
