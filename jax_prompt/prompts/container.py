@@ -8,6 +8,7 @@ https://huggingface.co/docs/safetensors/index#format
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,8 +52,9 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
         ValueError: says what is wrong with the content; the caller names the file.
         OSError: the file cannot be read.
     """
-    size = path.stat().st_size
     with path.open('rb') as file:
+        # Of the open file: by its name another may be found, put there since.
+        size = os.fstat(file.fileno()).st_size
         header = _read_header(file, size)
         shape = _check_tensor(header, data_bytes=size - file.tell())
         metadata = _check_metadata(header)

@@ -120,7 +120,8 @@ def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
         return progress
     # Results belong to the end of a run; one that goes on will have others.
     progress = dataclasses.replace(progress, finished_at=None, results={})
-    with open_log(None if restored is None else start) as log, \
+    with stop_requests() as stop_wanted, \
+            open_log(None if restored is None else start) as log, \
             ProgressBar(settings.steps, start, quiet) as bar:
         if restored is None:
             state, progress = _evaluate(loop, state, progress, store, log, bar)
@@ -129,31 +130,30 @@ def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
             store.save(state, dataclasses.asdict(progress))
         else:
             bar.say(f'resuming from step {start}')
-        return _train(loop, state, progress, store, log, bar)
+        return _train(loop, state, progress, store, log, bar, stop_wanted)
 
 
 def _train(loop: Loop, state: TrainState, progress: Progress, store: StateKeeper,
-           log: MetricsLog, bar: ProgressBar) -> Progress:
+           log: MetricsLog, bar: ProgressBar, stop_wanted: Callable[[int], bool]) -> Progress:
     """Run the steps that are left."""
     settings = loop.settings
     step = start = int(state.step)
     pending: list[dict[str, Any]] = list(progress.unreported)
     progress = dataclasses.replace(progress, unreported=[])
     batches = loop.batches(start)
-    with stop_requests() as stop_wanted:
-        while not _is_over(progress, step, settings):
-            state, metrics = loop.step(state, loop.frozen, global_batch(next(batches), loop.mesh))
-            pending.append(metrics)
-            step += 1
-            evaluating = step % settings.evaluate_every == 0 or step == settings.steps
-            if evaluating or step % settings.log_every == 0:
-                numbers = _report(pending, step, log)
-                bar.update(step, len(pending) * settings.batch_size, **numbers)
-                pending = []
-            if evaluating:
-                state, progress = _evaluate(loop, state, progress, store, log, bar)
-            if stop_wanted(step) and not _is_over(progress, step, settings):
-                _stop(state, progress, pending, store, log)
+    while not _is_over(progress, step, settings):
+        state, metrics = loop.step(state, loop.frozen, global_batch(next(batches), loop.mesh))
+        pending.append(metrics)
+        step += 1
+        evaluating = step % settings.evaluate_every == 0 or step == settings.steps
+        if evaluating or step % settings.log_every == 0:
+            numbers = _report(pending, step, log)
+            bar.update(step, len(pending) * settings.batch_size, **numbers)
+            pending = []
+        if evaluating:
+            state, progress = _evaluate(loop, state, progress, store, log, bar)
+        if stop_wanted(step) and not _is_over(progress, step, settings):
+            _stop(state, progress, pending, store, log)
     return progress
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import struct
 import subprocess
@@ -270,6 +271,20 @@ def test_saving_makes_the_folder_and_leaves_one_file(tmp_path):
     save_prompt(path, PROMPT)
     save_prompt(path, PROMPT)
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_replaced_just_before_it_is_opened_is_read_whole(path, monkeypatch):
+    larger = PromptFile(np.ones((9, 4), np.float32), METADATA)
+    opened, replaced = pathlib.Path.open, []
+
+    def replace_and_open(self, mode='r'):
+        if self == path and not replaced:
+            replaced.append(path)
+            save_prompt(path, larger)
+        return opened(self, mode)
+
+    monkeypatch.setattr(pathlib.Path, 'open', replace_and_open)
+    assert load_prompt(path).prompt_PD.shape == (9, 4) and replaced
 
 
 SAVE_FOREVER = '''
