@@ -72,6 +72,17 @@ FLAGS = {
         Flag('output', 'predict.output', 'answers; - for standard output', 'FILE'),
         Flag('format', 'lines.format', 'of inputs and answers; by the name of the inputs '
              'otherwise', choices=('lines', 'jsonl')),
+        Flag('batch_size', 'lines.batch_size', 'most rows of a batch', 'N'),
+        Flag('calibrate', 'answers.calibrate', 'take away what the labels score without an input',
+             switch=True),
+        Flag('num_beams', 'answers.num_beams', 'of a beam search, for free text', 'N'),
+        Flag('length_penalty', 'answers.length_penalty', "the beam search's alpha", 'ALPHA'),
+        Flag('temperature', 'answers.temperature', 'of sampling; 0 for greedy', 'T'),
+        Flag('top_k', 'answers.top_k', 'draw from the k likeliest tokens; 0 for all', 'K'),
+        Flag('top_p', 'answers.top_p', 'draw from the likeliest that sum to p; 1 for all', 'P'),
+        Flag('seed', 'answers.seed', 'of sampling', 'N'),
+        Flag('max_tokens', 'answers.max_tokens', "to generate at most; by the task's "
+             'targets_length otherwise', 'N'),
     ),
     'plan': (
         Flag('model', 'plan_request.model', 't5-1.1-small, ... -xxl, or a folder with config.json',
@@ -110,6 +121,8 @@ FLAGS = {
         Flag('prompts', 'serve.prompts', 'folder of prompt files, which is watched', 'FOLDER'),
         Flag('host', 'server.host', 'address to listen on; 127.0.0.1 unless given', 'ADDRESS'),
         Flag('port', 'server.port', '8000 unless given; 0 for a free one', 'N'),
+        Flag('num_beams', 'server.num_beams', 'of the beam search that requests may ask for; none '
+             'unless given', 'N'),
     ),
     'import': (
         _MODEL, _TASK,

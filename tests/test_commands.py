@@ -123,6 +123,35 @@ def test_lines_of_several_tasks_name_their_prompts(world, prompt, tmp_path, caps
           "line 1 of", "no prompt 'other' in use")
 
 
+def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys):
+    file, free = load_prompt(prompt), tmp_path / 'free.safetensors'
+    task = {name: value for name, value in TASK.items() if name != 'labels'} | {'targets_length': 6}
+    save_prompt(free, PromptFile(file.prompt_PD, dataclasses.replace(file.metadata, task=task)))
+    inputs, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+    inputs.write_text('{"text": "the film was great"}\n' * 6)
+
+    def answer(prompt, *flags):
+        assert cli.main(['predict', f'--model={world / "model"}', f'--inputs={inputs}',
+                         f'--output={output}', f'--prompt={prompt}', *flags]) == 0
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+        output.unlink()
+        return found
+
+    drawn = answer(free, '--temperature=50', '--seed=3')
+    assert len({one['prediction'] for one in drawn}) > 3
+    assert drawn == answer(free, '--temperature=50', '--seed=3', '--batch_size=6')
+    assert drawn != answer(free, '--temperature=50', '--seed=4')
+    greedy = answer(free)
+    assert greedy == answer(free, '--temperature=50', '--top_k=1')
+    assert greedy == answer(free, '--temperature=50', '--top_p=0.0')
+    assert len({one['prediction'] for one in answer(free, '--num_beams=2', '--max_tokens=4')}) == 1
+    plain, calibrated = answer(prompt)[0], answer(prompt, '--calibrate')[0]
+    assert plain['scores'] == pytest.approx(calibrated['scores'], abs=1e-5)
+    assert plain['probabilities'] != pytest.approx(calibrated['probabilities'], abs=1e-4)
+    fails(capsys, ['predict', f'--model={world / "model"}', f'--prompt={free}',
+                   '--num_beams=2', '--temperature=1.0'], 'a beam search draws nothing')
+
+
 @pytest.mark.slow
 def test_two_hosts_answer_a_file_and_join_their_shares(world, prompt, tmp_path):
     inputs = tmp_path / 'in.txt'

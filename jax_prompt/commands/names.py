@@ -6,6 +6,7 @@ from jax_prompt.commands.lines import LineSettings
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
+from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
@@ -25,6 +26,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'plan_request': PlanRequest,
     'server': ServerSettings,
     'lines': LineSettings,
+    'answers': AnswerSettings,
     'layout': Layout,
     'file_task': file_task,
     'registered_task': registered_task,

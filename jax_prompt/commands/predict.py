@@ -1,5 +1,6 @@
 """`jax-prompt predict`."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ from jax_prompt.commands.shared import (
     require,
     result_file,
 )
+from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.bulk import (
     BulkSettings,
     ProgressLine,
@@ -31,7 +33,7 @@ from jax_prompt.training.frozen_model import FrozenModel
 
 def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
                     prompts: str | None = None, inputs: str = '-', output: str = '-',
-                    lines: LineSettings | None = None, batch_size: int = 32,
+                    lines: LineSettings | None = None, answers: AnswerSettings | None = None,
                     allow_other_model: bool = False) -> int:
     """Answer each text of a file or of standard input, in its order.
 
@@ -46,9 +48,12 @@ def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
     require(model, 'model', '--model=SOURCE')
     if prompts is None:
         require(prompt, 'prompt file', '--prompt=FILE (or a folder of them with --prompts=FOLDER)')
-    settings = _bulk_settings(lines or LineSettings(), inputs, prompt, prompts)
-    sharding = replicated(model.mesh) if model.mesh.size > 1 else None
-    engine = Engine(model, Shapes.for_batches_of(batch_size), sharding=sharding)
+    lines = lines or LineSettings()
+    settings = dataclasses.replace(_bulk_settings(lines, inputs, prompt, prompts),
+                                   answers=answers or AnswerSettings())
+    engine = Engine(model, Shapes.for_batches_of(lines.batch_size),
+                    decodings=settings.answers.decodings,
+                    sharding=replicated(model.mesh) if model.mesh.size > 1 else None)
     for name, file in _prompt_files(prompt, prompts).items():
         engine.add(name, open_prompt('predict', file, model, allow_other_model), allow_other_model)
     source = 'standard input' if inputs == '-' else inputs

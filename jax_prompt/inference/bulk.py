@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
+from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.inputs import FORMATS, parse_object
 from jax_prompt.inference.journal import Entry, Journal
@@ -35,6 +36,7 @@ class BulkSettings:
         line of text; or 'jsonl', where a line is an object with all columns, and is answered by
         the same object with `prediction`, `scores` and `probabilities` put in.
       window: lines that are in memory at one time.
+      answers: how each is answered.
 
     Raises:
       ValueError: for an unknown format, a column without objects, or a window below 1.
@@ -44,6 +46,7 @@ class BulkSettings:
     prompt_column: str | None = None
     format: str = 'jsonl'
     window: int = 1024
+    answers: AnswerSettings = AnswerSettings()
 
     def __post_init__(self):
         if self.format not in FORMATS:
@@ -177,7 +180,7 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
                       f'{journal.last.lines:,}')
         for lines in reader.windows(settings.window):
             answered = _answer_window(engine, lines, settings, reader.source,
-                                      journal.last.lines + 1)
+                                      journal.last.lines + 1, start)
             text = answered.text.encode()
             journal.add(text, Entry(
                 reader.read, journal.last.written + len(text),
@@ -198,8 +201,8 @@ def say_cut(cut: int, lines: int) -> None:
 
 
 def _answer_window(engine: Engine, lines: Sequence[str], settings: BulkSettings, source: str,
-                   first: int) -> Answered:
-    """Answer one window."""
+                   first: int, start: int = 0) -> Answered:
+    """Answer one window; its lines are told from all others by (start, number)."""
     records = [_record(line, settings, f'line {number} of {source}')
                for number, line in enumerate(lines, first)]
     asked: dict[str | None, list[int]] = {}
@@ -208,8 +211,11 @@ def _answer_window(engine: Engine, lines: Sequence[str], settings: BulkSettings,
         asked.setdefault(name, []).append(number)
     rows: list[Row] = [None] * len(lines)
     for name, numbers in asked.items():
-        made = _rows(engine, name, [records[number] for number in numbers],
-                     [f'line {first + number} of {source}' for number in numbers])
+        made = settings.answers.rows(
+            engine, _prompt(engine, name, f'line {first + numbers[0]} of {source}'),
+            [records[number] for number in numbers],
+            [f'line {first + number} of {source}' for number in numbers],
+            [(start, first + number) for number in numbers])
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
     answers = engine.run(rows)
@@ -236,14 +242,12 @@ def _prompt_of(record: str | Mapping[str, Any], settings: BulkSettings, where: s
     return name or settings.prompt
 
 
-def _rows(engine: Engine, name: str | None, records: Sequence[Any],
-          places: Sequence[str]) -> list[Row]:
-    """Make the rows of the lines of one prompt."""
+def _prompt(engine: Engine, name: str | None, where: str) -> ServedPrompt:
+    """Return the prompt that a line names."""
     try:
-        prompt: ServedPrompt = engine.prompt(name)
+        return engine.prompt(name)
     except ValueError as error:
-        raise ValueError(f'{places[0]}: {error}') from None
-    return engine.rows_of(prompt, records, where=places.__getitem__)
+        raise ValueError(f'{where}: {error}') from None
 
 
 def _header(engine: Engine, file: BinaryIO, settings: BulkSettings,

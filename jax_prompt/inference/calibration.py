@@ -13,6 +13,8 @@ corrections, alone or together:
 Everything here is numpy in float64 on float32[B, C] scores, which `rank.py` gives.
 """
 
+import dataclasses
+
 import numpy as np
 
 #: Inputs without content, to stand where a task has its text: those of Zhao et al. 2021, section 5.
@@ -21,6 +23,30 @@ CONTENT_FREE = ('N/A', '', '[MASK]')
 #: Between these the temperature is looked for. Scores that are right without exception would have
 #: none above zero that is best.
 _TEMPERATURES = (0.01, 100.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """How the scores of a row's labels become probabilities.
+
+    Attributes:
+      content_free_C: from `content_free_log_probabilities`; None for no contextual calibration.
+      temperature: from `fit_temperature`; 1 leaves the scores as they are.
+
+    Raises:
+      ValueError: for a temperature that is not above 0.
+    """
+
+    content_free_C: np.ndarray | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        _check_temperature(self.temperature)
+
+    def probabilities(self, scores_C: np.ndarray) -> np.ndarray:
+        """Turn the scores of one row, float32[C], into probabilities float32[C]."""
+        return calibrated_probabilities(np.asarray(scores_C)[None], self.content_free_C,
+                                        self.temperature)[0]
 
 
 def content_free_log_probabilities(scores_MC: np.ndarray) -> np.ndarray:
@@ -62,8 +88,7 @@ def calibrated_probabilities(scores_BC: np.ndarray, content_free_C: np.ndarray |
       ValueError: for a temperature that is not above 0, scores that are not finite, or another
         number of labels than the scores have.
     """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ValueError(f'temperature={temperature}; expected a number above 0')
+    _check_temperature(temperature)
     return np.exp(_log_softmax(_shifted(scores_BC, content_free_C) / temperature)).astype(
         np.float32)
 
@@ -150,6 +175,11 @@ def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarra
     gaps_B = (probabilities_BC.argmax(axis=1) == labels_B) - confidence_B
     bin_B = np.clip(np.ceil(confidence_B * bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(bin_B, weights=gaps_B, minlength=bins)).sum() / len(gaps_B))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f'temperature={temperature} of labels; expected a number above 0')
 
 
 def _log_softmax(scores_BC: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ class Engine:
           max_tokens: to generate at most; None for the task's `targets_length`.
           decoding: 'sample', or a name that the engine was given.
           options: what that decoding takes for these rows; a `SamplingSettings` for 'sample', which
-            is greedy without.
+            is greedy without. For ranking, a `Calibration` of the probabilities.
           where: number of an input -> its place, for messages.
 
         Raises:
@@ -286,7 +286,7 @@ class Engine:
         """
         before = self.compilations
         if inputs is None:
-            inputs = [self.sample(prompt) for prompt in self._prompts.values()]
+            inputs = [row for prompt in self._prompts.values() for row in self.samples(prompt)]
         self.table.warm_up()
         most = max((row.prompt.longest for row in inputs), default=0)
         for row in {self._kind(row): row for row in inputs}.values():
@@ -306,12 +306,13 @@ class Engine:
         return (max(self._kind(row) for row in rows), self.shapes.batch_size(len(rows)),
                 self.shapes.length(max(len(row.ids) for row in rows)), self.table.capacity)
 
-    def sample(self, prompt: ServedPrompt) -> Row:
-        """Return a row without content, of the kind that the prompt's task needs."""
+    def samples(self, prompt: ServedPrompt) -> list[Row]:
+        """Return rows without content, of every kind that requests to a prompt can make."""
         labels, tokens = prompt.labels, prompt.task.targets_length
-        group = (self._generate_group(tokens, 'sample') if labels is None
-                 else self._rank_group(labels))
-        return Row(prompt, np.zeros(1, np.int32), False, labels, tokens, 'sample', None, group)
+        groups = ({'sample': self._rank_group(labels)} if labels is not None else
+                  {name: self._generate_group(tokens, name) for name in self._decodings})
+        return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group)
+                for name, group in groups.items()]
 
     def _kind(self, row: Row) -> tuple:
         """Return what two rows share that need the same programs."""

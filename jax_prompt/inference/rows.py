@@ -118,7 +118,8 @@ class Row:
       labels: to be ranked; None to generate.
       max_tokens: to generate at most, the end token included.
       decoding: how to generate, a name of the engine's.
-      options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none.
+      options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none. Of a
+        row that is ranked a `Calibration`, or None for the plain softmax.
       group: only rows of one group share a batch.
     """
 
@@ -164,8 +165,11 @@ class Running:
     def _scores(self, row: Row, scores_C: np.ndarray) -> Prediction:
         words = row.labels.words
         scores_C = scores_C[:len(words)]
-        odds_C = probabilities(scores_C[None])[0]
-        return Prediction(words[int(np.argmax(scores_C))],
+        best, odds_C = np.argmax(scores_C), probabilities(scores_C[None])[0]
+        if row.options is not None:
+            odds_C = row.options.probabilities(scores_C)
+            best = np.argmax(odds_C)
+        return Prediction(words[int(best)],
                           dict(zip(words, scores_C.tolist(), strict=True)),
                           dict(zip(words, odds_C.tolist(), strict=True)))
 

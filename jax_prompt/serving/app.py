@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from jax_prompt import __version__
+from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row
 from jax_prompt.inference.sampling import SamplingSettings
@@ -63,7 +64,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
         def make_row() -> Row:
             labels = None if body.labels is None else service.label_set(body.labels)
-            return service.engine.rows_of(prompt, [body.inputs], rank=True, labels=labels)[0]
+            options = service.calibration(prompt, labels, body.calibrate, body.temperature)
+            return service.engine.rows_of(prompt, [body.inputs], rank=True, labels=labels,
+                                          options=options)[0]
 
         row, answer = await service.answer(make_row)
         return schemas.ClassifyAnswer(
@@ -74,11 +77,21 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def generate(body: generate_request) -> schemas.GenerateAnswer:
         prompt, name = service.prompt(body.prompt)
         most = min(prompt.task.targets_length, service.settings.max_tokens)
-        options = SamplingSettings(body.temperature, body.top_k, body.top_p, body.seed)
+        decoding, options = _decoding(body)
         row, answer = await service.answer(lambda: service.engine.rows_of(
             prompt, [body.inputs], rank=False, max_tokens=body.max_tokens or most,
-            options=options)[0])
+            decoding=decoding, options=options)[0])
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
+
+
+def _decoding(body: Any) -> tuple[str, BeamSettings | SamplingSettings]:
+    """Return the engine's decoding that a request to generate asks for, and its options."""
+    if body.num_beams == 1:
+        return 'sample', SamplingSettings(body.temperature, body.top_k, body.top_p, body.seed)
+    if body.temperature > 0:
+        raise ValueError(f'num_beams={body.num_beams} with temperature={body.temperature:g}: a '
+                         'beam search draws nothing; leave one of them out')
+    return 'beam', BeamSettings(body.length_penalty)
 
 
 def _add_prompts(app: FastAPI, service: Service) -> None:

@@ -246,7 +246,7 @@ class PromptFolder:
             return
         self._forget_equal(file_name, version)
         prompt = self._engine.add(f'{base}@{version}', file)
-        self._engine.warm_up([self._engine.sample(prompt)], self._longest, self._stop)
+        self._engine.warm_up(self._engine.samples(prompt), self._longest, self._stop)
         self._current[file_name] = Version(base, version, prompt, self.path / file_name)
         if before is not None and before.version != version:
             self._keep(file_name, before)

@@ -1,6 +1,6 @@
 """What requests and answers look like; FastAPI makes the OpenAPI document of it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -29,6 +29,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[BaseModel]]:
     """Return the models of requests to classify and to generate, with a server's limits in them."""
     text = Annotated[str, Field(max_length=settings.max_text)]
+    beams = sorted({1, settings.num_beams})
 
     class Request(BaseModel):
         """What both have; unknown keys are refused, since they are misspelt ones."""
@@ -48,6 +49,11 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
             None, min_length=2, max_length=settings.max_labels, description="Different labels, in "
             "place of the task's own; the plain model has none.",
             json_schema_extra={'uniqueItems': True})
+        calibrate: bool = Field(
+            False, description='Take away what the labels score without an input.')
+        temperature: float = Field(
+            1.0, ge=0.01, le=100, allow_inf_nan=False,
+            description='Divides the scores; above 1 for less sure probabilities.')
 
     class GenerateRequest(Request):
         """Generate text."""
@@ -62,6 +68,12 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
                              description='Draw from the likeliest that sum to p.')
         seed: _whole_number(0, 2**32 - 1) = Field(
             0, description='The same seed and input give the same text.')
+        num_beams: Annotated[Literal[*beams], BeforeValidator(_whole)] = Field(
+            1, description='Of a beam search, which draws nothing; only what the server was '
+            'started for.')
+        length_penalty: float = Field(
+            1.0, ge=-10, le=10, allow_inf_nan=False,
+            description='Alpha of the beam search; above 0 favours long texts.')
 
     return ClassifyRequest, GenerateRequest
 
@@ -72,7 +84,8 @@ class ClassifyAnswer(BaseModel):
     prompt: str | None = Field(description='NAME@VERSION that answered; null for the plain model.')
     label: str
     scores: dict[str, float] = Field(description='Log-probability of each label.')
-    probabilities: dict[str, float] = Field(description='Probability among the labels.')
+    probabilities: dict[str, float] = Field(
+        description='Probability among the labels, calibrated where that was asked for.')
     truncated: bool = Field(description='Whether the text was cut to the length of the task.')
 
 

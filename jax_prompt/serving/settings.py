@@ -28,6 +28,8 @@ class ServerSettings:
       max_text: characters of all texts of a request together.
       max_tokens: most tokens that a request may ask for.
       max_labels: most labels that a request may bring along.
+      num_beams: of the beam search that requests may ask for; 1 for none, which spares its
+        programs.
       max_connections: open at one time; more are refused with 503.
       warm_up_length: encoder positions up to which programs are compiled before the server is
         ready; longer inputs are compiled for when the first one comes.
@@ -54,6 +56,7 @@ class ServerSettings:
     max_text: int = 50_000
     max_tokens: int = 512
     max_labels: int = 64
+    num_beams: int = 1
     max_connections: int = 2048
     warm_up_length: int = 128
     poll: float = 1.0
@@ -62,8 +65,8 @@ class ServerSettings:
 
     def __post_init__(self):
         for name in ('batch_size', 'max_queue', 'time_limit', 'read_limit', 'max_body',
-                     'max_upload', 'max_text', 'max_tokens', 'max_connections', 'warm_up_length',
-                     'poll'):
+                     'max_upload', 'max_text', 'max_tokens', 'max_connections', 'num_beams',
+                     'warm_up_length', 'poll'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected more '
                                  'than 0')

@@ -67,6 +67,19 @@ def test_a_task_with_labels_shows_their_probabilities(page, server):
     assert [row.split() for row in rows] == [[label, f'{100 * p:.1f}', '%'] for label, p in sizes]
 
 
+def test_probabilities_can_be_calibrated(page, server):
+    choose(page, 'mood')
+    page.check('#calibrate')
+    run(page, 'the film was great')
+    expected = server.ask('POST', '/v1/classify', {
+        'prompt': 'mood', 'inputs': 'the film was great', 'calibrate': True})[1]
+    assert page.inner_text('#output') == expected['label']
+    first = page.locator('#labels tbody tr').first.inner_text().split()
+    assert first[1] == f'{100 * max(expected["probabilities"].values()):.1f}'
+    choose(page, 'title')
+    assert page.is_hidden('#choice')
+
+
 def test_a_task_of_free_text_shows_the_text(page, server):
     choose(page, 'title')
     assert page.is_visible('#free')

@@ -13,6 +13,9 @@ import time
 import numpy as np
 import pytest
 
+from jax_prompt.inference.beam import BeamSettings
+from jax_prompt.inference.content_free import contextual_calibration
+from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import save_prompt
@@ -70,6 +73,42 @@ def test_a_seed_gives_the_same_text_again_and_another_one_another(server):
 
     assert text(1) == text(1)
     assert len({text(seed) for seed in range(6)}) > 1
+
+
+def test_beams_are_searched_on_request(server, opened):
+    engine = Engine(opened, Shapes(**SHAPES), decodings={'beam': beam_search(3)})
+    engine.add('title', prompts(opened)['title'])
+    for text, alpha in (('film', 1.0), ('the warm hero', -2.0), ('a plot', 5.0)):
+        expected, = engine.run(engine.rows_of(engine.prompt('title'), [text], decoding='beam',
+                                              options=BeamSettings(alpha)))
+        status, answer, _ = server.ask('POST', '/v1/generate', {
+            'prompt': 'title', 'inputs': text, 'num_beams': 3, 'length_penalty': alpha})
+        assert status == 200 and answer['text'] == expected.text
+    for wrong, status, detail in (
+            ({'num_beams': 2}, 422, 'num_beams'), ({'num_beams': 1.5}, 422, 'num_beams'),
+            ({'num_beams': 3, 'temperature': 1}, 409, 'a beam search draws nothing')):
+        found, answer, _ = server.ask('POST', '/v1/generate', {'inputs': 'film', **wrong})
+        assert found == status and detail in answer['detail']
+
+
+def test_probabilities_are_calibrated_on_request(server, opened):
+    engine = Engine(opened, Shapes(**SHAPES))
+    engine.add('mood', prompts(opened)['mood'])
+    prompt = engine.prompt('mood')
+    for own in (None, ['film', 'warm plot', 'hero']):
+        labels = prompt.labels if own is None else engine.label_set(own)
+        options = contextual_calibration(engine, prompt, labels, 0.5)
+        expected, = engine.run(engine.rows_of(prompt, ['a film'], labels=labels, options=options))
+        body = {'prompt': 'mood', 'inputs': 'a film', 'labels': own, 'temperature': 0.5}
+        status, answer, _ = server.ask('POST', '/v1/classify', {**body, 'calibrate': True})
+        assert status == 200 and answer['label'] == expected.text
+        assert answer['probabilities'] == pytest.approx(expected.probabilities, abs=1e-5)
+        plain = server.ask('POST', '/v1/classify', body)[1]
+        assert plain['scores'] == pytest.approx(answer['scores'], abs=1e-5)
+        assert plain['probabilities'] != pytest.approx(answer['probabilities'], abs=1e-2)
+    status, answer, _ = server.ask('POST', '/v1/classify', {
+        'prompt': 'mood', 'inputs': 'film', 'temperature': 0})
+    assert status == 422 and 'temperature' in answer['detail']
 
 
 def test_a_text_that_was_cut_says_so(server):

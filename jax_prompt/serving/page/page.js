@@ -64,6 +64,7 @@ function showPrompt() {
     return [label, area];
   }));
   find('free').hidden = prompt.labels !== null;
+  find('choice').hidden = prompt.labels === null;
   loadNearest(prompt);
 }
 
@@ -116,6 +117,8 @@ async function ask(event) {
     if (prompt.labels === null) {
       body.temperature = Number(find('temperature').value);
       body.seed = Number(find('seed').value);
+    } else {
+      body.calibrate = find('calibrate').checked;
     }
     showAnswer(await call(prompt.labels === null ? 'v1/generate' : 'v1/classify', body));
   } catch (error) {
