@@ -20,8 +20,9 @@ help:
 demo: setup-demo
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/jax-prompt train --gin_file=demo.gin
 
+# As many processes as there are cores; those of `test-slow` start processes of their own.
 test: setup-test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
 
 test-slow: setup-test
 	$(BIN)/python -m pytest -m slow

@@ -24,9 +24,10 @@ def pytest_sessionfinish(session):
     Such a skip lets the tests pass on a machine without, say, PyTorch. Where everything is
     installed on purpose, it would hide that nothing was checked.
     """
-    if not os.environ.get('JAX_PROMPT_NO_MISSING_PACKAGES'):
-        return
     reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+    # Of several processes one reports; it is told of what the others skipped.
+    if not os.environ.get('JAX_PROMPT_NO_MISSING_PACKAGES') or reporter is None:
+        return
     reasons = [str(report.longrepr) for report in reporter.stats.get('skipped', [])]
     missing = [reason for reason in reasons if MISSING_PACKAGE.search(reason)]
     for reason in missing:

@@ -103,7 +103,8 @@ def test_likelihood_by_hand():
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: calibrated_probabilities([[0, 1]], temperature=0), 'temperature=0; expected a number'),
+    (lambda: calibrated_probabilities([[0, 1]], temperature=0),
+     'temperature=0 of labels; expected a number'),
     (lambda: calibrated_probabilities([[0, np.inf]]), 'row 0 of the scores is not finite'),
     (lambda: calibrated_probabilities([[0, 1]], [0.5, 0.5, 0]),
      r'have shape \[3\], but the scores are of 2 labels; compute them with the same labels'),

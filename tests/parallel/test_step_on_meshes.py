@@ -6,6 +6,8 @@ import pytest
 from jax_prompt.parallel.collectives import axis_bytes
 from tests.parallel import devices
 
+pytestmark = pytest.mark.slow
+
 B, S, L, P, D = 16, 24, 4, 5, 64
 MESHES = ('data:8,model:1', 'data:4,model:2', 'data:2,model:4', 'data:1,model:8')
 

@@ -43,6 +43,15 @@ fi
 """
 
 
+def _heed_signals() -> None:
+    """Let a script be interrupted, also where the tests run in the background.
+
+    A shell cannot trap what was ignored when it began, as interrupts and hang-ups then are.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class World:
     """A cloud in a folder."""
 
@@ -89,7 +98,7 @@ class World:
         return subprocess.Popen(
             [self.scripts / script, *flags], env=self.environment, cwd=self.folder,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True)
+            start_new_session=True, preexec_fn=_heed_signals)
 
     def finish(self, process: subprocess.Popen, timeout: float = 60):
         try:

@@ -87,7 +87,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prom
 
 
 @pytest.mark.parametrize('chosen', [
-    {}, {'dropout_rate': 0.2}, {'packing': True}, {'microbatches': 2, 'dropout_rate': 0.1}])
+    {'dropout_rate': 0.2}, *(pytest.param(chosen, marks=pytest.mark.slow) for chosen in (
+        {}, {'packing': True}, {'microbatches': 2, 'dropout_rate': 0.1}))])
 def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings, tmp_path,
                                                   monkeypatch, chosen):
     chosen = settings(**chosen, steps=14)
@@ -257,7 +258,8 @@ def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
 @pytest.mark.parametrize('change', [
     dict(prompt=PromptSettings(rows=6)), dict(prompt=PromptSettings(rows=5, initializer=uniform())),
     dict(settings=dict(seed=9)), dict(settings=dict(z_loss=0.0)),
-    dict(configuration={'adafactor.learning_rate': '0.1'})], ids=str)
+    dict(configuration={'adafactor.learning_rate': '0.1'})],
+    ids=['rows', 'initializer', 'seed', 'loss', 'optimizer'])
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(
         model, task, prompt, settings, tmp_path, change):
     train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True,
