@@ -3,7 +3,7 @@
     python -m benchmarks.against_peft fixed [--dtypes=float32,bfloat16] [--steps=5] [--rounds=4]
     python -m benchmarks.against_peft reviews [--batch_size=32] [--rows=20]
     python -m benchmarks.against_peft fixed --model=t5-1.1-xl --dtypes=bfloat16 --batch_size=32 \
-        --inputs_length=512 --remat=none,dots,full        (an NVIDIA GPU)
+        --inputs_length=512 --remat=none,dots,full --attention=xla,cudnn     (an NVIDIA GPU)
 
 `fixed` gives both the same batches of equal length. `reviews` gives both the same Rotten Tomatoes
 sentences with a prompt in front: here in the project's own batches (length buckets, and packed),
@@ -54,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--model', default='demo', help='demo, or t5-1.1-SIZE with random weights')
     parser.add_argument('--dtypes', default='float32,bfloat16')
     parser.add_argument('--remat', default='none', help='policies to try here, separated by commas')
+    parser.add_argument('--attention', default='xla', help='ways to try here; xla, cudnn or both')
     parser.add_argument('--batch_size', type=int)
     parser.add_argument('--inputs_length', type=int, default=128, help='text tokens, for `fixed`')
     parser.add_argument('--targets_length', type=int, default=8, help='for `fixed`')
@@ -70,13 +71,13 @@ def parse() -> argparse.Namespace:
 
 
 def contenders(args: argparse.Namespace) -> list[str]:
-    """Name the processes: library, dtype and how it batches or rematerialises."""
+    """Name the processes: library, dtype, and how it batches, rematerialises and attends."""
     names = []
     for dtype in args.dtypes.split(','):
         ways = ['bucketed', 'packed'] if args.data == 'reviews' else ['fixed']
-        names += [f'jax_prompt/{dtype}/{way}/{remat}'
-                  for way, remat in itertools.product(ways, args.remat.split(','))]
-        names.append(f'peft/{dtype}/{"longest" if args.data == "reviews" else "fixed"}/none')
+        names += ['/'.join(('jax_prompt', dtype, *choice)) for choice in itertools.product(
+            ways, args.remat.split(','), args.attention.split(','))]
+        names.append(f'peft/{dtype}/{"longest" if args.data == "reviews" else "fixed"}/none/own')
     return names
 
 
@@ -224,11 +225,13 @@ def hugging_face_config(config, make):
 
 def work(args: argparse.Namespace) -> None:
     """Be one contender: get ready, then run as many steps as each line of standard input asks."""
-    library, dtype, way, remat = args.worker.split('/')
+    library, dtype, way, remat, attention = args.worker.split('/')
     batches = load_batches(pathlib.Path(args.folder) / way)
-    make = jax_steps if library == 'jax_prompt' else peft_steps
     try:
-        step, facts = make(args, dtype, remat, batches)
+        if library == 'jax_prompt':
+            step, facts = jax_steps(args, dtype, remat, attention, batches)
+        else:
+            step, facts = peft_steps(args, dtype, remat, batches)
     except Exception as error:  # out of memory is a result here, not a failure
         print(json.dumps({'error': str(error).splitlines()[0][:120]}), flush=True)
         return
@@ -247,7 +250,7 @@ def work(args: argparse.Namespace) -> None:
         }), flush=True)
 
 
-def jax_steps(args, dtype: str, remat: str, batches):
+def jax_steps(args, dtype: str, remat: str, attention: str, batches):
     """Return step(batch), whose call with None waits and returns the peak of memory; and facts."""
     import jax
     import jax.numpy as jnp
@@ -258,16 +261,18 @@ def jax_steps(args, dtype: str, remat: str, batches):
     from jax_prompt.t5.config import t5_1_1
     from jax_prompt.t5.model import T5
     from jax_prompt.training import optimizers
-    from jax_prompt.training.frozen_model import open_model
+    from jax_prompt.training.frozen_model import LayerSettings, open_model
     from jax_prompt.training.step import init_state, make_train_step
     use_compilation_cache()
     on_cpu = jax.default_backend() == 'cpu'
     if args.model == 'demo':
-        opened = open_model(DEMO_MODEL, dtype=dtype, remat=remat)
+        opened = open_model(DEMO_MODEL, dtype=dtype, remat=remat,
+                            layers=LayerSettings(attention=attention))
         model, frozen = opened.model, opened.frozen
     else:
         config = t5_1_1(args.model.rsplit('-', 1)[1])
-        model = T5(config, jnp.dtype(dtype), scan_layers=not on_cpu, remat=remat)
+        model = T5(config, jnp.dtype(dtype), scan_layers=not on_cpu, remat=remat,
+                   attention=attention)
         frozen = jax.jit(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))()
     method, optimizer = direct(sampled_vocabulary()), optimizers.adafactor()
     context = InitContext(frozen['token_embedder']['embedding'], args.rows, None)

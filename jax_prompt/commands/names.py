@@ -12,7 +12,7 @@ from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.training import optimizers
-from jax_prompt.training.frozen_model import MeshSettings, open_model
+from jax_prompt.training.frozen_model import LayerSettings, MeshSettings, open_model
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
@@ -21,6 +21,7 @@ TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
 CONFIGURABLES: dict[str, Callable] = TASKS | {
     'model': open_model,
     'mesh': MeshSettings,
+    'layers': LayerSettings,
     'prompt': PromptSettings,
     'settings': TrainSettings,
     'plan_request': PlanRequest,

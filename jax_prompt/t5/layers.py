@@ -5,20 +5,16 @@ Every module here is one layer: the stacks, their scan and their rematerialisati
 Kernels are stored with heads as a dimension of their own, so that tensor parallelism splits heads.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jax_prompt.t5.attention import FusedBias, fused_attention
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.int8 import product
+from jax_prompt.t5.positions import Biases, bias_from_table
 from jax_prompt.types import Array
-
-#: Added to attention logits where attention is not allowed. Large enough that exp() gives an exact
-#: zero beside any allowed position, small enough that sums stay finite in float32.
-MASKED = -1e9
 
 #: So few positions are projected in another order: a decoding step's, beams included.
 _FEW_POSITIONS = 8
@@ -28,50 +24,6 @@ _ACTIVATIONS = {
     'gelu': lambda x: jax.nn.gelu(x, approximate=True),
     'silu': jax.nn.silu,
 }
-
-
-def relative_buckets(relative: Array, bidirectional: bool, config: T5Config) -> Array:
-    """Sort relative positions into T5's buckets.
-
-    Half of the buckets are exact, the others grow logarithmically up to the maximum distance, and
-    everything beyond shares the last one.
-
-    Args:
-      relative: int32[...], key position minus query position, in tokens.
-      bidirectional: whether keys after the query have buckets of their own (the encoder).
-      config: gives the number of buckets and the maximum distance.
-
-    Returns:
-      int32[...], each in [0, num_buckets).
-
-    Source: Raffel et al. 2020, section 2.1; Mesh TensorFlow's `_relative_position_bucket`.
-    """
-    buckets = config.relative_attention_num_buckets
-    offset = jnp.zeros_like(relative)
-    if bidirectional:
-        buckets //= 2
-        offset = (relative > 0).astype(jnp.int32) * buckets
-        distance = jnp.abs(relative)
-    else:
-        distance = jnp.maximum(-relative, 0)
-    exact = buckets // 2
-    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
-    scale = math.log(config.relative_attention_max_distance / exact)
-    far = exact + (ratio / scale * (buckets - exact)).astype(jnp.int32)
-    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
-
-
-def bias_from_table(table: Array, buckets_QT: Array) -> Array:
-    """Look the position bias up.
-
-    Args:
-      table: [buckets, H], one learned number a bucket and head.
-      buckets_QT: int32[Q, T] from `relative_buckets`.
-
-    Returns:
-      float32[1, H, Q, T], to be added to attention logits.
-    """
-    return jnp.take(table.astype(jnp.float32), buckets_QT, axis=0).transpose(2, 0, 1)[None]
 
 
 def keep_rows_apart(array: Array, activation_sharding: NamedSharding | None) -> Array:
@@ -171,47 +123,64 @@ class Attention(nn.Module):
         # CPU transposes the kernel first: at every step of a decoding, half of its time.
         return projection.multiply('BSD,DHK->BSHK', hidden_BSD).swapaxes(1, 2)
 
-    def weights(self, logits_BHST: Array, bias: Array) -> Array:
+    def weights(self, logits_BHST: Array, biases: Biases) -> Array:
         """Turn logits into attention weights, in float32; dropout is applied to them."""
-        weights_BHST = jax.nn.softmax(logits_BHST + bias, axis=-1).astype(self.dtype)
+        for bias in biases:
+            logits_BHST += bias
+        weights_BHST = jax.nn.softmax(logits_BHST, axis=-1).astype(self.dtype)
         return self.drop(weights_BHST, deterministic=not self.has_rng('dropout'))
 
     def project_out(self, mixed_BHSK: Array) -> Array:
         """Project the heads' results back to D."""
         return self.drop(self.out(mixed_BHSK), deterministic=not self.has_rng('dropout'))
 
-    def attend(self, normed_BSD: Array, keys_values: tuple[Array, Array], bias: Array) -> Array:
-        """Attend from normalised inputs to given keys and values and project back to D."""
+    def mix(self, query_BHSK: Array, keys_values: tuple[Array, Array], biases: Biases) -> Array:
+        """Mix the values for every query, [B, H, S, K]."""
         keys_BHTK, values_BHTK = keys_values
-        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', self._heads(self.query, normed_BSD), keys_BHTK,
+        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', query_BHSK, keys_BHTK,
                                  preferred_element_type=jnp.float32)
-        weights_BHST = self.weights(logits_BHST, bias)
-        return self.project_out(jnp.einsum('BHST,BHTK->BHSK', weights_BHST, values_BHTK))
+        return jnp.einsum('BHST,BHTK->BHSK', self.weights(logits_BHST, biases), values_BHTK)
 
-    def self_attend(self, hidden_BSD: Array, bias: Array, buckets: Array) -> Array:
-        """Attend among the positions of one sequence."""
+    def attend(self, normed_BSD: Array, keys_values: tuple[Array, Array],
+               biases: Biases) -> Array:
+        """Attend from normalised inputs to given keys and values and project back to D."""
+        query_BHSK = self._heads(self.query, normed_BSD)
+        return self.project_out(self.mix(query_BHSK, keys_values, biases))
+
+    def self_attend(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array) -> Array:
+        """Attend among the positions of one sequence, in the way that the biases are made for."""
         normed_BSD = self.norm(hidden_BSD)
-        if self.own_bias:
-            bias = bias + self.relative_bias(buckets)
-        return self.attend(normed_BSD, self.keys_values(normed_BSD), bias)
+        own = (self.relative_bias(buckets),) if self.own_bias else ()
+        if isinstance(biases, FusedBias):
+            return self._fused_self_attend(normed_BSD, biases, own)
+        return self.attend(normed_BSD, self.keys_values(normed_BSD), (*biases, *own))
 
-    def cached_self_attend(self, hidden_B1D: Array, bias: Array, buckets: Array,
+    def _fused_self_attend(self, normed_BSD: Array, fused: FusedBias, own: Biases) -> Array:
+        """Attend among the positions of one sequence with the fused kernel."""
+        if own:
+            fused = fused.with_positions(*own, self.dtype)
+        heads = [projection.multiply('BSD,DHK->BSHK', normed_BSD)
+                 for projection in (self.query, self.key, self.value)]
+        mixed_BSHK = fused_attention(*heads, fused, self.activation_sharding)
+        return self.out.multiply('BSHK,HKD->BSD', mixed_BSHK)
+
+    def cached_self_attend(self, hidden_B1D: Array, biases: Biases, buckets: Array,
                            cache: tuple[Array, Array], index: Array):
         """Attend from one new position to the cache, in which its own key and value are put."""
         normed_B1D = self.norm(hidden_B1D)
         if self.own_bias:
-            bias = bias + self.relative_bias(buckets)
+            biases = (*biases, self.relative_bias(buckets))
         new = self.keys_values(normed_B1D)
         cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, value.astype(old.dtype), index, 2)
                       for old, value in zip(cache, new, strict=True))
-        return self.attend(normed_B1D, cache, bias), cache
+        return self.attend(normed_B1D, cache, biases), cache
 
     def cached_cross_attend(self, hidden_BLD: Array, keys_values: tuple[Array, Array],
-                            bias: Array) -> Array:
+                            biases: Biases) -> Array:
         """Attend from decoder positions to the encoder's precomputed keys and values."""
-        return self.attend(self.norm(hidden_BLD), keys_values, bias)
+        return self.attend(self.norm(hidden_BLD), keys_values, biases)
 
-    def cross_attend(self, hidden_BLD: Array, encoded_BTD: Array, bias: Array) -> Array:
+    def cross_attend(self, hidden_BLD: Array, encoded_BTD: Array, biases: Biases) -> Array:
         """Attend from decoder positions to the encoder's outputs.
 
         (q W_q)(x W_k)' = ((q W_q) W_k') x': with fewer decoder positions than a head is wide it is
@@ -220,13 +189,13 @@ class Attention(nn.Module):
         """
         normed_BLD = self.norm(hidden_BLD)
         if 2 * normed_BLD.shape[1] > self.config.d_kv:
-            return self.attend(normed_BLD, self.keys_values(encoded_BTD), bias)
+            return self.attend(normed_BLD, self.keys_values(encoded_BTD), biases)
         query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self.query(normed_BLD))
         # These are larger than the kernel: where its D is split, it is the kernel that should move.
         query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
         logits_BHLT = jnp.einsum('BHLD,BTD->BHLT', query_BHLD, encoded_BTD,
                                  preferred_element_type=jnp.float32)
-        mixed_BHLD = jnp.einsum('BHLT,BTD->BHLD', self.weights(logits_BHLT, bias), encoded_BTD)
+        mixed_BHLD = jnp.einsum('BHLT,BTD->BHLD', self.weights(logits_BHLT, biases), encoded_BTD)
         mixed_BHLD = keep_rows_apart(mixed_BHLD, self.activation_sharding)
         return self.project_out(self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD))
 
@@ -262,14 +231,16 @@ class EncoderLayer(nn.Module):
     config: T5Config
     dtype: jnp.dtype
     dropout_rate: float = 0.0
+    activation_sharding: NamedSharding | None = None
 
     def setup(self):
         args = (self.config, self.dtype, self.dropout_rate)
-        self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
+        self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias,
+                                        activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
 
-    def __call__(self, hidden_BSD: Array, bias: Array, buckets: Array) -> Array:
-        hidden_BSD += self.self_attention.self_attend(hidden_BSD, bias, buckets)
+    def __call__(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array) -> Array:
+        hidden_BSD += self.self_attention.self_attend(hidden_BSD, biases, buckets)
         return hidden_BSD + self.feed_forward(hidden_BSD)
 
 
@@ -291,23 +262,24 @@ class DecoderLayer(nn.Module):
         """Project the encoder's outputs for this layer's cross-attention."""
         return self.cross_attention.keys_values(encoded_BSD)
 
-    def __call__(self, hidden_BLD: Array, encoded_BSD: Array, bias: Array, buckets: Array,
-                 cross_bias: Array) -> Array:
-        hidden_BLD += self.self_attention.self_attend(hidden_BLD, bias, buckets)
-        hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_bias)
+    def __call__(self, hidden_BLD: Array, encoded_BSD: Array, biases: Biases, buckets: Array,
+                 cross_biases: Biases) -> Array:
+        hidden_BLD += self.self_attention.self_attend(hidden_BLD, biases, buckets)
+        hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_biases)
         return hidden_BLD + self.feed_forward(hidden_BLD)
 
-    def step(self, hidden_B1D: Array, biases: tuple[Array, Array, Array], layer_cache,
+    def step(self, hidden_B1D: Array, context: tuple[Biases, Array, Biases], layer_cache,
              index: Array):
         """Decode one position.
 
-        `biases` is (self bias, buckets, cross bias), `layer_cache` (self keys and values, cross
-        keys and values).
+        `context` is (self biases, buckets, cross biases), `layer_cache` (self keys and values,
+        cross keys and values).
         """
-        bias, buckets, cross_bias = biases
+        biases, buckets, cross_biases = context
         self_cache, cross_cache = layer_cache
         increment, self_cache = self.self_attention.cached_self_attend(
-            hidden_B1D, bias, buckets, self_cache, index)
+            hidden_B1D, biases, buckets, self_cache, index)
         hidden_B1D += increment
-        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, cross_cache, cross_bias)
+        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, cross_cache,
+                                                               cross_biases)
         return hidden_B1D + self.feed_forward(hidden_B1D), self_cache

@@ -25,15 +25,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.layers import (
-    MASKED,
-    DecoderLayer,
-    EncoderLayer,
-    RMSNorm,
-    bias_from_table,
-    relative_buckets,
-)
+from jax_prompt.t5.layers import DecoderLayer, EncoderLayer, RMSNorm
+from jax_prompt.t5.positions import MASKED, Biases, bias_from_table, mask_bias, relative_buckets
 from jax_prompt.types import Array, Params
 
 #: What to keep for the backward pass: everything, the results of products, or layer inputs alone.
@@ -55,6 +50,8 @@ class T5:
         on CPU).
       remat: 'none', 'dots' or 'full'; a key of `REMAT_POLICIES`.
       dropout_rate: used only by calls that are given a `dropout_rng`.
+      attention: how the encoder attends: 'xla', or 'cudnn', a fused kernel of NVIDIA GPUs; see
+        `attention.py`. It treats the position bias as frozen.
       activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`. Without it,
         weights that are split over `data` make the compiler split D and sum activations there.
     """
@@ -64,12 +61,14 @@ class T5:
     scan_layers: bool = True
     remat: str = 'none'
     dropout_rate: float = 0.0
+    attention: str = 'xla'
     activation_sharding: jax.sharding.NamedSharding | None = None
 
     def __post_init__(self):
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f'remat={self.remat!r} is no rematerialisation policy; '
                              f'choose one of {", ".join(REMAT_POLICIES)}')
+        check_attention(self.attention, self.config, self.dtype, self.dropout_rate)
 
     def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
         """Return a randomly initialised tree (T5's initial scales), for tests and benchmarks.
@@ -116,13 +115,20 @@ class T5:
         Returns:
           dtype[B, S, D].
         """
-        length = hidden_BSD.shape[1]
-        stack = frozen['encoder']
-        buckets = self._buckets(jnp.arange(length), jnp.arange(length), bidirectional=True)
-        bias = self._position_bias(stack, buckets) + _mask_bias(mask_BS, segment_ids_BS,
-                                                                segment_ids_BS)
-        return self._run_stack(self._encoder_layer(), stack, hidden_BSD, (bias, buckets),
-                               dropout_rng)
+        length, stack = hidden_BSD.shape[1], frozen['encoder']
+        fused = self.attention == 'cudnn'
+        if fused:
+            hidden_BSD, mask_BS, segment_ids_BS = fit_to_kernel(
+                hidden_BSD, mask_BS, segment_ids_BS)
+        positions = jnp.arange(hidden_BSD.shape[1])
+        buckets = self._buckets(positions, positions, bidirectional=True)
+        biases = self._position_bias(stack, buckets)
+        if fused:
+            biases = fused_bias(biases, mask_BS, segment_ids_BS, self.dtype)
+        else:
+            biases += (mask_bias(mask_BS, segment_ids_BS, segment_ids_BS),)
+        return self._run_stack(self._encoder_layer(), stack, hidden_BSD, (biases, buckets),
+                               dropout_rng)[:, :length]
 
     def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
                segment_ids: tuple[Array, Array] | None = None,
@@ -148,12 +154,12 @@ class T5:
         positions = jnp.arange(length)
         buckets = self._buckets(positions, positions, bidirectional=False)
         causal = jnp.where(positions[:, None] >= positions[None], 0.0, MASKED)
-        bias = self._position_bias(stack, buckets) + causal
+        biases = (*self._position_bias(stack, buckets), causal)
         if decoder_segments is not None:
-            bias += _mask_bias(decoder_segments > 0, decoder_segments, decoder_segments)
-        cross_bias = _mask_bias(encoder_mask_BS, decoder_segments, encoder_segments)
+            biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
+        cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
         return self._run_stack(self._decoder_layer(), stack, hidden_BLD,
-                               (encoded_BSD, bias, buckets, cross_bias), dropout_rng)
+                               (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
         """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
@@ -198,7 +204,7 @@ class T5:
                     for n in range(cfg.num_decoder_layers)]
             layers = {'params': each, 'self': [(empty, empty)] * len(each),
                       'cross': [project(params) for params in each]}
-        return layers | {'cross_bias': _mask_bias(encoder_mask_BS, None, None),
+        return layers | {'cross_bias': mask_bias(encoder_mask_BS, None, None),
                          'index': jnp.zeros((), jnp.int32)}
 
     def decode_step(self, frozen: Params, hidden_BGD: Array, cache: Params,
@@ -223,12 +229,12 @@ class T5:
         keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2]) // ways
         buckets = self._buckets(index[None], keys, bidirectional=False)
         allowed = keys <= index if visible is None else visible[:, None]
-        bias = self._position_bias(stack, buckets) + jnp.where(allowed, 0.0, MASKED)
-        biases = (bias, buckets, cache['cross_bias'])
+        biases = (*self._position_bias(stack, buckets), jnp.where(allowed, 0.0, MASKED))
+        context = (biases, buckets, (cache['cross_bias'],))
 
         def body(hidden_BGD, layer_inputs):
             params, *layer_cache = layer_inputs
-            return layer.apply({'params': params}, hidden_BGD, biases, layer_cache, index * ways,
+            return layer.apply({'params': params}, hidden_BGD, context, layer_cache, index * ways,
                                method='step')
 
         if self.scan_layers:
@@ -243,7 +249,7 @@ class T5:
         return hidden_BGD, cache | {'self': self_cache, 'index': index + 1}
 
     def _encoder_layer(self) -> EncoderLayer:
-        return EncoderLayer(self.config, self.dtype, self.dropout_rate)
+        return EncoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
 
     def _decoder_layer(self) -> DecoderLayer:
         return DecoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
@@ -252,10 +258,9 @@ class T5:
         """Initialise the layers of one stack, stacked, with its bias table and final norm."""
         cfg = self.config
         hidden = jnp.zeros((1, 1, cfg.d_model), self.dtype)
-        bias, buckets = jnp.zeros((1, cfg.num_heads, 1, 1)), jnp.zeros((1, 1), jnp.int32)
-        args = (hidden, bias, buckets)
+        args = (hidden, (), jnp.zeros((1, 1), jnp.int32))
         if isinstance(layer, DecoderLayer):
-            args = (hidden, hidden, bias, buckets, bias)
+            args = (hidden, *args, ())
         layer_rng, bias_rng = jax.random.split(rng)
         keys = jax.random.split(layer_rng, depth)
         stack = {
@@ -272,11 +277,11 @@ class T5:
         """Return int32[Q, T] buckets of key positions as seen from query positions."""
         return relative_buckets(keys[None, :] - queries[:, None], bidirectional, self.config)
 
-    def _position_bias(self, stack: Params, buckets: Array) -> Array:
-        """Return the stack's shared bias float32[1, H, Q, T], or zero where layers own theirs."""
+    def _position_bias(self, stack: Params, buckets: Array) -> Biases:
+        """Return the stack's shared bias float32[1, H, Q, T]; none where layers own theirs."""
         if self.config.per_layer_relative_bias:
-            return jnp.zeros((1, 1, 1, 1))
-        return bias_from_table(stack['relative_bias']['embedding'], buckets)
+            return ()
+        return (bias_from_table(stack['relative_bias']['embedding'], buckets),)
 
     def _final_norm(self, stack: Params, hidden: Array) -> Array:
         norm = RMSNorm(self.config.layer_norm_epsilon, self.dtype)
@@ -313,15 +318,6 @@ class T5:
             return hidden
         kept = jax.random.bernoulli(rng, 1.0 - self.dropout_rate, hidden.shape)
         return jnp.where(kept, hidden / (1.0 - self.dropout_rate), 0).astype(hidden.dtype)
-
-
-def _mask_bias(mask_BT: Array, query_segments: Array | None,
-               key_segments: Array | None) -> Array:
-    """Return float32[B, 1, 1 or Q, T]: 0 where a query may look, `MASKED` elsewhere."""
-    allowed = mask_BT[:, None, None, :]
-    if key_segments is not None:
-        allowed = allowed & (query_segments[:, None, :, None] == key_segments[:, None, None, :])
-    return jnp.where(allowed, 0.0, MASKED)
 
 
 def count_parameters(tree: Params) -> int:

@@ -12,6 +12,7 @@ from jax_prompt.checkpoints.weights import load_t5
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
+from jax_prompt.t5.attention import check_device
 from jax_prompt.t5.model import T5, count_parameters
 from jax_prompt.types import Params
 
@@ -31,6 +32,21 @@ class MeshSettings:
     shape: str = 'data:-1'
     shard_weights_over_data: bool = False
     each_host: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """How the layers are computed: the same results, up to rounding, at another speed.
+
+    Attributes:
+      scan: one compiled layer in a loop; None for a loop on accelerators and unrolled layers on
+        CPU, where they are a tenth faster.
+      attention: how the encoder attends: 'xla', or 'cudnn', a fused kernel of NVIDIA GPUs for
+        bfloat16 activations without dropout.
+    """
+
+    scan: bool | None = None
+    attention: str = 'xla'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,8 +85,8 @@ class FrozenModel:
 
 
 def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
-               scan_layers: bool | None = None, remat: str = 'none', name: str | None = None,
-               mesh: MeshSettings | None = None, weights: str | None = None) -> FrozenModel:
+               remat: str = 'none', name: str | None = None, mesh: MeshSettings | None = None,
+               weights: str | None = None, layers: LayerSettings | None = None) -> FrozenModel:
     """Load a T5 and its vocabulary.
 
     Args:
@@ -79,13 +95,12 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
       vocabulary: the tokenizer's source where the model's folder has none.
       dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
         bfloat16 elsewhere. (Not float16: T5 overflows in it.)
-      scan_layers: one compiled layer in a loop; None for a loop on accelerators and unrolled
-        layers on CPU, where they are a tenth faster.
       remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
       name: what to call it; None for its folder's or repository's name.
       mesh: how the devices share the work; None for the batch spread over all of them.
       weights: 'int8' keeps the kernels as 8-bit numbers, half of bfloat16's memory; None for
         `dtype`.
+      layers: how the layers are computed; None for a way that every device has.
 
     Returns:
       The model.
@@ -95,6 +110,8 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     """
     if source is None:
         raise ValueError('no model given; name one with --model=SOURCE or as model.source in gin')
+    layers = layers or LayerSettings()
+    check_device(layers.attention)
     on_cpu = jax.default_backend() == 'cpu'
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     mesh = mesh or MeshSettings()
@@ -106,8 +123,8 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
         raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
     words = load_vocabulary(vocabulary or str(loaded.folder))
-    model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat,
-               scan_layers=not on_cpu if scan_layers is None else scan_layers,
+    model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
+               scan_layers=not on_cpu if layers.scan is None else layers.scan,
                activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
     return FrozenModel(model, loaded.frozen, devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words))

@@ -26,7 +26,7 @@ _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_si
                   'compare')
 
 #: Configuration whose effect stands in the identity already; paths in it may change.
-_TOLD_OTHERWISE = ('train.', 'model.', 'mesh.', 'settings.', 'TASK', 'file_task.',
+_TOLD_OTHERWISE = ('train.', 'model.', 'mesh.', 'layers.', 'settings.', 'TASK', 'file_task.',
                    'registered_task.', 'rotten_tomatoes.', 'imdb.', 'layout.')
 
 
@@ -101,6 +101,7 @@ def run_identity(setup: Setup, optimizer: optax.GradientTransformation,
         'model': {'fingerprint': setup.model.fingerprint,
                   'vocabulary': setup.model.vocabulary_fingerprint, 'dtype': str(t5.dtype),
                   'scan_layers': t5.scan_layers, 'remat': t5.remat,
+                  'attention': t5.attention,
                   'weights': sorted({str(leaf.dtype) for leaf in
                                      jax.tree.leaves(setup.model.frozen)})},
         'task': setup.task.to_dict(),

@@ -220,7 +220,7 @@ def test_long_targets_too():
     attention = Attention(config, jnp.float32, 0.0)
 
     def attend(hidden_BLD, params):
-        return attention.apply({'params': params}, hidden_BLD, encoded_BTD, 0.0,
+        return attention.apply({'params': params}, hidden_BLD, encoded_BTD, (),
                                method='cross_attend')
 
     wide = widen(layer, jnp.float32)
