@@ -7,7 +7,8 @@
 
 `fixed` gives both the same batches of equal length. `reviews` gives both the same Rotten Tomatoes
 sentences with a prompt in front: here in the project's own batches (length buckets, and packed),
-in PEFT as its users batch them, padded to the longest of each batch, in random order.
+in PEFT in random order, padded to the longest of each batch, or all to 128 tokens as PEFT's own
+example of prompt tuning for such models does.
 
 Each contender is a process of its own, which compiles, warms up and then waits; the processes are
 asked for some steps in turns, so that a machine's moods meet all alike. PEFT runs as its users run
@@ -29,6 +30,8 @@ import time
 import numpy as np
 
 DEMO_MODEL = 'package:traceforge_title_model/data/span'
+#: `max_length` in PEFT's examples/conditional_generation/peft_prompt_tuning_seq2seq.ipynb.
+PEFT_EXAMPLE_LENGTH = 128
 #: Dense bfloat16 operations a second of the chips that this may run on, by their makers' sheets.
 PEAK = {'NVIDIA H200': 989e12, 'NVIDIA H100': 989e12, 'NVIDIA A100': 312e12}
 
@@ -77,7 +80,8 @@ def contenders(args: argparse.Namespace) -> list[str]:
         ways = ['bucketed', 'packed'] if args.data == 'reviews' else ['fixed']
         names += ['/'.join(('jax_prompt', dtype, *choice)) for choice in itertools.product(
             ways, args.remat.split(','), args.attention.split(','))]
-        names.append(f'peft/{dtype}/{"longest" if args.data == "reviews" else "fixed"}/none/own')
+        ways = ['longest', 'padded'] if args.data == 'reviews' else ['fixed']
+        names += [f'peft/{dtype}/{way}/none/own' for way in ways]
     return names
 
 
@@ -137,8 +141,10 @@ def report(args: argparse.Namespace, workers: dict[str, Worker]) -> None:
                      if name.startswith(library) and worker.turns}
                     for library in ('jax_prompt', 'peft'))
     if ours and theirs:
-        best, peer = max(ours, key=ours.get), max(theirs, key=theirs.get)
-        print(f'ratio {best} : {peer} = {ours[best] / theirs[peer]:.2f}')
+        best = max(ours, key=ours.get)
+        for way in dict.fromkeys(name.split('/')[2] for name in theirs):
+            peer = max((name for name in theirs if name.split('/')[2] == way), key=theirs.get)
+            print(f'ratio {best} : {peer} = {ours[best] / theirs[peer]:.2f}')
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -168,10 +174,11 @@ def prepare(args: argparse.Namespace) -> None:
     save_batches(folder / 'packed', take(packed_train_batches(
         features, args.batch_size, 0, packing)))
     order = np.random.default_rng(0).permutation(len(features))[:count * args.batch_size]
-    longest = []
-    for rows in order.reshape(count, args.batch_size):
-        longest.append(features.batch(rows, int(features.lengths[rows].max())))
-    save_batches(folder / 'longest', longest)
+    batches = order.reshape(count, args.batch_size)
+    save_batches(folder / 'longest', [
+        features.batch(rows, int(features.lengths[rows].max())) for rows in batches])
+    save_batches(folder / 'padded', [
+        features.batch(rows, args.rows + PEFT_EXAMPLE_LENGTH) for rows in batches])
 
 
 def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -279,7 +286,9 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
     train_step = make_train_step(model, method, optimizer)
 
     def fresh():
-        return init_state(method.init(jax.random.key(0), context), optimizer)
+        # Where the updates leave it: a state that was nowhere yet would be compiled for once more.
+        return jax.device_put(init_state(method.init(jax.random.key(0), context), optimizer),
+                              jax.devices()[0])
 
     for batch in {str(sorted((k, v.shape) for k, v in b.items())): b for b in batches}.values():
         jax.block_until_ready(train_step(fresh(), frozen, batch))

@@ -67,7 +67,8 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
     Returns:
       The exit code.
     """
-    use_compilation_cache()
+    if command != 'plan':  # what is compiled for a TPU cannot be read back where there is none
+        use_compilation_cache()
     effective = configure(files, bindings, folders)
     gin_setup.check_use(effective, command, COMMANDS)
     return gin.get_configurable(command)()

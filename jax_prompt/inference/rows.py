@@ -132,6 +132,11 @@ class Row:
     options: Any
     group: tuple
 
+    @property
+    def passes(self) -> int:
+        """Return how often its batch reads the weights: a further time for each token."""
+        return 1 if self.labels is not None else 1 + self.max_tokens
+
 
 def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:
     """Yield the numbers of the rows of each batch: one group, like lengths, longest first."""

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+import jax
+
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import Row
@@ -21,9 +23,12 @@ from jax_prompt.inference.rows import Row
 _log = logging.getLogger(__name__)
 
 #: Batches that may be on the device or on their way: it works on one while the other is prepared.
-_UNDER_WAY = 2
-#: What a batch costs beside its rows, in rows: so small batches of short rows are not preferred.
-_FIXED_COST = 8
+#: Where the device is the host's own processor nothing is won by that, and each batch would be
+#: chosen from fewer rows.
+_UNDER_WAY, _UNDER_WAY_ON_CPU = 2, 1
+#: What reading the weights once costs, in positions: so many take as long to compute with them, on
+#: two cores of a CPU as well as on a TPU, whose operations a byte are about as many.
+_WEIGHTS_COST = 256
 
 
 class Busy(Exception):
@@ -53,7 +58,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, max_wait: float = 0.005, max_queue: int = 1024,
                  watch: Callable[[Sequence[Row], float, float], None] | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+                 clock: Callable[[], float] = time.monotonic, under_way: int | None = None):
         """Take an engine; `__enter__` starts the work.
 
         Args:
@@ -62,6 +67,7 @@ class Batcher:
           max_queue: rows that may wait.
           watch: is told of each batch: its rows, the longest wait and the seconds it took.
           clock: seconds that only grow.
+          under_way: batches on the device or on their way; None for what suits the device.
         """
         self._engine, self._max_wait, self._max_queue = engine, max_wait, max_queue
         self._watch, self._clock = watch, clock
@@ -69,7 +75,9 @@ class Batcher:
         self._groups: dict[tuple, collections.deque[_Waiting]] = {}
         self._count = self._unanswered = 0
         self._stopping = False
-        self._free = threading.Semaphore(_UNDER_WAY)
+        if under_way is None:
+            under_way = _UNDER_WAY_ON_CPU if jax.default_backend() == 'cpu' else _UNDER_WAY
+        self._free = threading.Semaphore(under_way)
         self._running: queue.SimpleQueue = queue.SimpleQueue()
         self._cold: queue.SimpleQueue = queue.SimpleQueue()
         self._threads = [threading.Thread(target=work, name=f'batcher {work.__name__}', daemon=True)
@@ -208,22 +216,26 @@ class Batcher:
     def _take(self, waiting: collections.deque[_Waiting]) -> list[_Waiting]:
         """Take a batch out of a group: its oldest row, and those that go best with it.
 
-        A batch costs its rows times its length, fillers included. Of the lengths that hold the
-        oldest row the one is taken at which a row is cheapest.
+        A batch costs the positions of its rows, fillers included, and the weights once for each
+        pass over them. A row is worth what it would cost in a full batch of its like. Of the
+        batches that hold the oldest row the one is taken that is worth the most for its cost.
         """
-        shapes = self._engine.shapes
+        shapes, weights = self._engine.shapes, _WEIGHTS_COST * waiting[0].row.passes
         lengths = [shapes.length(len(one.row.ids)) for one in waiting]
-        best = (0.0, 0, 0)
+        worth = [length + weights / shapes.largest_batch for length in lengths]
+        best, chosen = 0.0, set()
         for length in sorted({length for length in lengths if length >= lengths[0]}):
-            count = min(sum(other <= length for other in lengths), shapes.largest_batch)
-            whole = max((size for size in shapes.batch_sizes if size <= count), default=count)
-            for rows in {count, whole}:  # as they are, or as many as need no fillers
-                worth = rows / ((shapes.batch_size(rows) + _FIXED_COST) * length)
-                best = max(best, (worth, length, rows))
+            # The longest that fit waste least; of equals, those that have waited longer.
+            others = sorted((number for number in range(1, len(lengths))
+                             if lengths[number] <= length), key=lambda number: -lengths[number])
+            for size in shapes.batch_sizes:
+                rows = [0, *others][:size]
+                rate = sum(worth[number] for number in rows) / (weights + size * length)
+                if rate > best:
+                    best, chosen = rate, set(rows)
         batch, rest = [], []
-        for one, length in zip(waiting, lengths, strict=True):
-            fits = length <= best[1] and len(batch) < best[2]
-            (batch if fits else rest).append(one)
+        for number, one in enumerate(waiting):
+            (batch if number in chosen else rest).append(one)
         waiting.clear()
         waiting.extend(rest)
         self._count -= len(batch)

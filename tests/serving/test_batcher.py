@@ -14,6 +14,8 @@ from jax_prompt.serving.batcher import Batcher, Busy, Stopped
 class Row:
     """As much of a row as a batcher looks at."""
 
+    passes = 1
+
     def __init__(self, number=0, length=4, group=('rank', 0)):
         self.number, self.group, self.ids = number, group, np.zeros(length, np.int32)
 
@@ -102,7 +104,7 @@ def test_rows_gather_while_the_device_is_busy(engine):
 
 def test_short_rows_do_not_pay_for_a_long_one_that_came_later(engine):
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001) as batcher:
+    with Batcher(engine, max_wait=0.001, under_way=2) as batcher:
         first = [batcher.submit(Row('a')), ]
         time.sleep(0.1)
         first.append(batcher.submit(Row('b')))  # two batches under way: the others queue up
@@ -116,7 +118,7 @@ def test_short_rows_do_not_pay_for_a_long_one_that_came_later(engine):
 
 def test_the_oldest_row_is_in_the_next_batch_though_others_fit_better(engine):
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001) as batcher:
+    with Batcher(engine, max_wait=0.001, under_way=2) as batcher:
         for number in 'ab':
             batcher.submit(Row(number))
             time.sleep(0.1)
@@ -124,6 +126,32 @@ def test_the_oldest_row_is_in_the_next_batch_though_others_fit_better(engine):
         engine.open.set()
         assert [answer.result(5) for answer in answers] == list(range(9))
     assert 0 in engine.batches[2]
+
+
+def test_a_long_row_is_run_with_the_longest_of_the_others(engine):
+    engine.open.clear()
+    with Batcher(engine, max_wait=0.001, under_way=1) as batcher:
+        batcher.submit(Row('a'))
+        time.sleep(0.1)
+        lengths = [60, 5, 5, 60, 12, 60, 5, 60]
+        answers = [batcher.submit(Row(n, length)) for n, length in enumerate(lengths)]
+        engine.open.set()
+        assert [answer.result(5) for answer in answers] == list(range(8))
+    assert engine.batches[1:] == [[0, 3, 5, 7], [1, 2, 4, 6]]
+
+
+def test_rows_that_generate_share_the_weights_rather_than_the_length(engine):
+    engine.open.clear()
+    with Batcher(engine, max_wait=0.001, under_way=1) as batcher:
+        batcher.submit(Row('a'))
+        time.sleep(0.1)
+        rows = [Row(n, length) for n, length in enumerate([60, 5, 5, 60, 12, 60, 5, 60])]
+        for row in rows:
+            row.passes = 33
+        answers = [batcher.submit(row) for row in rows]
+        engine.open.set()
+        assert [answer.result(5) for answer in answers] == list(range(8))
+    assert engine.batches[1:] == [list(range(8))]
 
 
 def test_a_program_that_must_be_compiled_does_not_hold_up_the_others(engine):
