@@ -123,11 +123,14 @@ def test_bulk_prediction_calibrates_and_divides_by_the_temperature(engine, tmp_p
 
 
 def test_beams_answer_as_the_search_itself(engine):
-    texts = ['the film', 'a hero and a plot', 'warm']
-    expected = engine.run(engine.rows_of(engine.prompt('title'), texts, decoding='beam',
+    texts, prompt = ['the film', 'a hero and a plot', 'warm'], engine.prompt('title')
+    expected = engine.run(engine.rows_of(prompt, texts, decoding='beam',
                                          options=BeamSettings(0.3)))
     found = answers(engine, 'title', texts, num_beams=3, length_penalty=0.3)
     assert found == [one.text for one in expected]
+    settings = AnswerSettings(num_beams=3, length_penalty=0.3, max_tokens=5)
+    row, = settings.rows(engine, prompt, ['film'], ['line 1'], [(0, 1)])
+    assert (row.decoding, row.options, row.max_tokens) == ('beam', BeamSettings(0.3), 5)
     assert AnswerSettings(num_beams=3).decodings.keys() == {'beam'}
     assert not AnswerSettings().decodings
 
