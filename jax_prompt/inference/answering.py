@@ -8,8 +8,8 @@ import numpy as np
 
 from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.calibration import Calibration
-from jax_prompt.inference.content_free import contextual_calibration
-from jax_prompt.inference.decodings import Decoding, beam_search
+from jax_prompt.inference.content_free import choose_calibration
+from jax_prompt.inference.decodings import Decoding, beam_decodings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.inference.sampling import SamplingSettings
@@ -55,7 +55,7 @@ class AnswerSettings:
     @property
     def decodings(self) -> Mapping[str, Decoding]:
         """Return what the engine must know besides sampling."""
-        return {'beam': beam_search(self.num_beams)} if self.num_beams > 1 else {}
+        return beam_decodings(self.num_beams)
 
     def rows(self, engine: Engine, prompt: ServedPrompt, inputs: Sequence[Any],
              places: Sequence[str], numbers: Sequence[tuple[int, int]]) -> list[Row]:
@@ -73,19 +73,15 @@ class AnswerSettings:
         """
         where = places.__getitem__
         if prompt.labels is not None:
-            return engine.rows_of(prompt, inputs, options=self._calibration(engine, prompt),
-                                  where=where)
+            calibration = choose_calibration(engine, prompt, prompt.labels, self.calibrate,
+                                             self.label_temperature)
+            return engine.rows_of(prompt, inputs, options=calibration, where=where)
         if self.num_beams > 1:
             return engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, decoding='beam',
                                   options=BeamSettings(self.length_penalty), where=where)
         rows = engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, where=where)
         return [dataclasses.replace(row, options=self._sampling(number))
                 for row, number in zip(rows, numbers, strict=True)]
-
-    def _calibration(self, engine: Engine, prompt: ServedPrompt) -> Calibration | None:
-        if self.calibrate:
-            return contextual_calibration(engine, prompt, prompt.labels, self.label_temperature)
-        return None if self.label_temperature == 1 else Calibration(None, self.label_temperature)
 
     def _sampling(self, number: tuple[int, int]) -> SamplingSettings:
         seed = np.random.SeedSequence([self.seed, *number]).generate_state(1)[0]

@@ -18,6 +18,18 @@ _MOST_REMEMBERED = 1024
 _measured: weakref.WeakKeyDictionary[Engine, dict[tuple, np.ndarray]] = weakref.WeakKeyDictionary()
 
 
+def choose_calibration(engine: Engine, prompt: ServedPrompt, labels: LabelSet | None,
+                       contextual: bool, temperature: float) -> Calibration | None:
+    """Return how scores become probabilities; None for the plain softmax.
+
+    Raises:
+      ValueError: see `contextual_calibration`.
+    """
+    if contextual and labels is not None:
+        return contextual_calibration(engine, prompt, labels, temperature)
+    return None if temperature == 1 else Calibration(None, temperature)
+
+
 def contextual_calibration(engine: Engine, prompt: ServedPrompt, labels: LabelSet,
                            temperature: float = 1.0) -> Calibration:
     """Return what makes scores of labels into calibrated probabilities.

@@ -46,3 +46,8 @@ def beam_search(num_beams: int = 4) -> Decoding:
         return jax.jit(lambda *batch: search(*batch).tokens_BGL[:, 0])
 
     return Decoding(make, BeamSettings(), stack_beam_settings)
+
+
+def beam_decodings(num_beams: int) -> dict[str, Decoding]:
+    """Return the engine's decoding 'beam' of so many beams; nothing for one, which is no search."""
+    return {'beam': beam_search(num_beams)} if num_beams > 1 else {}

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from jax_prompt import __version__
 from jax_prompt.inference.beam import BeamSettings
+from jax_prompt.inference.content_free import choose_calibration
 from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row
 from jax_prompt.inference.sampling import SamplingSettings
@@ -64,7 +65,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
         def make_row() -> Row:
             labels = None if body.labels is None else service.label_set(body.labels)
-            options = service.calibration(prompt, labels, body.calibrate, body.temperature)
+            options = choose_calibration(service.engine, prompt, labels or prompt.labels,
+                                         body.calibrate, body.temperature)
             return service.engine.rows_of(prompt, [body.inputs], rank=True, labels=labels,
                                           options=options)[0]
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jax_prompt.inference.calibration import Calibration
-from jax_prompt.inference.content_free import contextual_calibration
-from jax_prompt.inference.decodings import beam_search
+from jax_prompt.inference.decodings import beam_decodings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.row_labels import LabelSet
@@ -61,8 +59,7 @@ class Service:
             settings.batch_size, labels=((2, 2), (8, 4), (64, 8)), shared_labels=1)
         self.settings, self.metrics = settings, Metrics()
         self._stop = threading.Event()
-        self.engine = Engine(opened, shapes, decodings={
-            'beam': beam_search(settings.num_beams)} if settings.num_beams > 1 else None)
+        self.engine = Engine(opened, shapes, decodings=beam_decodings(settings.num_beams))
         self.folder = PromptFolder(self.engine, prompts, settings.kept_versions,
                                    settings.warm_up_length, self._stop.is_set)
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
@@ -110,18 +107,6 @@ class Service:
             raise ValueError(f'{labels.shape[0]} labels of up to {labels.shape[1]} tokens; '
                              f'expected at most {most[0]} of {most[1]}, end tokens included')
         return labels
-
-    def calibration(self, prompt: ServedPrompt, labels: LabelSet | None, contextual: bool,
-                    temperature: float) -> Calibration | None:
-        """Return how a request's scores become probabilities; None for the plain softmax.
-
-        Raises:
-          ValueError: the prompt's place is marked within the input.
-        """
-        labels = prompt.labels if labels is None else labels
-        if contextual and labels is not None:
-            return contextual_calibration(self.engine, prompt, labels, temperature)
-        return None if temperature == 1 else Calibration(None, temperature)
 
     async def answer(self, make_row: Callable[[], Row]) -> tuple[Row, Prediction]:
         """Answer one row.
