@@ -183,9 +183,9 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_not_unpacked(folder):
     assert peak < 2**20
 
 
-@pytest.mark.parametrize('content', [b'', b'text', gzip.compress(b'\0' * 119),
-                                     gzip.compress(ROWS.tobytes()) + b'x',
-                                     gzip.compress(ROWS.tobytes())[:-1]])
+@pytest.mark.parametrize('content', [
+    b'', b'text', gzip.compress(b'\0' * 119), gzip.compress(ROWS.tobytes()) + b'x',
+    gzip.compress(ROWS.tobytes())[:-1]], ids=['nothing', 'text', 'too few', 'too many', 'cut'])
 def test_damaged_chunks_are_refused(folder, content):
     (folder / NAME / '0.0').write_bytes(content)
     with pytest.raises(ValueError, match='does not hold the 120 bytes of a chunk'):
