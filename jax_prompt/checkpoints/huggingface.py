@@ -195,9 +195,10 @@ def _settle_head(config: T5Config, said: dict[str, Any], tensors: dict[str, Stor
                  folder: pathlib.Path) -> T5Config:
     """Decide by the tensors what a file's config.json leaves open about the head.
 
-    transformers 5 writes `tie_word_embeddings: true` for every T5, mT5 and umT5, and for T5 alone
-    `scale_decoder_outputs`; mT5 it never scales (`models/*/configuration_*.py`, release 5.23).
-    Before it, the class default of mT5 and umT5 changed between releases.
+    transformers 5 writes `tie_word_embeddings: true` for every T5, mT5 and umT5, and for T5, since
+    release 5.24 for umT5 too, `scale_decoder_outputs`; mT5 it never scales
+    (`models/*/configuration_*.py`). Before it, the class default of mT5 and umT5 changed between
+    releases.
     """
     model_type = said.get('model_type', 't5')
     version = str(said.get('transformers_version', '0')).split('.')[0]

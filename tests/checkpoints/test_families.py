@@ -73,9 +73,9 @@ def family(request):
         ids, targets, mask = batch(config.vocab_size)
         logits = module(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask),
                         decoder_input_ids=torch.from_numpy(targets)).logits.numpy()
-    if kind == 'UMT5' and own_head:
-        # transformers 5 scales umT5's decoder outputs whatever its head is; 4, and T5X, where the
-        # model is from, only before a tied head.
+    if kind == 'UMT5' and own_head and not hasattr(config, 'scale_decoder_outputs'):
+        # transformers 5.0 to 5.23 scale umT5's decoder outputs whatever its head is; 4, 5.24, and
+        # T5X, where the model is from, only before a tied head.
         logits *= config.d_model ** 0.5
     return module, logits
 
