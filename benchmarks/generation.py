@@ -2,14 +2,16 @@
 
     python -m benchmarks.generation [--batch_size=32] [--tokens=32] [--rounds=5] [--dtype=float32]
 
-The prompt is exported to PEFT's format and loaded there, the texts are Rotten Tomatoes sentences
-padded to the same length, and both must give the same tokens and choose the same labels. Generation
-is greedy; every row generates exactly as many tokens (the end token is not allowed before), so
-that both do the same. PEFT ranks labels as its users write it: one forward pass of the batch a
-label. On an NVIDIA GPU both run there.
+The prompt is exported to PEFT's format and loaded there, the texts are a batch of Rotten Tomatoes
+sentences, tokenized beforehand, and both must write the same texts and choose the same labels.
+PEFT's batch is padded to its longest sentence; the engine pads as it always does. Generation is
+greedy; every row generates exactly as many tokens (the end token is not allowed before), so that
+both do the same. PEFT ranks labels as its users write it: one forward pass of the batch a label. On
+an NVIDIA GPU both run there.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import statistics
 import tempfile
@@ -76,25 +78,32 @@ def prepare(args: argparse.Namespace, folder: pathlib.Path):
     ids_BS = features.batch(np.arange(args.batch_size), int(features.lengths.max())
                             )['encoder_input_tokens']
     labels = [opened.vocabulary.encode(label) for label in LABELS]
-    return (ours(args, opened, rows_PD, ids_BS, labels),
-            theirs(args, folder / 'model', adapter, ids_BS[:, ROWS:], labels))
+    prompt = PromptFile(rows_PD, metadata)
+    return (ours(args, opened, prompt, examples.inputs, ids_BS, labels),
+            theirs(args, folder / 'model', adapter, ids_BS[:, ROWS:], labels,
+                   opened.vocabulary.decode))
 
 
-def ours(args: argparse.Namespace, opened, rows_PD: np.ndarray, ids_BS: np.ndarray, labels):
+def ours(args: argparse.Namespace, opened, prompt, inputs, ids_BS: np.ndarray, labels):
     """Return the runs of this project."""
-    from jax_prompt.inference.generate import make_generator, stack_limits
+    from jax_prompt.inference.engine import Engine
     from jax_prompt.inference.rank import make_label_scorer
-    generate = make_generator(opened.model, args.tokens)
-    limits = stack_limits([(args.tokens, args.tokens)] * args.batch_size, args.tokens)
+    from jax_prompt.inference.sampling import SamplingSettings
+    engine = Engine(opened)
+    row = engine.row(None, '', max_tokens=args.tokens,
+                     options=SamplingSettings(min_tokens=args.tokens))
+    served = engine.add('prompt', prompt)
+    rows = [dataclasses.replace(row, prompt=served, ids=served.ids(tokens, 'a sentence')[0])
+            for tokens in inputs]
     score = make_label_scorer(opened.model, labels)
     return {
-        'generate': lambda: np.asarray(generate(opened.frozen, rows_PD, ids_BS, limits)),
-        'rank': lambda: np.asarray(score(opened.frozen, rows_PD, ids_BS)).argmax(1),
+        'generate': lambda: [answer.text for answer in engine.run(rows)],
+        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt_PD, ids_BS)).argmax(1),
     }
 
 
 def theirs(args: argparse.Namespace, model: pathlib.Path, adapter: pathlib.Path,
-           ids_BS: np.ndarray, labels):
+           ids_BS: np.ndarray, labels, decode):
     """Return the runs of PEFT."""
     import torch
     from peft import PeftModel
@@ -106,10 +115,10 @@ def theirs(args: argparse.Namespace, model: pathlib.Path, adapter: pathlib.Path,
     mask = (ids != 0).long()
 
     @torch.inference_mode()
-    def generate() -> np.ndarray:
+    def generate() -> list[str]:
         tokens = peft.generate(input_ids=ids, attention_mask=mask, max_new_tokens=args.tokens,
                                min_new_tokens=args.tokens, do_sample=False, num_beams=1)
-        return tokens[:, 1:].cpu().numpy()
+        return [decode(row).strip() for row in tokens[:, 1:].tolist()]
 
     @torch.inference_mode()
     def rank() -> np.ndarray:

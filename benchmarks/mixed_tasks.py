@@ -82,7 +82,7 @@ def measure_batches(engine, args):
     for suffix, what in (('', 'rank classification'), ('-text', 'generation, 16 tokens')):
         batches = {'one task': rows([0] * args.batch_size, suffix),
                    'eight tasks': rows(mixed, suffix)}
-        runs = {name: lambda batch=batch: np.asarray(engine.start(batch).result)
+        runs = {name: lambda batch=batch: [wait() for _, wait in engine.start(batch).parts]
                 for name, batch in batches.items()}
         if not suffix:
             runs['one task, shared labels'] = shared_labels(engine, batches['one task'])

@@ -221,6 +221,9 @@ def _one_line(error: Exception) -> str:
                 f'to go on from the last checkpoint ({str(error).splitlines()[0][:200]})')
     if hasattr(error, 'exit_code'):
         return str(error)
+    if isinstance(error, OSError) and isinstance(error.__context__, OSError) and \
+            str(error).startswith(str(error.__context__)):
+        error = error.__context__  # gin's stand-in for it has its text alone
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f'{error.strerror}: {error.filename}'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -60,6 +60,8 @@ FLAGS = {
         _MODEL, _TASK, _MESH, _WEIGHTS,
         Flag('prompt', 'evaluate.prompt', 'prompt file', 'FILE'),
         Flag('split', 'evaluate.split', 'which split', 'SPLIT'),
+        Flag('calibration', 'evaluate.calibration', 'tell how far label probabilities can be '
+             'believed, and which --label_temperature suits them', switch=True),
     ),
     'predict': (
         _MODEL, _MESH, _WEIGHTS,
@@ -75,6 +77,8 @@ FLAGS = {
         Flag('batch_size', 'lines.batch_size', 'most rows of a batch', 'N'),
         Flag('calibrate', 'answers.calibrate', 'take away what the labels score without an input',
              switch=True),
+        Flag('label_temperature', 'answers.label_temperature', 'divides the scores of labels; see '
+             'evaluate --calibration', 'T'),
         Flag('num_beams', 'answers.num_beams', 'of a beam search, for free text', 'N'),
         Flag('length_penalty', 'answers.length_penalty', "the beam search's alpha", 'ALPHA'),
         Flag('temperature', 'answers.temperature', 'of sampling; 0 for greedy', 'T'),
@@ -117,7 +121,7 @@ FLAGS = {
         Flag('overwrite', 'convert.overwrite', 'replace a converted model', switch=True),
     ),
     'serve': (
-        _MODEL, _WEIGHTS,
+        _MODEL, _MESH, _WEIGHTS,
         Flag('prompts', 'serve.prompts', 'folder of prompt files, which is watched', 'FOLDER'),
         Flag('host', 'server.host', 'address to listen on; 127.0.0.1 unless given', 'ADDRESS'),
         Flag('port', 'server.port', '8000 unless given; 0 for a free one', 'N'),
@@ -162,7 +166,9 @@ EXAMPLES = {
                '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
     'convert': 'example:\n  jax-prompt convert --model=google/t5-xl-lm-adapt --weights=int8 '
                '--output=models/xl-int8',
-    'serve': 'example:\n  jax-prompt serve --model=google/flan-t5-base --prompts=prompts/',
+    'serve': 'The token for changing prompts, and for everything where other machines can ask, is '
+             'read from JAX_PROMPT_TOKEN.\n\n'
+             'example:\n  jax-prompt serve --model=google/flan-t5-base --prompts=prompts/',
     'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
             '--weights=int8',
     'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '

@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import sys
 
+import gin
+import numpy as np
 import pytest
 
 from jax_prompt import cli
@@ -73,6 +75,28 @@ def test_evaluate_with_and_without_a_prompt(world, run, capsys):
     assert f'{100 * best:.2f}%' in with_prompt
     assert cli.main(common) == 0
     assert 'no prompt' in capsys.readouterr().out
+
+
+def test_evaluate_finds_the_temperature_at_which_labels_can_be_believed(world, run, capsys,
+                                                                       tmp_path):
+    arguments = ['evaluate', *train_arguments(world, run)[1:3], '--split=validation',
+                 *train_arguments(world, run)[6:8], f'--prompt={run / "prompt.safetensors"}',
+                 '--calibration']
+    assert cli.main(arguments) == 0
+    before, after = capsys.readouterr().out.splitlines()[-2:]
+    assert before.startswith('label_temperature 1: calibration error ')
+    assert float(after.split()[-1]) < float(before.split()[-1])
+    (tmp_path / 'in.jsonl').write_text('{"text": "the film was great"}\n')
+    sure = {}
+    for temperature in ('1', after.split()[1].rstrip(':')):
+        assert cli.main(predict_arguments(world, run, f'--inputs={tmp_path / "in.jsonl"}',
+                                          f'--label_temperature={temperature}')) == 0
+        sure[temperature] = json.loads(capsys.readouterr().out)['probabilities']['positive']
+    odds = [np.log(p / (1 - p)) for p in sure.values()]
+    np.testing.assert_allclose(odds[0], odds[1] * float(list(sure)[1]), rtol=1e-4)
+    free = [word for word in arguments if 'labels' not in word and '--prompt=' not in word]
+    fails(capsys, free, 'has no labels; leave --calibration out')
+    fails(capsys, [*arguments, '--gin.settings.evaluate_by=greedy'], "evaluate_by is ('greedy',)")
 
 
 def test_predict_answers_lines_in_order(world, run, capsys, monkeypatch, tmp_path):
@@ -416,6 +440,15 @@ def test_whatever_is_raised_is_told_in_one_line(capsys, monkeypatch, raised, par
     fails(capsys, ['train'], 'jax-prompt train: ', *parts)
     with pytest.raises(type(raised)):
         cli.main(['train', '--debug'])
+
+
+def test_a_file_that_cannot_be_opened_is_named_though_gin_stands_between(capsys, monkeypatch):
+    @gin.configurable('opening_no_file')
+    def opening():
+        open('no/such/file')
+
+    monkeypatch.setattr(cli, '_run', lambda *_: opening())
+    fails(capsys, ['train'], 'jax-prompt train: No such file or directory: no/such/file\n')
 
 
 @pytest.mark.parametrize('command, resumes', [('train', True), ('predict', False)])

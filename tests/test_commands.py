@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +22,7 @@ from jax_prompt.flags import EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.training.frozen_model import open_model
-from tests.training.processes import finish, start, start_together
+from tests.training.processes import finish, free_port, start
 
 TASK = {'name': 'reviews', 'inputs_template': 'review : {text}', 'target': 'label',
         'labels': {'0': 'negative', '1': 'positive'}, 'inputs_length': 64, 'targets_length': 8}
@@ -63,6 +66,22 @@ def test_help_names_every_flag(command, capsys):
         cli.main([command, '--help'])
     told = capsys.readouterr().out
     assert end.value.code == 0 and all(f'--{flag.name}' in told for flag in FLAGS[command])
+
+
+def test_the_card_of_a_run_holds_the_command_that_uses_its_prompt(world, tmp_path, monkeypatch):
+    model, words = tmp_path / 'a model', tmp_path / 'its words.json'
+    shutil.copytree(world / 'model', model)
+    (model / 'tokenizer.json').rename(words)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['train', f'--model={model}', f'--gin.model.vocabulary={words}',
+                     '--output=the run', *task_flags(world), '--gin.prompt.rows=2',
+                     '--gin.settings.steps=2', '--gin.settings.evaluate_every=2',
+                     '--gin.settings.compare=False']) == 0
+    command, = re.findall('^jax-prompt (predict .*) < texts.txt$',
+                          (tmp_path / 'the run/card.md').read_text(), re.MULTILINE)
+    (tmp_path / 'texts.txt').write_text('the film was great\n')
+    assert cli.main([*shlex.split(command), '--inputs=texts.txt', '--output=out.txt']) == 0
+    assert (tmp_path / 'out.txt').read_text() in ('negative\n', 'positive\n')
 
 
 def test_a_converted_model_is_used_like_the_one_that_it_was(world, prompt, tmp_path, capsys):
@@ -150,22 +169,96 @@ def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys):
     assert plain['probabilities'] != pytest.approx(calibrated['probabilities'], abs=1e-4)
     fails(capsys, ['predict', f'--model={world / "model"}', f'--prompt={free}',
                    '--num_beams=2', '--temperature=1.0'], 'a beam search draws nothing')
+    for one, flag, why in ((prompt, '--num_beams=2', 'the task has labels'),
+                           (free, '--calibrate', 'the task is free text')):
+        fails(capsys, ['predict', f'--model={world / "model"}', f'--inputs={inputs}',
+                       f'--prompt={one}', flag], 'would do nothing', why)
+
+
+#: A host that is slow to load, and stops behind its first window until it is told to go on.
+HELD = """
+    import os, sys, time
+    from jax_prompt import cli
+    from jax_prompt.commands import predict
+
+    go, seconds, *arguments = sys.argv[1:]
+    load = predict.load_prompt
+    predict.load_prompt = lambda path: (time.sleep(float(seconds)), load(path))[1]
+
+    class Held(predict.ProgressLine):
+        def __call__(self, progress):
+            while not os.path.exists(go):
+                time.sleep(0.05)
+
+    predict.ProgressLine = Held
+    sys.exit(cli.main(arguments))
+"""
+
+
+def wait_until(is_so, process):
+    deadline = time.monotonic() + 240
+    while not is_so():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def answer(world, prompt, tmp_path):
+    """Arguments of `predict` that answer a file in windows of five lines."""
+    inputs = tmp_path / 'in.txt'
+    inputs.write_text(''.join(f'the film was {word}\n' for word in ('great', 'dull') * 20))
+    return ['predict', f'--inputs={inputs}', f'--model={world / "model"}', f'--prompt={prompt}',
+            '--gin.lines.window=5']
 
 
 @pytest.mark.slow
-def test_two_hosts_answer_a_file_and_join_their_shares(world, prompt, tmp_path):
-    inputs = tmp_path / 'in.txt'
-    inputs.write_text(''.join(f'the film was {word}\n' for word in ('great', 'dull') * 20))
-    outputs = [tmp_path / 'alone.txt', tmp_path / 'together.txt']
-    alone, together = ([sys.executable, '-m', 'jax_prompt.cli', 'predict', f'--inputs={inputs}',
-                        f'--model={world / "model"}', f'--prompt={prompt}', f'--output={output}']
-                       for output in outputs)
-    (code, errors), = finish(start(alone, tmp_path))
+def test_two_hosts_answer_a_file_however_far_apart_and_go_on_behind_a_kill(answer, tmp_path):
+    run = [sys.executable, '-m', 'jax_prompt.cli', *answer]
+    folder, output = tmp_path / 'out', tmp_path / 'out' / 'out.txt'
+    folder.mkdir()
+    (code, errors), = finish(start([*run, f'--output={tmp_path / "alone.txt"}'], tmp_path))
     assert code == 0, errors
-    for code, errors in finish(*start_together(together, tmp_path, devices=1)):
-        assert code == 0, errors
-    assert outputs[0].read_text() == outputs[1].read_text() and len(os.listdir(tmp_path)) >= 3
-    assert not list(tmp_path.glob('*.part-*'))
+
+    def start_both(seconds):
+        held = [sys.executable, '-c', textwrap.dedent(HELD), str(tmp_path / 'go'), str(seconds)]
+        port = free_port()
+        return [start([*command, f'--output={output}'], tmp_path, 1, (port, 2, index))
+                for index, command in enumerate((run, [*held, *answer]))]
+
+    processes = start_both(31)  # JAX's first collective on CPU waits for half a minute
+    journal = folder / 'out.txt.part-00001-of-00002.journal'
+    wait_until(lambda: (folder / 'out.txt.part-00000-of-00002').exists() and journal.exists()
+               and journal.read_text().count('"lines":') == 1, processes[0])
+    for process in processes:
+        process.kill()
+    finish(*processes)
+    processes = start_both(0)
+    told = []
+    for line in processes[0].stderr:
+        told.append(line)
+        if 'waits for the others' in line:
+            break
+    assert any('the 20 lines of this share were answered by an earlier run' in line
+               for line in told), told
+    (tmp_path / 'go').touch()
+    (first, _), (second, errors) = finish(*processes)
+    assert (first, second) == (0, 0), errors
+    assert 'going on behind line 5 of an earlier run' in errors
+    assert os.listdir(folder) == ['out.txt']
+    assert output.read_text() == (tmp_path / 'alone.txt').read_text()
+
+
+@pytest.mark.slow
+def test_hosts_that_share_no_disk_are_told_before_they_answer(answer, tmp_path):
+    port, folders = free_port(), [tmp_path / name for name in ('one', 'other')]
+    for folder in folders:
+        folder.mkdir()
+    (code, _), (other_code, errors) = finish(*(
+        start([sys.executable, '-m', 'jax_prompt.cli', *answer, f'--output={folder}/out.txt'],
+              tmp_path, 1, (port, 2, index)) for index, folder in enumerate(folders)))
+    assert (code, other_code) == (2, 2)
+    assert 'is not the one that the first host joins' in errors and 'lines/s' not in errors
+    assert not any(os.listdir(folder) for folder in folders)
 
 
 def test_inspect_tells_the_words_nearest_to_each_row(world, prompt, capsys):

@@ -227,12 +227,13 @@ supervise() {
   build_command "$@"
   trap 'stopped=1; [[ -z $training ]] || kill -TERM "$training" 2>/dev/null || true' TERM INT HUP
   printf '%s\n' "$run" >"$base/current"
+  # Before the training: whoever sees it run can stop it.
+  printf '%s\n' "$$" >"$folder/pid"
   say "running$(printf ' %q' "${command[@]}")"
   cd "$base/files"
   "${command[@]}" &
   training=$!
   ((!stopped)) || kill -TERM "$training" 2>/dev/null || true
-  printf '%s\n' "$$" >"$folder/pid"
   next=$((SECONDS + seconds))
   while kill -0 "$training" 2>/dev/null; do
     if ((stopped)); then

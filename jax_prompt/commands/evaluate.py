@@ -1,11 +1,18 @@
 """`jax-prompt evaluate`."""
 
 import jax
+import numpy as np
 
 from jax_prompt.commands.shared import check_types, open_prompt, print_table, require
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.inference.calibration import (
+    calibrated_probabilities,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.layout import Layout
@@ -17,8 +24,14 @@ from jax_prompt.training.settings import TrainSettings
 def evaluate_command(model: FrozenModel | None = None,
                      task: TextTask | RegisteredTask | None = None, prompt: str | None = None,
                      split: str = 'test', settings: TrainSettings | None = None,
-                     allow_other_model: bool = False, allow_other_task: bool = False) -> int:
-    """Measure a prompt file, or without one the plain model, on a split of a task."""
+                     calibration: bool = False, allow_other_model: bool = False,
+                     allow_other_task: bool = False) -> int:
+    """Measure a prompt file, or without one the plain model, on a split of a task.
+
+    With `calibration` it also tells how far the labels' probabilities are from how often they are
+    right, as they are and at the `answers.label_temperature` that suits this split best. Choose the
+    temperature on validation examples, not on those that results are reported for.
+    """
     check_types('evaluate', evaluate_command, locals())
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
@@ -29,14 +42,35 @@ def evaluate_command(model: FrozenModel | None = None,
         if not allow_other_task:
             _check_task(loaded, task)
         layout, prompt_PD = loaded.metadata.layout, loaded.prompt_PD
+    if calibration and task.label_words is None:
+        raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
+                         'labels; leave --calibration out')
+    evaluator = make_evaluator(model, task, settings.evaluate_by, settings.evaluation_batch_size)
+    if calibration and 'rank' not in evaluator.ways:
+        raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
+                         f'{evaluator.ways}; add rank to it, or leave --calibration out')
     examples = load_examples(task, split, model.vocabulary)
     features = make_features(examples, task, model, layout, prompt_PD.shape[0])
-    evaluator = make_evaluator(model, task, settings.evaluate_by, settings.evaluation_batch_size)
     name = 'no prompt' if prompt is None else prompt
-    metrics = evaluator(prompt_PD, features)
+    scores_BC = evaluator.scores(prompt_PD, features) if calibration else None
+    metrics = evaluator(prompt_PD, features, scores_BC)
     if is_first():
         print_table(f'{task.name}, {split} ({len(examples)} examples)', {name: metrics})
+        if calibration:
+            print(_sureness(scores_BC, features.labels), end='')
     return 0
+
+
+def _sureness(scores_BC: np.ndarray, labels_B: np.ndarray) -> str:
+    """Tell how far the labels' probabilities can be believed, and what makes them better."""
+    temperature = fit_temperature(scores_BC, labels_B)
+    lines = ['\n']
+    for one in (1.0, temperature):
+        odds_BC = calibrated_probabilities(scores_BC, temperature=one)
+        lines.append(f'label_temperature {one:.3g}: calibration error '
+                     f'{100 * expected_calibration_error(odds_BC, labels_B):.2f}%, negative '
+                     f'log-likelihood {negative_log_likelihood(odds_BC, labels_B):.4f}\n')
+    return ''.join(lines)
 
 
 def _check_task(loaded: PromptFile, task: TextTask | RegisteredTask) -> None:

@@ -1,6 +1,7 @@
 """What several commands do alike: check their arguments, open a prompt, write results."""
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -26,51 +27,106 @@ def check_types(command: str, function: Callable, values: Mapping[str, Any]) -> 
 
 def open_prompt(command: str, path: str, model: FrozenModel,
                  allow_other_model: bool) -> PromptFile:
-    """Load a prompt file and check that it belongs to the model."""
+    """Load a prompt file and check that it belongs to the model.
+
+    Args:
+      command: whose flag accepts one of another model; for the message.
+      path: of the file.
+      model: that it is for.
+      allow_other_model: accept one that was trained for other weights of the same width.
+
+    Returns:
+      The prompt file.
+
+    Raises:
+      ValueError, OSError: it cannot be read, or is another model's.
+    """
     loaded = load_prompt(path)
-    try:
+    with flag_named(command):
         check_prompt(loaded, d_model=model.model.config.d_model, model_name=model.name,
                      model_fingerprint=model.fingerprint,
                      vocabulary_fingerprint=model.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
-    except ValueError as error:
-        # The library speaks of its argument; here that has another spelling.
-        flag = f'give --gin.{command}.allow_other_model=True'
-        raise ValueError(str(error).replace('set allow_other_model=True', flag)) from error
     return loaded
 
 
 @contextlib.contextmanager
+def flag_named(command: str) -> Iterator[None]:
+    """Let errors that speak of the library's `allow_other_model` name the command's flag."""
+    try:
+        yield
+    except ValueError as error:
+        flag = f'give --gin.{command}.allow_other_model=True'
+        raise ValueError(str(error).replace('set allow_other_model=True', flag)) from error
+
+
+def check_output(output: str) -> str:
+    """Check, before there is anything to write, that a file can be made under a name.
+
+    Returns:
+      Where it will be: where a link leads, so that the link stays.
+
+    Raises:
+      ValueError, FileNotFoundError: it is a folder, or in a folder that is not there.
+    """
+    if os.path.isdir(output):
+        raise ValueError(f'output {output} is a folder; expected the name of a file')
+    target = os.path.realpath(output)
+    if not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f'the folder of output {output} does not exist; make it first')
+    return target
+
+
+@contextlib.contextmanager
 def result_file(output: str) -> Iterator[TextIO]:
-    """Open the output; a file appears under its name only when all of it is written."""
+    """Open the output; a file appears under its name only when all of it is written.
+
+    Args:
+      output: a file, a device, or '-' for standard output.
+
+    Yields:
+      What to write to.
+
+    Raises:
+      ValueError, OSError: it cannot be written.
+    """
     if output in ('-', '/dev/stdout'):
         if hasattr(sys.stdout, 'reconfigure'):
             sys.stdout.reconfigure(encoding='utf-8')
-        yield sys.stdout
-        sys.stdout.flush()
+        with _full_disk_told('standard output'):
+            yield sys.stdout
+            sys.stdout.flush()
         return
-    if os.path.isdir(output):
-        raise ValueError(f'output {output} is a folder; expected the name of a file')
-    if is_device(output):
-        with open(output, 'a', encoding='utf-8') as file:
+    if is_device(output) and not os.path.isdir(output):
+        with _full_disk_told(f'output {output}'), open(output, 'a', encoding='utf-8') as file:
             yield file
         return
-    target = os.path.realpath(output)  # where a link leads, so that the link stays
-    if not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f'the folder of output {output} does not exist; make it first')
+    target = check_output(output)
     temporary = f'{os.path.dirname(target)}/.jax_prompt.{secrets.token_hex(8)}.tmp'
     try:
         file = open(temporary, 'x', encoding='utf-8')
     except OSError as error:
         raise OSError(f'cannot write output {output}: {error.strerror}') from error
     try:
-        with file:
+        with _full_disk_told(f'output {output}'), file:
             yield file
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def _full_disk_told(what: str) -> Iterator[None]:
+    """Let errors that only writing can meet name what is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f'cannot write {what}: {error.strerror}; make room, or name another output'
+                      ) from error
 
 
 def is_device(path: str) -> bool:

@@ -14,6 +14,9 @@ from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.inference.sampling import SamplingSettings
 
+_OF_LABELS = ('calibrate', 'label_temperature')
+_OF_TEXT = ('num_beams', 'length_penalty', 'temperature', 'top_k', 'top_p', 'max_tokens')
+
 
 @dataclasses.dataclass(frozen=True)
 class AnswerSettings:
@@ -52,13 +55,38 @@ class AnswerSettings:
             raise ValueError(f'num_beams={self.num_beams} with temperature={self.temperature}: a '
                              'beam search draws nothing; leave one of them out')
 
+    def check_effects(self, has_labels: bool | None = None) -> None:
+        """Refuse settings that would change no answer; a seed alone is let pass.
+
+        Args:
+          has_labels: whether all tasks have labels, or none of them has; None where they differ.
+
+        Raises:
+          ValueError: naming one that does nothing, and why.
+        """
+        idle = {}
+        if has_labels is False:
+            idle |= dict.fromkeys(_OF_LABELS, 'the task is free text and has no labels')
+        if has_labels:
+            idle |= dict.fromkeys(_OF_TEXT, 'the task has labels and no text is generated')
+        if self.temperature == 0:
+            idle |= {name: 'nothing is drawn unless temperature is above 0'
+                     for name in ('top_k', 'top_p') if name not in idle}
+        if self.num_beams == 1:
+            idle.setdefault('length_penalty', 'there is no beam search unless num_beams is above 1')
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in idle and value != field.default:
+                raise ValueError(f'{field.name}={value} would do nothing: {idle[field.name]}; '
+                                 'leave it out')
+
     @property
     def decodings(self) -> Mapping[str, Decoding]:
         """Return what the engine must know besides sampling."""
         return beam_decodings(self.num_beams)
 
     def rows(self, engine: Engine, prompt: ServedPrompt, inputs: Sequence[Any],
-             places: Sequence[str], numbers: Sequence[tuple[int, int]]) -> list[Row]:
+             places: Sequence[str], numbers: Sequence[tuple[int, ...]]) -> list[Row]:
         """Make the rows of texts of one task.
 
         Args:
@@ -76,13 +104,25 @@ class AnswerSettings:
             calibration = choose_calibration(engine, prompt, prompt.labels, self.calibrate,
                                              self.label_temperature)
             return engine.rows_of(prompt, inputs, options=calibration, where=where)
+        decoding, options = self.generation(self.seed)
+        rows = engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, decoding=decoding,
+                              options=options, where=where)
         if self.num_beams > 1:
-            return engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, decoding='beam',
-                                  options=BeamSettings(self.length_penalty), where=where)
-        rows = engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, where=where)
+            return rows
         return [dataclasses.replace(row, options=self._sampling(number))
                 for row, number in zip(rows, numbers, strict=True)]
 
-    def _sampling(self, number: tuple[int, int]) -> SamplingSettings:
+    def generation(self, seed: int) -> tuple[str, BeamSettings | SamplingSettings]:
+        """Return the engine's decoding for free text, and its options for a row.
+
+        Args:
+          seed: of this row, where it is sampled.
+        """
+        if self.num_beams > 1:
+            return 'beam', BeamSettings(self.length_penalty)
+        return 'sample', SamplingSettings(self.temperature, self.top_k, self.top_p, seed)
+
+    def _sampling(self, number: tuple[int, ...]) -> SamplingSettings:
+        """Return the options of the row of a number, with a seed of its own."""
         seed = np.random.SeedSequence([self.seed, *number]).generate_state(1)[0]
-        return SamplingSettings(self.temperature, self.top_k, self.top_p, int(seed))
+        return self.generation(int(seed))[1]

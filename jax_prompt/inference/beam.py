@@ -32,6 +32,7 @@ from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.generate import (
     Generator,
     Limits,
+    check_beams,
     check_length,
     check_limits,
     largest,
@@ -171,10 +172,7 @@ def make_beam_search(model: T5, max_length: int, num_beams: int = 4) -> BeamSear
       ValueError: for a `max_length` below 1, or a `num_beams` below 2 or above half the vocabulary.
     """
     check_length(max_length)
-    if not 2 <= num_beams <= model.config.vocab_size // 2:
-        raise ValueError(f'num_beams={num_beams}; expected from 2 to '
-                         f'{model.config.vocab_size // 2}, half of the vocabulary; one beam is '
-                         'greedy decoding, which make_generator compiles')
+    check_beams(model, num_beams)
 
     @jax.jit
     def search(frozen: Params, prompt_PD: Array, ids_BS: Array, rows: BeamRows) -> Beams:
@@ -299,9 +297,9 @@ def _best_continuations(logits_BGV: Array, scores_BG: Array, too_early_B: Array,
 
     The best of each beam are found first: those of all are among them.
     """
-    num_beams = logits_BGV.shape[1]
+    num_beams, too_early_B11 = logits_BGV.shape[1], too_early_B[:, None, None]
     log_total_BG = jax.nn.logsumexp(logits_BGV, axis=-1)
-    values, tokens = largest(without_end(logits_BGV, too_early_B, eos_id), 2 * num_beams)
+    values, tokens = largest(without_end(logits_BGV, too_early_B11, eos_id, 2), 2 * num_beams)
     scores = values - log_total_BG[..., None] + scores_BG[..., None]
     flat = (len(scores_BG), num_beams * 2 * num_beams)
     scores_BC, where_BC = jax.lax.top_k(scores.reshape(flat), 2 * num_beams)

@@ -6,22 +6,32 @@ and started again writes the same bytes as one that was not (see `journal`).
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.inputs import FORMATS, parse_object
-from jax_prompt.inference.journal import Entry, Journal
+from jax_prompt.inference.journal import Entry, Journal, hash_start
+from jax_prompt.inference.prediction import Prediction
+from jax_prompt.inference.progress import Clock, Progress
 from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.inference.shares import Reader, part_path, share_of
 
 _log = logging.getLogger(__name__)
+
+_BYTE_ORDER_MARK = '\ufeff'
+
+#: What an answer puts into a JSON object, in place of what it held.
+_ANSWER_KEYS = ('prediction', 'scores', 'probabilities')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +40,11 @@ class BulkSettings:
 
     Attributes:
       prompt: the prompt of all lines; None for the plain model.
-      prompt_column: the key of the JSON objects that names each line's prompt instead; null, an
-        empty name or a missing key stand for `prompt`.
+      prompt_column: the key of the JSON objects that names each line's prompt instead; null or an
+        empty name stand for `prompt`, and so does a missing key where there is one.
       format: 'lines', where a line is the value of the template's only column and is answered by a
         line of text; or 'jsonl', where a line is an object with all columns, and is answered by
-        the same object with `prediction`, `scores` and `probabilities` put in.
+        the same object with `prediction`, and of labels `scores` and `probabilities`, put in.
       window: lines that are in memory at one time.
       answers: how each is answered.
 
@@ -57,55 +67,6 @@ class BulkSettings:
                              f'{self.format}; only jsonl has columns: give the input as jsonl')
         if self.window < 1:
             raise ValueError(f'window={self.window} for prediction; expected at least 1')
-
-
-class Progress(NamedTuple):
-    """How far a run is.
-
-    Attributes:
-      lines: answered, by earlier processes too.
-      fraction: of the input's bytes, from 0 to 1.
-      lines_per_second: of this process.
-      seconds_left: by its pace so far; None before it has one.
-    """
-
-    lines: int
-    fraction: float
-    lines_per_second: float
-    seconds_left: float | None
-
-    def __str__(self) -> str:
-        left = '' if self.seconds_left is None else f', {_clock(self.seconds_left)} left'
-        return (f'{self.lines:,} lines, {100 * self.fraction:.1f} %, '
-                f'{self.lines_per_second:,.1f} lines/s{left}')
-
-
-class ProgressLine:
-    """Show how far a run is: in place on a terminal, else as a plain line now and then.
-
-    It writes to standard error, so that standard output carries answers alone.
-
-    Args:
-      stream: where to write; standard error by default.
-      seconds_between_lines: where the stream is no terminal.
-    """
-
-    def __init__(self, stream: TextIO | None = None, seconds_between_lines: float = 10.0):
-        self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
-        self._interval = 0.2 if self._terminal else seconds_between_lines
-        self._last = -self._interval
-        self._width = 0
-
-    def __call__(self, progress: Progress) -> None:
-        """Show it, unless something was shown just before; the end is always shown."""
-        now, ended = time.monotonic(), progress.fraction >= 1
-        if now - self._last < self._interval and not ended:
-            return
-        self._last, text = now, str(progress)
-        if self._terminal:
-            text, self._width = '\r' + text.ljust(self._width), len(text)
-        print(text, end='' if self._terminal and not ended else '\n', file=self._stream, flush=True)
 
 
 class Answered(NamedTuple):
@@ -133,16 +94,17 @@ def answer_lines(engine: Engine, lines: Iterable[str], settings: BulkSettings,
       source: what to call the input in messages.
       first: number of the first line, for messages.
 
+    Yields:
+      The answers to each window.
+
     Raises:
       ValueError: naming the line, for what cannot be read or does not fit its task.
     """
-    lines, window = iter(lines), []
-    while True:
-        window = [line for _, line in zip(range(settings.window), lines, strict=False)]
-        if not window:
-            return
-        yield _answer_window(engine, window, settings, source, first)
+    lines, offset = iter(lines), 0
+    while window := list(itertools.islice(lines, settings.window)):
+        yield _answer_window(engine, window, settings, source, first, offset)
         first += len(window)
+        offset += sum(map(_num_bytes, window))
 
 
 def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.PathLike,
@@ -165,32 +127,44 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
 
     Raises:
       ValueError: naming the line, for what cannot be read or does not fit its task; for an output
-        that another run has begun; for an input whose beginning changed since.
+        that another run has begun; for an input whose beginning, or a prompt that changed since.
     """
     path = str(inputs)
-    with open(inputs, 'rb') as file, Journal(part_path(output, share),
-                                             _header(engine, file, settings, share)) as journal:
-        if journal.finished:
-            return journal.last
+    with open(inputs, 'rb') as file, Journal(
+            part_path(output, share), _header(engine, file, settings, share),
+            {f'prompt {name}': prompt.digest for name, prompt in sorted(engine.prompts.items())},
+            is_part=share[1] > 1) as journal:
         start, end = share_of(file, share)
-        reader = Reader(file, path, start, end, journal.last)
-        clock = _Clock(end - start, journal.last)
-        if journal.last.lines:
-            _log.info('%s: going on behind line %s of an earlier run', path,
+        if journal.finished and \
+                hash_start(file, start, end - start).hexdigest() != journal.last.digest:
+            journal.start_anew()  # the input is another one now
+        if journal.finished:
+            _log.info('%s: the %s lines of this share were answered by an earlier run', path,
                       f'{journal.last.lines:,}')
-        for lines in reader.windows(settings.window):
-            answered = _answer_window(engine, lines, settings, reader.source,
-                                      journal.last.lines + 1, start)
-            text = answered.text.encode()
-            journal.add(text, Entry(
-                reader.read, journal.last.written + len(text),
-                journal.last.lines + answered.lines, journal.last.cut + answered.cut,
-                reader.digest))
-            if progress is not None:
-                progress(clock.now(journal.last))
-        journal.finish()
+        else:
+            reader = Reader(file, path, start, end, journal.last)
+            _answer_share(engine, reader, journal, settings, progress)
+            journal.finish()
     say_cut(journal.last.cut, journal.last.lines)
     return journal.last
+
+
+def _answer_share(engine: Engine, reader: Reader, journal: Journal, settings: BulkSettings,
+                  progress: Callable[[Progress], None] | None) -> None:
+    """Answer what is left of a share."""
+    clock = Clock(reader.size, journal.last)
+    if journal.last.lines:
+        _log.info('%s: going on behind line %s of an earlier run', reader.source,
+                  f'{journal.last.lines:,}')
+    for lines in reader.windows(settings.window):
+        answered = _answer_window(engine, lines, settings, reader.source, journal.last.lines + 1,
+                                  reader.start + journal.last.read)
+        text = answered.text.encode()
+        journal.add(text, Entry(
+            reader.read, journal.last.written + len(text), journal.last.lines + answered.lines,
+            journal.last.cut + answered.cut, reader.digest))
+        if progress is not None:
+            progress(clock.now(journal.last))
 
 
 def say_cut(cut: int, lines: int) -> None:
@@ -201,8 +175,12 @@ def say_cut(cut: int, lines: int) -> None:
 
 
 def _answer_window(engine: Engine, lines: Sequence[str], settings: BulkSettings, source: str,
-                   first: int, start: int = 0) -> Answered:
-    """Answer one window; its lines are told from all others by (start, number)."""
+                   first: int, offset: int) -> Answered:
+    """Answer one window, whose first line has this number, and begins at this byte of the input."""
+    # A line's seed is made of where it stands in the file, the same however many hosts share it.
+    offsets = list(itertools.accumulate(map(_num_bytes, lines), initial=offset))
+    if offset == 0:
+        lines = [lines[0].removeprefix(_BYTE_ORDER_MARK), *lines[1:]]
     records = [_record(line, settings, f'line {number} of {source}')
                for number, line in enumerate(lines, first)]
     asked: dict[str | None, list[int]] = {}
@@ -215,16 +193,26 @@ def _answer_window(engine: Engine, lines: Sequence[str], settings: BulkSettings,
             engine, _prompt(engine, name, f'line {first + numbers[0]} of {source}'),
             [records[number] for number in numbers],
             [f'line {first + number} of {source}' for number in numbers],
-            [(start, first + number) for number in numbers])
+            [(offsets[number],) for number in numbers])
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
     answers = engine.run(rows)
     if settings.format == 'jsonl':
-        text = ''.join(json.dumps({**record, **answer.to_dict()}, ensure_ascii=False) + '\n'
+        text = ''.join(_answered_record(record, answer) + '\n'
                        for record, answer in zip(records, answers, strict=True))
     else:
         text = ''.join(' '.join(answer.text.splitlines()) + '\n' for answer in answers)
     return Answered(text, len(lines), sum(row.cut for row in rows))
+
+
+def _num_bytes(line: str) -> int:
+    """Return the bytes of a line in a file, where a line feed ends it."""
+    return len(line.removesuffix('\n').encode()) + 1
+
+
+def _answered_record(record: Mapping[str, Any], answer: Prediction) -> str:
+    kept = {name: value for name, value in record.items() if name not in _ANSWER_KEYS}
+    return json.dumps(kept | answer.to_dict(), ensure_ascii=False)
 
 
 def _record(line: str, settings: BulkSettings, where: str) -> str | dict[str, Any]:
@@ -235,6 +223,11 @@ def _prompt_of(record: str | Mapping[str, Any], settings: BulkSettings, where: s
     """Return the name of a line's prompt."""
     if settings.prompt_column is None:
         return settings.prompt
+    if settings.prompt is None and settings.prompt_column not in record:
+        raise ValueError(f'column {settings.prompt_column!r} is not there at {where}, which has '
+                         f'{", ".join(map(repr, list(record)[:10])) or "none"}; expected the name '
+                         'of a prompt, or null for the plain model; give as prompt_column the key '
+                         'that has it, or a prompt for lines without')
     name = record.get(settings.prompt_column)
     if name is not None and not isinstance(name, str):
         raise ValueError(f'column {settings.prompt_column!r} at {where} holds {name!r}; expected '
@@ -252,33 +245,18 @@ def _prompt(engine: Engine, name: str | None, where: str) -> ServedPrompt:
 
 def _header(engine: Engine, file: BinaryIO, settings: BulkSettings,
             share: tuple[int, int]) -> dict[str, Any]:
-    """Return what the bytes of an output depend on, apart from those of its input."""
-    prompts = {name: prompt.digest for name, prompt in sorted(engine.prompts.items())}
+    """Return what the bytes of an output depend on, apart from those of its input and prompts."""
+    opened, t5 = engine.opened, engine.opened.model
     return {
-        'model': engine.opened.fingerprint,
-        'prompts': prompts,
+        'version': __version__,
+        'model': opened.fingerprint,
+        'vocabulary': opened.vocabulary_fingerprint,
+        'activation dtype': str(jnp.dtype(t5.dtype)),
+        'weight dtype': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)}),
+        'layers': {'scan': t5.scan_layers, 'attention': t5.attention},
         'settings': dataclasses.asdict(settings),
         'batches': dataclasses.asdict(engine.shapes),
         'share': list(share),
         # Where the shares begin depends on the size; alone, the input may grow or be mended.
         'input size': os.fstat(file.fileno()).st_size if share[1] > 1 else None,
     }
-
-
-class _Clock:
-    """The pace of this process."""
-
-    def __init__(self, size: int, done: Entry):
-        self._size, self._first, self._began = size, done, time.monotonic()
-
-    def now(self, done: Entry) -> Progress:
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        pace = (done.read - self._first.read) / seconds
-        return Progress(done.lines, done.read / max(self._size, 1),
-                        (done.lines - self._first.lines) / seconds,
-                        (self._size - done.read) / pace if pace else None)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from jax_prompt.inference.beam import BeamSettings, make_beam_search, stack_beam_settings
-from jax_prompt.inference.sampling import SamplingSettings, make_sampler, stack_settings
+from jax_prompt.inference.beam import BeamSettings, search_beams, stack_beam_settings
+from jax_prompt.inference.generate import check_beams
+from jax_prompt.inference.sampling import SamplingSettings, sample_tokens, stack_settings
 from jax_prompt.t5.model import T5
 from jax_prompt.types import Array
 
@@ -17,7 +18,7 @@ class Decoding:
     """A way to generate.
 
     Attributes:
-      make: (model, max_length) -> generate(frozen, prompt_PD, ids_BS, rows) -> int32[B, L],
+      make: (model, max_length) -> decode(frozen, encoded_BSD, mask_BS, rows) -> int32[B, L],
         jitted, in which a row depends on its own settings alone.
       settings: of a row that asks for nothing; a dataclass with `max_tokens`.
       stack: (settings of all B rows, max_length) -> the arrays `rows`.
@@ -28,22 +29,44 @@ class Decoding:
     stack: Callable[[Sequence[Any], int], Any]
 
     def arrays(self, rows: Sequence[Any], batch: int, max_length: int) -> Any:
-        """Return the arrays of a batch of rows, each with `options` and `max_tokens`."""
+        """Put what the rows of a batch ask for into arrays.
+
+        Args:
+          rows: each with `options`, or None, and `max_tokens`.
+          batch: B; rows beyond those given are fillers.
+          max_length: L, that the decoding is compiled for.
+
+        Returns:
+          What `stack` makes of them.
+        """
         asked = [dataclasses.replace(row.options or self.settings, max_tokens=row.max_tokens)
                  for row in rows]
         return self.stack(asked + [self.settings] * (batch - len(rows)), max_length)
 
 
+def _sampler(model: T5, max_length: int) -> Callable[..., Array]:
+    return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: sample_tokens(
+        model, frozen, encoded_BSD, mask_BS, max_length, rows))
+
+
 #: Greedy and sampled rows in one batch, each as its `SamplingSettings` ask.
-SAMPLING = Decoding(make_sampler, SamplingSettings(), stack_settings)
+SAMPLING = Decoding(_sampler, SamplingSettings(), stack_settings)
 
 
 def beam_search(num_beams: int = 4) -> Decoding:
-    """Return beam search, whose rows have `BeamSettings` and give their best sequence."""
+    """Return beam search, whose rows have `BeamSettings` and give their best sequence.
+
+    Args:
+      num_beams: G, sequences that are followed at one time.
+
+    Raises:
+      ValueError: as `check_beams` does, once it is known for which model.
+    """
 
     def make(model: T5, max_length: int) -> Callable[..., Array]:
-        search = make_beam_search(model, max_length, num_beams)
-        return jax.jit(lambda *batch: search(*batch).tokens_BGL[:, 0])
+        check_beams(model, num_beams)
+        return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: search_beams(
+            model, frozen, encoded_BSD, mask_BS, num_beams, rows).tokens_BGL[:, 0])
 
     return Decoding(make, BeamSettings(), stack_beam_settings)
 

@@ -6,33 +6,38 @@ compiled for shapes, of which there are few (`shapes`), and `warm_up` compiles t
 """
 
 import collections
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.decodings import SAMPLING, Decoding
+from jax_prompt.inference.groups import Groups
+from jax_prompt.inference.parts import Parts
 from jax_prompt.inference.prediction import Prediction
+from jax_prompt.inference.programs import Programs
 from jax_prompt.inference.prompt_table import PromptTable
-from jax_prompt.inference.row_labels import LabelSet, make_row_label_scorer, stack_labels
-from jax_prompt.inference.rows import OpenedModel, Row, Running, ServedPrompt, in_batches
+from jax_prompt.inference.row_labels import LabelSet
+from jax_prompt.inference.rows import (
+    PLAIN,
+    OpenedModel,
+    Row,
+    Running,
+    ServedPrompt,
+    UnknownPrompt,
+    in_batches,
+)
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.warm import Warm
+from jax_prompt.parallel.rules import replicated
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.types import Array
-
-#: What the plain model reads and writes where a request does not say: T5's own lengths.
-_PLAIN = TextTask('plain', {}, '{text}', inputs_length=512, targets_length=64)
-
-
-class UnknownPrompt(ValueError):
-    """A request names a prompt that is not in use."""
 
 
 def _the_request(number: int) -> str:
@@ -55,28 +60,31 @@ class Engine:
     """
 
     def __init__(self, opened: OpenedModel, shapes: Shapes | None = None, capacity: int = 4096,
-                 decodings: Mapping[str, Decoding] | None = None,
-                 sharding: jax.sharding.Sharding | None = None):
+                 decodings: Mapping[str, Decoding] | None = None):
         """Take a model into use.
 
         Args:
-          opened: the frozen model with its vocabulary.
+          opened: the frozen model with its vocabulary. Where it stands on several devices, all of
+            them get all rows; the model itself spreads what it computes of them.
           shapes: at which batches run.
           capacity: R, rows of the prompt table to begin with.
           decodings: ways to generate by name, besides 'sample'; such as `beam_search(4)`.
-          sharding: of prompt table and batches, where the model stands on several devices.
         """
+        several = opened.mesh is not None and opened.mesh.size > 1
+        sharding = replicated(opened.mesh) if several else None
         self.opened = opened
         self.shapes = shapes or Shapes()
         self.table = PromptTable(opened.model.config.d_model, capacity, sharding)
         self._decodings = {'sample': SAMPLING, **(decodings or {})}
-        self._sharding = sharding
-        self._score = make_row_label_scorer(opened.model)
-        self._generators: dict[tuple[str, int], Callable[..., Array]] = {}
-        self._ran: set[tuple] = set()
+        self._groups = Groups(self.shapes, self._decodings)
+        self._parts = Parts(enabled=sharding is None)
+        self._programs = Programs(opened, self.shapes, self._decodings, sharding)
         self._lock = threading.Lock()
-        no_rows = self._converter(_PLAIN, Layout(), 0)
-        self.plain = ServedPrompt('', _PLAIN, no_rows, None, None)
+        # Two programs that devices begin in different orders could wait for each other for ever.
+        self._launch = threading.Lock() if several else contextlib.nullcontext()
+        no_rows = self._converter(PLAIN, Layout(), 0)
+        self.plain = ServedPrompt('', PLAIN, no_rows, None, None)
+        self._warm = Warm(self._programs, self.plain)
         self._prompts: dict[str, ServedPrompt] = {}
 
     @property
@@ -176,7 +184,8 @@ class Engine:
           where: number of an input -> its place, for messages.
 
         Raises:
-          ValueError: inputs that do not fit the task, no labels to rank, an unknown decoding.
+          ValueError: inputs that do not fit the task, no labels to rank, an unknown decoding or
+            options of another.
         """
         labels = prompt.labels if labels is None else labels
         if rank is None:
@@ -184,7 +193,8 @@ class Engine:
         if rank and labels is None:
             raise ValueError(f'{prompt} has no labels to choose from; give some, or generate')
         max_tokens = prompt.task.targets_length if max_tokens is None else max_tokens
-        group = self._rank_group(labels) if rank else self._generate_group(max_tokens, decoding)
+        group = (self._groups.rank(labels) if rank else
+                 self._groups.generate(max_tokens, decoding, options))
         texts = [prompt.render(one, where(number)) for number, one in enumerate(inputs)]
         rows = []
         for number, tokens in enumerate(encode_batch(self.opened.vocabulary, texts)):
@@ -193,18 +203,6 @@ class Engine:
                             options, group))
         return rows
 
-    def _rank_group(self, labels: LabelSet) -> tuple:
-        shared = self.shapes.shared_labels - 1
-        return 'rank', max(shared, self.shapes.label_rung(*labels.shape))
-
-    def _generate_group(self, max_tokens: int, decoding: str) -> tuple:
-        if decoding not in self._decodings:
-            raise ValueError(f'no decoding {decoding!r}; choose one of '
-                             f'{", ".join(self._decodings)}')
-        if max_tokens < 1:
-            raise ValueError(f'max_tokens is {max_tokens}; expected at least 1')
-        return 'generate', decoding, self.shapes.target_length(max_tokens)
-
     def start(self, rows: Sequence[Row]) -> Running:
         """Start a batch; returns before the device is done.
 
@@ -212,18 +210,16 @@ class Engine:
           rows: of one `group`, at most `shapes.largest_batch`.
         """
         assert len({row.group for row in rows}) == 1, 'rows of several groups in one batch'
-        batch = self.shapes.batch_size(len(rows))
-        ids_BS = np.full((batch, self.shapes.length(max(len(row.ids) for row in rows))),
-                         self.opened.model.config.pad_token_id, np.int32)
-        for number, row in enumerate(rows):
-            ids_BS[number, :len(row.ids)] = row.ids
-        program, arrays = self._program(rows, batch)
-        arrays = [ids_BS, *arrays]
-        if self._sharding is not None:
-            arrays = jax.device_put(arrays, self._sharding)
-        result = program(self.opened.frozen, self.table.rows_RD, *arrays)
-        self._ran.add(self._key(rows))
-        return Running(tuple(rows), result, self.opened)
+        parts = self._parts.of(rows, self.shapes)
+        table_RD = self.table.rows_RD
+        works = [self._programs.work(rows, part, table_RD) for part in parts]
+        is_warm = self._warm.has(rows, parts, len(table_RD))
+        with self._launch:
+            results = self._parts.start(works, aside=is_warm)
+        if not is_warm:
+            self._warm.note(rows, parts, len(table_RD))
+        numbers = [part.numbers for part in parts]
+        return Running(tuple(rows), tuple(zip(numbers, results, strict=True)), self.opened)
 
     def run(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer any number of rows of any groups, in their order.
@@ -248,28 +244,10 @@ class Engine:
             finish()
         return answers
 
-    def _program(self, rows: Sequence[Row], batch: int) -> tuple[Callable[..., Array], tuple]:
-        """Return what computes a batch, and the arrays that it takes besides the ids."""
-        if rows[0].labels is not None:
-            sets = [row.labels for row in rows]
-            rung = max(self.shapes.label_rung(*labels.shape) for labels in sets)
-            pad = self.opened.model.config.pad_token_id
-            return self._score, stack_labels(sets, batch, *self.shapes.label_shape(rung), pad)
-        _, decoding, length = rows[0].group
-        arrays = self._decodings[decoding].arrays(rows, batch, length)
-        return self._generator(decoding, length), (arrays,)
-
-    def _generator(self, decoding: str, length: int) -> Callable[..., Array]:
-        key = decoding, length
-        if key not in self._generators:
-            self._generators[key] = self._decodings[decoding].make(self.opened.model, length)
-        return self._generators[key]
-
     @property
     def compilations(self) -> int:
         """Return how many programs have been compiled so far."""
-        programs = [self._score, *list(self._generators.values())]
-        return self.table.compilations + sum(program._cache_size() for program in programs)
+        return self.table.compilations + self._programs.compilations
 
     def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
                 stop: Callable[[], bool] = lambda: False) -> int:
@@ -289,7 +267,7 @@ class Engine:
             inputs = [row for prompt in self._prompts.values() for row in self.samples(prompt)]
         self.table.warm_up()
         most = max((row.prompt.longest for row in inputs), default=0)
-        for row in {self._kind(row): row for row in inputs}.values():
+        for row in {self._programs.kind(row): row for row in inputs}.values():
             for length in self.shapes.lengths_up_to(most if longest is None else longest):
                 for batch in self.shapes.batch_sizes:
                     sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
@@ -299,26 +277,42 @@ class Engine:
 
     def is_warm(self, rows: Sequence[Row]) -> bool:
         """Tell whether a batch of these rows would start without compiling anything."""
-        return self._key(rows) in self._ran
+        return self._warm.has(rows, self._parts.of(rows, self.shapes), self.table.capacity)
 
-    def _key(self, rows: Sequence[Row]) -> tuple:
-        """Return what tells the program of a batch from others."""
-        return (max(self._kind(row) for row in rows), self.shapes.batch_size(len(rows)),
-                self.shapes.length(max(len(row.ids) for row in rows)), self.table.capacity)
+    def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Compile what has run so far for the table that a prompt will need, if it has to grow.
+
+        Without that, whatever runs after the prompt is added is compiled once more.
+
+        Args:
+          num_rows: P, of the prompt.
+          stop: is asked before each program whether to leave it at that.
+        """
+        capacity = self.table.capacity_for(num_rows)
+        if capacity == self.table.capacity:
+            return
+        table_RD = self.table.empty(capacity)
+        self.table.warm_up(capacity=capacity)
+        for rows, part in self._warm.missing(capacity):
+            if stop():
+                return
+            encode, decode = self._programs.work(rows, part, table_RD)
+            with self._launch:
+                result = decode(encode())
+            result.block_until_ready()
+            self._warm.note(rows, [part], capacity)
 
     def samples(self, prompt: ServedPrompt) -> list[Row]:
-        """Return rows without content, of every kind that requests to a prompt can make."""
+        """Return rows without content, of every kind that requests to a prompt make by themselves.
+
+        Not of labels that they bring, of other lengths than the task's, or of free text from a
+        prompt that has labels: these are compiled when they are first asked for.
+        """
         labels, tokens = prompt.labels, prompt.task.targets_length
-        groups = ({'sample': self._rank_group(labels)} if labels is not None else
-                  {name: self._generate_group(tokens, name) for name in self._decodings})
+        groups = ({'sample': self._groups.rank(labels)} if labels is not None else
+                  {name: self._groups.generate(tokens, name) for name in self._decodings})
         return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group)
                 for name, group in groups.items()]
-
-    def _kind(self, row: Row) -> tuple:
-        """Return what two rows share that need the same programs."""
-        if row.labels is None:
-            return row.group
-        return 'rank', self.shapes.label_rung(*row.labels.shape)
 
     def _converter(self, task: TextTask, layout: Layout, num_rows: int) -> FeatureConverter:
         return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model.config,

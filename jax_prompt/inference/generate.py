@@ -17,12 +17,11 @@ from jax_prompt.types import Array, Params
 
 #: generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]
 Generator = Callable[..., Array]
-#: choose(logits float32[B, V], position int32[]) -> int32[B], the next token of each row
+#: choose(logits float32[V, B], position int32[]) -> int32[B], the next token of each row
 Choice = Callable[[Array, Array], Array]
 
-#: Lengths that generation is compiled for. A request between two of them runs in the longer one and
-#: ends where it asked to, so that requests of any length share few programs.
-LENGTHS = (8, 32, 128, 512)
+#: Tokens that are looked at together to find the likeliest of all.
+_BLOCK = 128
 
 
 class Limits(NamedTuple):
@@ -47,21 +46,31 @@ class _Decoding(NamedTuple):
     cache: Params
 
 
-def greedy(logits_BV: Array, position: Array) -> Array:
-    """Choose the likeliest token: float32[B, V] -> int32[B]; the lowest id among equals."""
+def greedy(logits_VB: Array, position: Array) -> Array:
+    """Choose the likeliest token: float32[V, B] -> int32[B]; the lowest id among equals."""
     del position
-    return likeliest(logits_BV)
+    return likeliest(logits_VB)
 
 
-def likeliest(logits_BV: Array) -> Array:
-    """Return the index of each row's largest number, int32[B]; the lowest among equals.
+def likeliest(logits_VB: Array) -> Array:
+    """Return the index of each column's largest number; the lowest among equals.
 
-    Source: as `jnp.argmax`, in two reductions that XLA vectorises on CPU, where it is not.
+    As `jnp.argmax`, which XLA does not vectorise on CPU: here a maximum, which it does, finds which
+    of U blocks of W tokens to look into.
+
+    Args:
+      logits_VB: float32[V, B].
+
+    Returns:
+      int32[B].
     """
-    size = logits_BV.shape[-1]
-    is_largest_BV = logits_BV == logits_BV.max(axis=-1, keepdims=True)
-    # NaN equals nothing: the last index then, which is at least one of the vocabulary's.
-    return jnp.where(is_largest_BV, jnp.arange(size), size - 1).min(axis=-1).astype(jnp.int32)
+    size, batch = logits_VB.shape
+    padding = ((0, -size % _BLOCK), (0, 0))
+    blocks_UWB = jnp.pad(logits_VB, padding, constant_values=-jnp.inf).reshape(-1, _BLOCK, batch)
+    block_B = jnp.argmax(blocks_UWB.max(axis=1), axis=0)
+    block_WB = jnp.take_along_axis(blocks_UWB, block_B[None, None], axis=0)[0]
+    # A column of -inf alone might end among the padding.
+    return jnp.minimum(block_B * _BLOCK + jnp.argmax(block_WB, axis=0), size - 1).astype(jnp.int32)
 
 
 def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Generator:
@@ -101,6 +110,14 @@ def check_length(max_length: int) -> None:
         raise ValueError(f'max_length={max_length}; expected at least one token to generate')
 
 
+def check_beams(model: T5, num_beams: int) -> None:
+    """Refuse, with ValueError, a number of beams below 2 or above half the vocabulary."""
+    if not 2 <= num_beams <= model.config.vocab_size // 2:
+        raise ValueError(f'num_beams={num_beams}; expected from 2 to '
+                         f'{model.config.vocab_size // 2}, half of the vocabulary; one beam is '
+                         'greedy decoding, which make_generator compiles')
+
+
 def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
                   choose: Choice = greedy, limits: Limits | None = None) -> Array:
     """Decode from encoded inputs, one sequence a row, until every row has ended.
@@ -123,13 +140,13 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
         return (now.position < max_length) & ~jnp.all(now.ended_B)
 
     def advance(now: _Decoding) -> _Decoding:
-        logits_BV, cache = next_logits(model, frozen, now.last_B, now.cache)
+        logits_VB, cache = next_logits(model, frozen, now.last_B, now.cache)
         ended_B = now.ended_B
         if limits is not None:
-            logits_BV = without_end(logits_BV, now.position < limits.min_tokens_B,
-                                    config.eos_token_id)
+            logits_VB = without_end(logits_VB, now.position < limits.min_tokens_B,
+                                    config.eos_token_id, axis=0)
             ended_B |= now.position + 1 >= limits.max_tokens_B
-        chosen_B = choose(logits_BV, now.position)
+        chosen_B = choose(logits_VB, now.position)
         chosen_B = jnp.where(now.ended_B, config.pad_token_id, chosen_B)
         tokens_BL = jax.lax.dynamic_update_slice_in_dim(
             now.tokens_BL, chosen_B[:, None], now.position, axis=1)
@@ -146,17 +163,37 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
 
 
 def next_logits(model: T5, frozen: Params, last_B: Array, cache: Params) -> tuple[Array, Params]:
-    """Read one token a row: (float32[B, V] logits of the token after it, the cache with it)."""
+    """Read one token a row.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      last_B: int32[B], the tokens.
+      cache: from `T5.init_cache`, or the step before.
+
+    Returns:
+      (float32[V, B], the logits of the token after each; the cache with these tokens in it).
+    """
     hidden_B1D = model.embed(frozen, last_B[:, None])
     hidden_B1D, cache = model.decode_step(frozen, hidden_B1D, cache)
-    return model.logits(frozen, hidden_B1D)[:, 0], cache
+    return model.step_logits(frozen, hidden_B1D[:, 0], cache), cache
 
 
-def without_end(logits: Array, too_early_B: Array, eos_id: int) -> Array:
-    """Make the end token impossible in the rows where it is too early: float32[B, ..., V]."""
-    too_early = too_early_B.reshape(-1, *[1] * (logits.ndim - 1))
-    ends_V = jnp.arange(logits.shape[-1]) == eos_id
-    return jnp.where(too_early & ends_V, -jnp.inf, logits)
+def without_end(logits: Array, too_early: Array, eos_id: int, axis: int) -> Array:
+    """Make the end token impossible where it is too early.
+
+    Args:
+      logits: float32[...], the vocabulary along `axis`.
+      too_early: bool, to be broadcast to the logits.
+      eos_id: the end token.
+      axis: of the vocabulary.
+
+    Returns:
+      float32[...], like the logits.
+    """
+    # Not set in place: XLA on CPU copies all of them for that, three times.
+    ends = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) == eos_id
+    return jnp.where(too_early & ends, -jnp.inf, logits)
 
 
 def largest(scores: Array, count: int) -> tuple[Array, Array]:
@@ -165,27 +202,19 @@ def largest(scores: Array, count: int) -> tuple[Array, Array]:
     The barrier keeps XLA from merging `top_k` with what is made of its results: on CPU it would no
     longer know it for a partial sort, and sort the whole vocabulary, at a hundred times the cost.
     For the same reason there are two dimensions.
+
+    Args:
+      scores: float32[..., V].
+      count: how many; all of them where V is smaller.
+
+    Returns:
+      (float32[..., count], int32[..., count]).
     """
     flat = scores.reshape(-1, scores.shape[-1])
-    found = jax.lax.optimization_barrier(jax.lax.top_k(flat, min(count, flat.shape[-1])))
-    return tuple(part.reshape(*scores.shape[:-1], -1) for part in found)
-
-
-def length_bucket(max_tokens: int, lengths: Sequence[int] = LENGTHS) -> int:
-    """Return the smallest of the compiled lengths that holds so many tokens.
-
-    Raises:
-      ValueError: for fewer than one token, or more than the longest length.
-
-    Example:
-        >>> length_bucket(20)
-        32
-    """
-    check_length(max_tokens)
-    if max_tokens > max(lengths):
-        raise ValueError(f'{max_tokens} tokens to generate; expected at most {max(lengths)}, the '
-                         'longest length that generation is compiled for')
-    return min(length for length in lengths if length >= max_tokens)
+    found = jax.lax.top_k(flat, min(count, flat.shape[-1]))
+    # One barrier each: around the pair, XLA ends the process where there are several devices.
+    return tuple(jax.lax.optimization_barrier(part).reshape(*scores.shape[:-1], -1)
+                 for part in found)
 
 
 def check_limits(min_tokens: int, max_tokens: int | None) -> None:
@@ -202,7 +231,14 @@ def check_limits(min_tokens: int, max_tokens: int | None) -> None:
 
 
 def stack_limits(rows: Sequence[tuple[int, int | None]], max_length: int) -> Limits:
-    """Put requests' (min_tokens, max_tokens) into arrays; None stands for `max_length`.
+    """Put requests' limits into arrays.
+
+    Args:
+      rows: (min_tokens, max_tokens) of each; None stands for `max_length`.
+      max_length: L, what was compiled.
+
+    Returns:
+      The limits of the batch, as numpy arrays.
 
     Raises:
       ValueError: where a request wants more than `max_length` tokens, or impossible limits.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,7 +14,11 @@ FORMATS = ('lines', 'jsonl')
 def open_lines(inputs: str) -> Iterator[Iterable[str]]:
     """Open a file, or '-' for standard input, as lines of UTF-8 text.
 
-    Only a line feed ends a line, and a byte order mark at the start is no part of the first one.
+    Only a line feed ends a line. A byte order mark is left at the start of the first one, so that
+    the lines' lengths tell where in the file each begins.
+
+    Yields:
+      The lines, to be read once.
 
     Raises:
       ValueError: on reading, for bytes that are not UTF-8, naming the line.
@@ -29,23 +34,37 @@ def open_lines(inputs: str) -> Iterator[Iterable[str]]:
 
 def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
-        try:
-            yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
-        except UnicodeDecodeError as error:
-            raise ValueError(f'line {number} of {source} is not UTF-8 text ({error.reason} at byte '
-                             f'{error.start + 1} of the line); save it as UTF-8') from None
+        yield decode(line, number, source)
+
+
+def decode(line: bytes, number: int, source: str) -> str:
+    """Return the text of a line of UTF-8; `number` and `source` are its place, for messages.
+
+    Raises:
+      ValueError: naming the place, for bytes that are not UTF-8.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'line {number} of {source} is not UTF-8 text ({error.reason} at byte '
+                         f'{error.start + 1} of the line); save it as UTF-8') from None
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
     """Return the JSON object of a line.
 
+    Args:
+      line: with or without its line feed.
+      where: its place, for messages.
+
     Raises:
-      ValueError: naming the place, where it is blank, no JSON, or no object.
+      ValueError: naming the place, where it is blank, no JSON, or no object; also for numbers that
+        Python reads and JSON has not, since what holds them could not be answered in JSON.
     """
     if not line.strip():
         raise ValueError(f'{where} is blank; expected a JSON object; take the line out')
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
         if '\\u' in line:  # half of a surrogate pair is JSON, but no text that could be written
             json.dumps(record, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -58,3 +77,11 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
         raise ValueError(f'{where} is a JSON {type(record).__name__}; expected an object with the '
                          "template's columns as keys")
     return record
+
+
+def _finite(number: str) -> float:
+    """Return the number that is written so, of those that JSON can hold."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f'{number} is no number of JSON; write a finite one, or null')
+    return value

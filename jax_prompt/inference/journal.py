@@ -4,18 +4,27 @@ Beside the output stand two files while it is written: `OUTPUT.partial`, its beg
 `OUTPUT.journal`, one line of JSON for each piece that is safely on the disk: how far the input is
 read and how far the output is written. A start after a kill cuts both back to the last whole piece
 and goes on from there, so no line is lost or doubled.
+
+When the output has its name, the journal goes; that of one of several parts stays, marked finished,
+until the parts are joined, so that a host that was done need not answer its share again.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+_log = logging.getLogger(__name__)
+
 _HASHED_AT_ONCE = 1 << 20
+#: Tells a journal from a user's own file of that name.
+_KIND = {'jax_prompt_journal': 1}
+_BEGINNING = json.dumps(_KIND).encode().removesuffix(b'}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,88 +50,136 @@ class Journal:
     """Write an output piece by piece so that a kill loses at most the piece in work.
 
     Used as a context: `with Journal(output, header) as journal`. Leaving it after `finish` leaves
-    the output alone; leaving it by an error leaves what the next start needs, or nothing at all
-    where no piece was finished.
+    the output, and of a part the journal; leaving it by an error leaves what the next start needs,
+    or nothing at all where no piece was finished.
 
     Attributes:
       last: the last finished piece; of an earlier process, if it was killed.
       finished: whether all of the output is there.
     """
 
-    def __init__(self, output: str | os.PathLike, header: Mapping[str, Any]):
+    def __init__(self, output: str | os.PathLike, header: Mapping[str, Any],
+                 named: Mapping[str, str], is_part: bool = False):
         """Name an output, and all that it depends on.
 
         Args:
           output: the file to write.
           header: what must be the same for a later process to go on; what JSON can hold.
+          named: contents by their names; a later process may have more or fewer, but none of a name
+            with another content.
+          is_part: keep the journal when all is written, for whoever joins the parts to remove.
         """
         self._output = pathlib.Path(os.path.realpath(output))  # a link stays one
-        self._partial = self._beside('.partial')
-        self._path = self._beside('.journal')
-        self._header = json.loads(json.dumps(dict(header)))
+        self._partial = self._output.with_name(self._output.name + '.partial')
+        self._path = pathlib.Path(journal_path(self._output))
+        self._header = json.loads(json.dumps(_KIND | dict(header)))
+        self._named, self._known = dict(named), {}
+        self._is_part = is_part
         self._files = contextlib.ExitStack()
         self.last, self.finished = Entry(), False
-
-    def _beside(self, ending: str) -> pathlib.Path:
-        return self._output.with_name(self._output.name + ending)
 
     def __enter__(self) -> 'Journal':
         """Open or make the two files.
 
+        An output that an earlier process finished is taken as it is, if it is still there.
+
+        Returns:
+          The journal.
+
         Raises:
-          ValueError: they belong to another run, or another process is writing them.
+          ValueError: they belong to another run or are no such files, or another process is
+            writing them.
           OSError: they cannot be written.
         """
         with contextlib.ExitStack() as files:
-            self._file = files.enter_context(_open(self._path, self._output))
+            self._files = files
+            self._file = _open(self._path, self._output, files)
             _lock(self._file, self._output)
             has_begun = self._read_back()
-            if self.finished and not self._partial.exists():
-                self._files = files.pop_all()
-                return self
-            self.finished = False
-            self._data = files.enter_context(_open(self._partial, self._output))
             if not has_begun:
-                self._file.truncate(0)
-                self._append(self._header)
-            self._data.truncate(self.last.written)
-            self._data.seek(0, os.SEEK_END)
+                self._check_partial()
+            if self.finished and not _has_size(self._output, self.last.written):
+                has_begun = self.finished = False  # taken away since, or replaced
+            if not self.finished:
+                self._open_partial(has_begun)
             self._files = files.pop_all()
         return self
 
+    def _check_partial(self) -> None:
+        """Refuse a partial output without a journal of it, which none of these processes leaves."""
+        if self._partial.exists() and not _has_size(self._partial, 0):
+            self._path.unlink(missing_ok=True)  # it was made just now, or never had a first line
+            raise ValueError(f'{self._partial} is no output that an earlier run began, so it is '
+                             'left alone; move it away, or name another output')
+
+    def _open_partial(self, has_begun: bool) -> None:
+        """Make ready to write behind the last piece, or at the beginning."""
+        self._data = _open(self._partial, self._output, self._files)
+        if not has_begun:
+            self.last = Entry()
+            self._known = {}
+            self._file.truncate(0)
+            self._append(self._header)
+        new = {name: self._named[name] for name in self._named.keys() - self._known.keys()}
+        if new:
+            self._append({'named': new})
+        self._data.truncate(self.last.written)
+        self._data.seek(0, os.SEEK_END)
+
+    def start_anew(self) -> None:
+        """Forget what an earlier process finished: it answers what is no longer asked."""
+        self.finished = False
+        self._open_partial(has_begun=False)
+
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None and self.finished:
-            self._path.unlink(missing_ok=True)
-            _sync_folder(self._output.parent)
+        if self.finished:
+            if kind is None and not self._is_part:
+                self._path.unlink(missing_ok=True)
+                _sync_folder(self._output.parent)
         elif self.last.lines == 0:  # nothing to go on from
             self._partial.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
         self._files.close()  # the lock goes last
 
     def add(self, text: bytes, entry: Entry) -> None:
-        """Write a piece of the output, then that it is written."""
-        self._data.write(text)
-        _sync(self._data)
+        """Write a piece of the output, then that it is written.
+
+        Args:
+          text: the piece.
+          entry: how far the work is with it.
+        """
+        self._write(self._data, text)
         self._append(dataclasses.asdict(entry))
         self.last = entry
 
     def finish(self) -> None:
         """Give the output its name: all of it is there."""
-        if self.finished:
-            return
-        _sync(self._data)
         self._append({'finished': True})
         os.replace(self._partial, self._output)
         _sync_folder(self._output.parent)
         self.finished = True
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(record).encode() + b'\n')
-        _sync(self._file)
+        self._write(self._file, json.dumps(record).encode() + b'\n')
+
+    def _write(self, file: BinaryIO, text: bytes) -> None:
+        """Write at the end of a file, and wait until it is on the disk."""
+        try:
+            file.seek(0, os.SEEK_END)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(f'cannot write output {self._output}: {error.strerror}; mend that and '
+                          'start the same command again to go on behind what is written') from error
 
     def _read_back(self) -> bool:
         """Take up what an earlier process left; say whether there was anything."""
+        self._file.seek(0)
+        beginning = self._file.read(len(_BEGINNING))
+        if not _BEGINNING.startswith(beginning):
+            raise ValueError(f'{self._path} is no journal of an output, so it is left alone; move '
+                             'it away, or name another output')
         self._file.seek(0)
         whole, records = 0, []
         for line in self._file:
@@ -133,21 +190,42 @@ class Journal:
             records.append(record)
         if not records:
             return False
-        if records[0] != self._header:
-            differs = [name for name in self._header | records[0]
-                       if self._header.get(name) != records[0].get(name)]
+        self._known = {name: content for record in records[1:]
+                       for name, content in record.get('named', {}).items()}
+        both = self._known.keys() & self._named.keys()
+        differs = [*_differences(records[0], self._header), *_differences(
+            {name: self._known[name] for name in both}, {name: self._named[name] for name in both})]
+        if differs:
             raise ValueError(
-                f'{self._path} was left by a run with another {", another ".join(differs)}; '
-                f'give what that run was given to go on with it, or delete {self._path} and '
-                f'{self._partial} to start anew')
+                f'{self._path} was left by another run: {", ".join(differs)}; give what that run '
+                f'was given to go on with it, or delete {self._path} and {self._partial} to start '
+                'anew')
         self._file.truncate(whole)
-        self.finished = records[-1] == {'finished': True}
+        self.finished = records[-1] == {'finished': True} and not self._partial.exists()
         size = self._partial.stat().st_size if self._partial.exists() else 0
         for record in records[1:]:
             # The output is on the disk before its entry; only a broken disk can have lost it.
             if 'written' in record and (self.finished or record['written'] <= size):
                 self.last = Entry(**record)
         return True
+
+
+def _differences(then: Any, now: Any, name: str = '') -> Iterator[str]:
+    """Say where two JSON values differ."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in then | now:
+            yield from _differences(then.get(key), now.get(key), f'{name}.{key}' if name else key)
+    elif then != now:
+        yield f'{name} was {then!r} and is now {now!r}'
+
+
+def journal_path(output: str | os.PathLike) -> str:
+    """Return where the journal of an output stands."""
+    return f'{output}.journal'
+
+
+def _has_size(path: pathlib.Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -159,12 +237,19 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _open(path: pathlib.Path, output: pathlib.Path) -> BinaryIO:
+def _open(path: pathlib.Path, output: pathlib.Path, files: contextlib.ExitStack) -> BinaryIO:
     """Open for reading and writing, made if it is not there, nothing cut off."""
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b')
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b')
     except OSError as error:
         raise OSError(f'cannot write output {output}: {error.strerror} ({path})') from error
+    files.callback(_close, file)
+    return file
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # what a failed write left in the buffer has been told
+        file.close()
 
 
 def _lock(file: BinaryIO, output: pathlib.Path) -> None:
@@ -175,14 +260,12 @@ def _lock(file: BinaryIO, output: pathlib.Path) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise ValueError(f'another process is writing output {output}; wait for it, or name '
                          'another output') from error
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    except OSError as error:  # some network file systems cannot
+        _log.warning('output %s cannot be locked (%s); see to it that no second process writes it',
+                     output, error.strerror)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
@@ -196,7 +279,16 @@ def _sync_folder(folder: pathlib.Path) -> None:
 
 
 def hash_start(file: BinaryIO, start: int, size: int) -> Any:
-    """Return the SHA-256 of so many bytes of a file, to be gone on with; ends behind them."""
+    """Hash some bytes of a file, which is left behind them.
+
+    Args:
+      file: open for reading.
+      start: where they begin.
+      size: how many; fewer where the file ends.
+
+    Returns:
+      hashlib's SHA-256, to be updated with what follows.
+    """
     file.seek(start)
     found = hashlib.sha256()
     for chunk in _chunks(file, size):

@@ -7,6 +7,7 @@ batches that were started before go on with the old.
 """
 
 import collections
+import copy
 import logging
 import threading
 import weakref
@@ -52,7 +53,14 @@ class FreeRows:
         self._free = [(0, capacity)]  # (offset, size), by offset
 
     def take(self, size: int) -> int | None:
-        """Take the first stretch that is long enough; None where there is none."""
+        """Take the first stretch that is long enough.
+
+        Args:
+          size: rows.
+
+        Returns:
+          Its first row; None where there is no such stretch.
+        """
         for number, (offset, length) in enumerate(self._free):
             if length >= size:
                 rest = [(offset + size, length - size)] if length > size else []
@@ -61,7 +69,7 @@ class FreeRows:
         return None
 
     def give(self, offset: int, size: int) -> None:
-        """Give rows back, or add new ones."""
+        """Give rows back, or add new ones: `size` rows from `offset` on."""
         joined = []
         for start, length in sorted([*self._free, (offset, size)]):
             if joined and sum(joined[-1]) == start:
@@ -126,6 +134,31 @@ class PromptTable:
             self._collect()
             return self._free.count
 
+    def capacity_for(self, num_rows: int) -> int:
+        """Return R after a prompt is put: more than now where no free stretch can hold it.
+
+        Args:
+          num_rows: P, of the prompt.
+        """
+        with self._lock:
+            self._collect()
+            free, capacity = copy.deepcopy(self._free), self.capacity
+            while free.take(_block_size(num_rows)) is None:
+                free.give(capacity, capacity)
+                capacity *= 2
+            return capacity
+
+    def empty(self, capacity: int) -> Array:
+        """Return what the table will be like at another size, to compile for.
+
+        Args:
+          capacity: R.
+
+        Returns:
+          float32[R, D], zeros.
+        """
+        return self._place(np.zeros((capacity, self._rows_RD.shape[1]), np.float32))
+
     @property
     def compilations(self) -> int:
         """Return how many programs have been compiled to write blocks."""
@@ -153,18 +186,27 @@ class PromptTable:
         rows[:len(prompt_PD)] = prompt_PD
         with self._lock:
             offset = self._take(size)
-            self._rows_RD = self._write(self._rows_RD, rows, np.int32(offset))
+            try:
+                self._rows_RD = self._write(self._rows_RD, rows, np.int32(offset))
+            except BaseException:  # such as a lack of memory
+                self._free.give(offset, size)
+                raise
         block = Block(offset, size)
         weakref.finalize(block, self._released.append, (offset, size))
         return block
 
-    def warm_up(self, longest: int = 256) -> None:
-        """Compile the writing of blocks of up to `longest` rows; the table's content stays."""
+    def warm_up(self, longest: int = 256, capacity: int | None = None) -> None:
+        """Compile the writing of blocks; the table's content stays.
+
+        Args:
+          longest: the most rows of a prompt to prepare for.
+          capacity: R, of a table to be; None for the one there is.
+        """
+        table_RD = self._rows_RD if capacity is None else self.empty(capacity)
         size = _SMALLEST_BLOCK
-        while size < _block_size(longest) * 2:
-            if size <= self.capacity:
-                rows = np.zeros((size, self._rows_RD.shape[1]), np.float32)
-                self._write(self._rows_RD, rows, np.int32(0)).block_until_ready()
+        while size <= min(_block_size(longest), len(table_RD)):
+            rows = np.zeros((size, table_RD.shape[1]), np.float32)
+            self._write(table_RD, rows, np.int32(0)).block_until_ready()
             size *= 2
 
     def _take(self, size: int) -> int:
@@ -172,10 +214,9 @@ class PromptTable:
         self._collect()
         while (offset := self._free.take(size)) is None:
             old = self.capacity
-            _log.warning('the prompt table grows from %d to %d rows; programs that use it are '
-                         'compiled again: give a larger capacity to avoid that', old, 2 * old)
-            more_RD = jnp.zeros_like(self._rows_RD)
-            self._rows_RD = self._place(jnp.concatenate([self._rows_RD, more_RD]))
+            _log.warning('the prompt table grows from %d to %d rows; what has not been compiled '
+                         'for that will be: give a larger capacity to avoid it', old, 2 * old)
+            self._rows_RD = self._place(jnp.concatenate([self._rows_RD, self.empty(old)]))
             self._free.give(old, old)
         return offset
 

@@ -118,14 +118,8 @@ def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Arr
     return jax.lax.map(log_probability, each_label, batch_size=group).T
 
 
-def rank_classify(score: LabelScorer, frozen: Params, prompt_PD: Array,
-                  ids_BS: Array) -> np.ndarray:
-    """Return the number of the likeliest label of each row, int32[B]; the first among equals."""
-    return np.asarray(score(frozen, prompt_PD, ids_BS)).argmax(axis=1).astype(np.int32)
-
-
 def probabilities(scores_BC: np.ndarray) -> np.ndarray:
-    """Turn scores into probabilities among the labels: softmax, float32[B, C]."""
+    """Turn scores into probabilities among the labels: softmax, float32[B, C] -> the same."""
     scores_BC = np.asarray(scores_BC, np.float32)
     odds_BC = np.exp(scores_BC - scores_BC.max(axis=1, keepdims=True))
     return odds_BC / odds_BC.sum(axis=1, keepdims=True)
@@ -133,7 +127,18 @@ def probabilities(scores_BC: np.ndarray) -> np.ndarray:
 
 def label_arrays(label_ids: Sequence[Sequence[int]],
                   config: T5Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return int32[C, L] targets with end tokens, padded, and float32[C, L] weights 1 or 0."""
+    """Put labels into arrays.
+
+    Args:
+      label_ids: for each label its tokens, without the end token.
+      config: of the model whose tokens they are.
+
+    Returns:
+      (int32[C, L], the targets with end tokens, padded; float32[C, L], weights, 1 on tokens).
+
+    Raises:
+      ValueError: as `make_label_scorer` does.
+    """
     labels = [[int(token) for token in label] for label in label_ids]
     _check_labels(labels, config)
     shape = (len(labels), max(map(len, labels)) + 1)

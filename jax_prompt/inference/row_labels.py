@@ -45,6 +45,9 @@ class LabelSet:
           encode: text -> token ids, without an end token.
           config: of the model.
 
+        Returns:
+          The labels, with their end tokens.
+
         Raises:
           ValueError: fewer than two labels, one without tokens, or two that the vocabulary spells
             alike.

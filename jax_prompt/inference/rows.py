@@ -5,21 +5,29 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.inference.generate import before_end
+from jax_prompt.inference.generate import before_end, check_limits
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.row_labels import LabelSet
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.t5.model import T5
-from jax_prompt.types import Array, Params
+from jax_prompt.types import Params
+
+#: What the plain model reads and writes where a request does not say: T5's own lengths.
+PLAIN = TextTask('plain', {}, '{text}', inputs_length=512, targets_length=64)
+
+
+class UnknownPrompt(ValueError):
+    """A request names a prompt that is not in use."""
 
 
 class OpenedModel(Protocol):
@@ -27,6 +35,8 @@ class OpenedModel(Protocol):
 
     model: T5
     frozen: Params
+    for_generation: Params
+    mesh: Mesh | None
     vocabulary: Any
     name: str
     fingerprint: str
@@ -69,7 +79,18 @@ class ServedPrompt:
         return content.hexdigest()[:16]
 
     def ids(self, tokens: Sequence[int], where: str) -> tuple[np.ndarray, bool]:
-        """Return the ids of an input as the table's rows have it, and whether text was cut."""
+        """Make the ids of an input as the table's rows have it.
+
+        Args:
+          tokens: of the rendered text, without an end token.
+          where: it stands, for messages.
+
+        Returns:
+          int32[S'], with virtual and end tokens, and whether text was cut.
+
+        Raises:
+          ValueError: it lacks the layout's marker, or has it more than once.
+        """
         try:
             ids, cut = self.converter.input_ids(tokens)
         except ValueError as error:  # it lacks the layout's marker
@@ -121,6 +142,10 @@ class Row:
       options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none. Of a
         row that is ranked a `Calibration`, or None for the plain softmax.
       group: only rows of one group share a batch.
+
+    Raises:
+      ValueError: the options and `max_tokens` contradict each other; in a batch that would be its
+        neighbours' failure too.
     """
 
     prompt: ServedPrompt
@@ -132,6 +157,10 @@ class Row:
     options: Any
     group: tuple
 
+    def __post_init__(self):
+        if self.labels is None and self.options is not None:
+            check_limits(self.options.min_tokens, self.max_tokens)
+
     @property
     def passes(self) -> int:
         """Return how often its batch reads the weights: a further time for each token."""
@@ -139,7 +168,12 @@ class Row:
 
 
 def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:
-    """Yield the numbers of the rows of each batch: one group, like lengths, longest first."""
+    """Yield the numbers of the rows of each batch: one group, like lengths, longest first.
+
+    Args:
+      rows: of any groups.
+      largest: the most rows of a batch.
+    """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].group, -len(rows[i].ids), i))
     for _, same in itertools.groupby(order, key=lambda i: rows[i].group):
         numbers = list(same)
@@ -153,23 +187,50 @@ class Running:
 
     Attributes:
       rows: in their order.
-      result: float32[B, C] scores or int32[B, L] tokens.
-      opened: the model, to read the result with.
+      parts: the numbers of the rows of each, and what waits for its result: float32[B, C] scores or
+        int32[B, L] tokens.
+      opened: the model, to read the results with.
     """
 
     rows: tuple[Row, ...]
-    result: Array
+    parts: tuple[tuple[Sequence[int], Callable[[], np.ndarray]], ...]
     opened: OpenedModel
 
     def answers(self) -> list[Prediction]:
-        """Wait for the device and return an answer for each row."""
-        found = np.asarray(self.result)
+        """Wait for the device and return an answer for each row.
+
+        Raises:
+          ValueError: a row has no answer; see `outcomes`.
+        """
+        outcomes = self.outcomes()
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return outcomes
+
+    def outcomes(self) -> list[Prediction | Exception]:
+        """Wait for the device and return for each row its answer, or why it has none.
+
+        What is wrong with one row, such as a prompt whose numbers are too large for the model, is
+        so no failure of its neighbours. A failure of the device is raised: it is all rows'.
+        """
         read = self._tokens if self.rows[0].labels is None else self._scores
-        return [read(row, values) for row, values in zip(self.rows, found, strict=False)]
+        outcomes: list[Any] = [None] * len(self.rows)
+        for numbers, wait in self.parts:
+            for number, values in zip(numbers, wait(), strict=False):
+                try:
+                    outcomes[number] = read(self.rows[number], values)
+                except Exception as error:
+                    outcomes[number] = error
+        return outcomes
 
     def _scores(self, row: Row, scores_C: np.ndarray) -> Prediction:
         words = row.labels.words
         scores_C = scores_C[:len(words)]
+        if not np.isfinite(scores_C).all():
+            raise ValueError(f'{row.prompt} gives scores that are not finite; expected '
+                             'log-probabilities: use a prompt from before its training diverged, '
+                             'or weights in float32')
         best, odds_C = np.argmax(scores_C), probabilities(scores_C[None])[0]
         if row.options is not None:
             odds_C = row.options.probabilities(scores_C)

@@ -144,32 +144,44 @@ def make_sampler(model: T5, max_length: int) -> Sampler:
 
 def sample_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
                   rows: SamplingRows) -> Array:
-    """Sample from encoded inputs, as `decode_tokens` does: int32[B, L]."""
+    """Sample from encoded inputs, as `decode_tokens` does.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      encoded_BSD: the encoder's outputs.
+      mask_BS: bool[B, S], True where the encoder had a token.
+      max_length: L, tokens to generate at most.
+      rows: each row's settings.
+
+    Returns:
+      int32[B, L], pads after the end token.
+    """
     keys_B = jax.vmap(lambda seed: jax.random.key(seed, impl='threefry2x32'))(rows.seed_B)
 
-    def choose(logits_BV: Array, position: Array) -> Array:
+    def choose(logits_VB: Array, position: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, position)
-        return choose_tokens(logits_BV, keys, rows)
+        return choose_tokens(logits_VB, keys, rows)
 
     return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, rows.limits)
 
 
-def choose_tokens(logits_BV: Array, keys_B: Array, rows: SamplingRows) -> Array:
+def choose_tokens(logits_VB: Array, keys_B: Array, rows: SamplingRows) -> Array:
     """Choose each row's next token as its settings ask.
 
     Args:
-      logits_BV: float32[B, V].
+      logits_VB: float32[V, B].
       keys_B: key[B], each used for its row alone.
       rows: the settings.
 
     Returns:
       int32[B].
     """
-    likeliest_B = likeliest(logits_BV)
+    likeliest_B = likeliest(logits_VB)
     warm_B = rows.temperature_B > 0
 
     def draw_all():
-        weights_BV = filtered_weights(logits_BV, rows.temperature_B, rows.top_k_B, rows.top_p_B)
+        weights_BV = filtered_weights(logits_VB.T, rows.temperature_B, rows.top_k_B, rows.top_p_B)
         return jnp.where(warm_B, _draw(weights_BV, keys_B), likeliest_B)
 
     # A batch of greedy requests alone pays for no sampling.

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-from jax_prompt.inference.generate import LENGTHS
-
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
@@ -19,7 +17,7 @@ class Shapes:
       labels: (C, L), number of labels and of their tokens, both ascending. Rows whose labels need
         no more than `shared_labels` of these share a batch, others wait for their like: two words
         are not scored at the price of a hundred.
-      targets: L, tokens to generate.
+      targets: L, tokens to generate. A row that asks for fewer ends there.
       shared_labels: how many of the smallest `labels` are run together.
 
     Example:
@@ -30,7 +28,7 @@ class Shapes:
     batch_sizes: tuple[int, ...] = (1, 8, 32)
     lengths: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 256, 384, 512)
     labels: tuple[tuple[int, int], ...] = ((2, 2), (4, 4), (8, 4), (16, 8), (64, 8))
-    targets: tuple[int, ...] = LENGTHS
+    targets: tuple[int, ...] = (8, 32, 128, 512)
     shared_labels: int = 2
 
     def __post_init__(self):

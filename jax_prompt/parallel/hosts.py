@@ -6,6 +6,8 @@ raise the same error.
 """
 
 import contextlib
+import datetime
+import functools
 import json
 import re
 import signal
@@ -15,6 +17,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+#: Longer than any host's share of work: whoever waits is told when another host is lost.
+_LONGEST_WAIT = datetime.timedelta(days=365)
 
 _ADDRESS = re.compile(r'[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}')
 
@@ -76,12 +81,39 @@ def from_first(make: Callable[[], Any]) -> Any:
             told = {'value': make()}
         except (ValueError, OSError) as error:
             raised, told = error, {'error': str(error)}
+    _meet()
     told = json.loads(_broadcast(json.dumps(told).encode()))
     if raised is not None:
         raise raised
     if 'error' in told:
         raise ValueError(f"{told['error']} (told by the first process)")
     return told['value']
+
+
+def check_together(check: Callable[[], None]) -> None:
+    """Call a check in every process, and go on in all or in none.
+
+    Args:
+      check: raises ValueError or OSError where the process cannot go on.
+
+    Raises:
+      ValueError, OSError: what it raised in this process, or that it raised in another one.
+    """
+    raised: Exception | None = None
+    try:
+        check()
+    except (ValueError, OSError) as error:
+        raised = error
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        _meet()
+        failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(raised is not None)))
+        if raised is None and failed.size:
+            raise ValueError(f'process {failed[0]} of the job cannot go on and says why; mend it '
+                             'there and start all of them again')
+    if raised is not None:
+        raise raised
 
 
 def arrays_from_first(tree: Any) -> Any:
@@ -123,11 +155,29 @@ def fetch(array: Any) -> np.ndarray:
 
 
 def wait_for_all(what: str) -> None:
-    """Wait until every process has come here; `what` names the place in messages."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Wait until every process has come here, be it for days.
 
-        multihost_utils.sync_global_devices(f'jax_prompt: {what}')
+    A collective would not do: on CPU it gives up after half an hour, the first one after half a
+    minute. JAX makes no other barrier public. That another process was lost is noticed here only
+    when its heartbeats have stayed away, after a hundred seconds.
+
+    Args:
+      what: names the place in messages.
+
+    Raises:
+      RuntimeError: another process was lost.
+    """
+    if jax.process_count() > 1:
+        from jax._src import distributed
+
+        distributed.global_state.client.wait_at_barrier(
+            f'jax_prompt: {what}', _LONGEST_WAIT // datetime.timedelta(milliseconds=1))
+
+
+@functools.cache
+def _meet() -> None:
+    """Wait for all before the first collective: they may have opened a model at unequal speed."""
+    wait_for_all('the first collective')
 
 
 @contextlib.contextmanager

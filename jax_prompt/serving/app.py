@@ -1,5 +1,6 @@
 """The routes, as a FastAPI application; see `schemas` for what they take and give."""
 
+import dataclasses
 import importlib.resources
 import logging
 from collections.abc import Callable
@@ -11,18 +12,18 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from jax_prompt import __version__
-from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.inference.content_free import choose_calibration
+from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row
-from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.serving import schemas
-from jax_prompt.serving.batcher import Busy, Stopped
+from jax_prompt.serving.batcher import BatchFailed, Busy, Stopped
 from jax_prompt.serving.names import NAME_PATTERN, BadName
 from jax_prompt.serving.prompt_folder import Exists, Version
-from jax_prompt.serving.service import READY, Service, TooLate, Unavailable
+from jax_prompt.serving.service import READY, Service, TooLate, Unavailable, Unfit
 
 _log = logging.getLogger(__name__)
 
@@ -57,20 +58,20 @@ def _problems(service: Service, *codes: int) -> dict[int | str, dict[str, Any]]:
 def _add_answers(app: FastAPI, service: Service) -> None:
     """Add the routes that ask the model."""
     classify_request, generate_request = schemas.request_models(service.settings)
-    codes = _problems(service, 400, 404, 408, 409, 413, 422, 504)
+    codes = _problems(service, 400, 404, 408, 409, 413, 415, 422, 504)
 
     @app.post('/v1/classify', responses=codes, tags=['answers'], summary='Choose among labels')
     async def classify(body: classify_request) -> schemas.ClassifyAnswer:
         prompt, name = service.prompt(body.prompt)
 
         def make_row() -> Row:
+            plain = body.temperature == 1 and not body.calibrate
             labels = None if body.labels is None else service.label_set(body.labels)
-            options = choose_calibration(service.engine, prompt, labels or prompt.labels,
-                                         body.calibrate, body.temperature)
-            return service.engine.rows_of(prompt, [body.inputs], rank=True, labels=labels,
-                                          options=options)[0]
+            return service.engine.rows_of(
+                prompt, [body.inputs], rank=True, labels=labels,
+                options=None if plain else Calibration(None, body.temperature))[0]
 
-        row, answer = await service.answer(make_row)
+        row, answer = await service.answer(make_row, body.calibrate)
         return schemas.ClassifyAnswer(
             prompt=name, label=answer.text, scores=answer.scores,
             probabilities=answer.probabilities, truncated=row.cut)
@@ -78,22 +79,22 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post('/v1/generate', responses=codes, tags=['answers'], summary='Generate text')
     async def generate(body: generate_request) -> schemas.GenerateAnswer:
         prompt, name = service.prompt(body.prompt)
-        most = min(prompt.task.targets_length, service.settings.max_tokens)
-        decoding, options = _decoding(body)
-        row, answer = await service.answer(lambda: service.engine.rows_of(
-            prompt, [body.inputs], rank=False, max_tokens=body.max_tokens or most,
-            decoding=decoding, options=options)[0])
+
+        def make_row() -> Row:
+            schemas.check_generation(body)
+            decoding, options = AnswerSettings(
+                num_beams=body.num_beams, length_penalty=body.length_penalty,
+                temperature=body.temperature, top_k=body.top_k,
+                top_p=body.top_p).generation(body.seed)
+            row = service.engine.rows_of(
+                prompt, [body.inputs], rank=False, max_tokens=body.max_tokens,
+                decoding=decoding, options=options)[0]
+            # A task's own length is what was compiled for; the limit ends the row before that.
+            return dataclasses.replace(
+                row, max_tokens=min(row.max_tokens, service.settings.max_tokens))
+
+        row, answer = await service.answer(make_row)
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
-
-
-def _decoding(body: Any) -> tuple[str, BeamSettings | SamplingSettings]:
-    """Return the engine's decoding that a request to generate asks for, and its options."""
-    if body.num_beams == 1:
-        return 'sample', SamplingSettings(body.temperature, body.top_k, body.top_p, body.seed)
-    if body.temperature > 0:
-        raise ValueError(f'num_beams={body.num_beams} with temperature={body.temperature:g}: a '
-                         'beam search draws nothing; leave one of them out')
-    return 'beam', BeamSettings(body.length_penalty)
 
 
 def _add_prompts(app: FastAPI, service: Service) -> None:
@@ -110,37 +111,45 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
     @app.get('/v1/prompts/{name}', responses=_problems(service, 404, 422), tags=['prompts'],
              summary='Describe a prompt')
     async def describe_prompt(name: _Name) -> schemas.PromptDescription:
-        version = service.folder.find(name)
-        return _describe(version, service.folder.versions()[version.name][0] is version)
+        version = service.find(name)
+        return _describe(version, _is_default(service, version))
 
     @app.get('/v1/prompts/{name}/nearest', responses=_problems(service, 404, 422),
              tags=['prompts'], summary="Read a prompt by the words nearest to its rows")
     def nearest(name: _Name, count: Annotated[int, Query(ge=1, le=20)] = 5) -> schemas.NearestWords:
-        version = service.folder.find(name)
+        version = service.find(name)
         return schemas.NearestWords(prompt=version.full_name, rows=[
             [schemas.NearestWord(word=word, cosine=cosine) for word, cosine in row]
-            for row in service.nearest(version, count)])
+            for row in service.nearest.of(version, count)])
 
 
 def _add_changes(app: FastAPI, service: Service) -> None:
     """Add the routes that change the folder of prompts; the gate asks for the token."""
+    # Where there is no token, none helps.
+    token, dependencies = ((), []) if service.settings.token is None else ((401,), [
+        Depends(_BEARER)])
 
     @app.put('/v1/prompts/{name}', status_code=201, tags=['prompts'],
-             dependencies=[Depends(_BEARER)], summary='Upload a version of a prompt',
+             dependencies=dependencies, summary='Upload a version of a prompt',
+             description='NAME@VERSION is never replaced. A bare NAME gets the next whole number, '
+             'or the version whose file has this content already. The answer says whether the bare '
+             'name now means it: a file NAME.safetensors goes before all versions, and a higher '
+             'version before a lower one.',
              responses={200: {'model': schemas.Uploaded, 'description': 'It was there already.'},
-                        **_problems(service, 401, 408, 409, 413, 422)})
+                        **_problems(service, *token, 408, 409, 413, 422)})
     def upload(name: _Name, response: Response, body: Annotated[bytes, Body(
             media_type='application/octet-stream', description='A prompt file.',
             )] = b'') -> schemas.Uploaded:
-        version, is_new = service.folder.upload(name, body)
+        version, is_new = service.upload(name, body)
         response.status_code = 201 if is_new else 200
-        return schemas.Uploaded(name=version.name, version=version.version)
+        return schemas.Uploaded(name=version.name, version=version.version,
+                                default=_is_default(service, version))
 
-    @app.delete('/v1/prompts/{name}', tags=['prompts'], dependencies=[Depends(_BEARER)],
+    @app.delete('/v1/prompts/{name}', tags=['prompts'], dependencies=dependencies,
                 summary='Remove a version of a prompt, or all of them',
-                responses=_problems(service, 401, 404, 422))
+                responses=_problems(service, *token, 404, 422))
     def remove(name: _Name) -> schemas.Removed:
-        return schemas.Removed(removed=service.folder.remove(name))
+        return schemas.Removed(removed=service.remove(name))
 
 
 def _add_states(app: FastAPI, service: Service) -> None:
@@ -184,23 +193,32 @@ def _sender(content: bytes, kind: str) -> Callable[[], Any]:
 
 def _add_errors(app: FastAPI) -> None:
     """Give every refusal the same form: {"detail": one line}."""
-    for error, status in ((BadName, 422), (UnknownPrompt, 404), (Exists, 409), (ValueError, 409),
-                          (Busy, 503), (Stopped, 503), (Unavailable, 503), (TooLate, 504)):
+    for error, status in ((BadName, 422), (UnknownPrompt, 404), (Exists, 409), (Unfit, 409),
+                          (BatchFailed, 500), (Busy, 503), (Stopped, 503), (Unavailable, 503),
+                          (TooLate, 504)):
         app.add_exception_handler(error, _refusal(status))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        del request
         first = error.errors()[0]
         if first['type'] == 'json_invalid':
             return JSONResponse({'detail': 'the body is not JSON'}, 400)
+        if first['loc'] == ('body',) and isinstance(error.body, bytes):
+            kind = request.headers.get('content-type', '')[:80]
+            return JSONResponse({'detail': f'the body came with content-type {kind!r}; expected '
+                                 'the header content-type: application/json'}, 415)
         place = '.'.join(str(part) for part in first['loc'])
-        return JSONResponse({'detail': f'{place}: {first["msg"]}'[:500]}, 422)
+        line = ' '.join(f'{place}: {first["msg"]}'.splitlines())
+        return JSONResponse({'detail': line[:500]}, 422)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        del request
-        return JSONResponse({'detail': str(error.detail)}, error.status_code, error.headers)
+        headers = error.headers
+        if error.status_code == 405:  # a path may have several routes
+            headers = {'Allow': ', '.join(sorted({
+                method for route in app.routes if route.matches(request.scope)[0] != Match.NONE
+                for method in route.methods}))}
+        return JSONResponse({'detail': str(error.detail)}, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
@@ -216,6 +234,12 @@ def _refusal(status: int) -> Callable[[Request, Exception], Any]:
         return JSONResponse({'detail': lines[0]}, status, headers)
 
     return refuse
+
+
+def _is_default(service: Service, version: Version) -> bool:
+    """Tell whether the bare name means a version, which may have been removed since."""
+    versions = service.folder.versions().get(version.name, ())
+    return bool(versions) and versions[0].version == version.version
 
 
 def _describe(version: Version, default: bool) -> schemas.PromptDescription:

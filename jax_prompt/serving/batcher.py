@@ -1,8 +1,8 @@
 """Dynamic batching: requests that come at about the same time share a batch.
 
 A batch starts when there are rows enough to fill it, or when its oldest row has waited as long as
-it may; while the device is busy rows gather by themselves, so that batches grow with the load. A
-batch that needs a program nobody has compiled yet does not hold up the others.
+it may; while the device is busy rows gather by themselves, so that batches grow with the load. Rows
+that need a program nobody has compiled yet wait aside and do not hold up the others.
 """
 
 import collections
@@ -19,6 +19,7 @@ import jax
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import Row
+from jax_prompt.serving.choosing import choose_rows
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +27,6 @@ _log = logging.getLogger(__name__)
 #: Where the device is the host's own processor nothing is won by that, and each batch would be
 #: chosen from fewer rows.
 _UNDER_WAY, _UNDER_WAY_ON_CPU = 2, 1
-#: What reading the weights once costs, in positions: so many take as long to compute with them, on
-#: two cores of a CPU as well as on a TPU, whose operations a byte are about as many.
-_WEIGHTS_COST = 256
 
 
 class Busy(Exception):
@@ -39,6 +37,10 @@ class Stopped(Exception):
     """No more requests are taken."""
 
 
+class BatchFailed(RuntimeError):
+    """The engine failed on a batch; `__cause__` says how, and so does the log."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Waiting:
     """A row in the queue."""
@@ -46,6 +48,10 @@ class _Waiting:
     row: Row
     answer: Future
     since: float
+
+
+#: Rows that wait, by group, the oldest first; no group is empty.
+_Groups = dict[tuple, collections.deque[_Waiting]]
 
 
 class Batcher:
@@ -71,15 +77,18 @@ class Batcher:
         """
         self._engine, self._max_wait, self._max_queue = engine, max_wait, max_queue
         self._watch, self._clock = watch, clock
-        self._changed = threading.Condition()
-        self._groups: dict[tuple, collections.deque[_Waiting]] = {}
-        self._count = self._unanswered = 0
-        self._stopping = False
+        lock = threading.RLock()
+        self._changed, self._cold_changed = threading.Condition(lock), threading.Condition(lock)
+        self._groups: _Groups = {}
+        # Rows found to need a program that is not compiled. They wait like the others: they count,
+        # and can be cancelled.
+        self._cold: _Groups = {}
+        self._unanswered = 0
+        self._stopping = self._compiling = self._ended = False
         if under_way is None:
             under_way = _UNDER_WAY_ON_CPU if jax.default_backend() == 'cpu' else _UNDER_WAY
         self._free = threading.Semaphore(under_way)
         self._running: queue.SimpleQueue = queue.SimpleQueue()
-        self._cold: queue.SimpleQueue = queue.SimpleQueue()
         self._threads = [threading.Thread(target=work, name=f'batcher {work.__name__}', daemon=True)
                          for work in (self._start_all, self._compile_all, self._finish_all)]
 
@@ -93,8 +102,10 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Return how many rows wait for a batch."""
-        return self._count
+        """Return how many rows wait for a batch, or for a program."""
+        with self._changed:
+            return sum(len(some) for groups in (self._groups, self._cold)
+                       for some in groups.values())
 
     @property
     def unanswered(self) -> int:
@@ -102,25 +113,30 @@ class Batcher:
         return self._unanswered
 
     def submit(self, row: Row) -> 'Future[Prediction]':
-        """Put a row into the queue; the future can be cancelled until its batch starts.
+        """Put a row into the queue.
+
+        Args:
+          row: of the engine.
+
+        Returns:
+          Its answer to be, which can be cancelled until its batch starts. It raises ValueError
+          where the row has none, see `Running.outcomes`, and BatchFailed where the engine failed.
 
         Raises:
           Busy: the queue is full.
           Stopped: `stop` was called.
         """
-        answer: Future = Future()
+        one = _Waiting(row, Future(), self._clock())
         with self._changed:
             if self._stopping:
                 raise Stopped('the server is shutting down')
-            if self._count >= self._max_queue:
-                raise Busy(f'{self._count} requests are waiting; try again later')
-            self._groups.setdefault(row.group, collections.deque()).append(
-                _Waiting(row, answer, self._clock()))
-            self._count += 1
+            if (waiting := self.waiting) >= self._max_queue:
+                raise Busy(f'{waiting} requests are waiting; try again later')
+            self._groups.setdefault(row.group, collections.deque()).append(one)
             self._unanswered += 1
             self._changed.notify()
-        answer.add_done_callback(self._note_answered)
-        return answer
+        one.answer.add_done_callback(lambda _: self._note_answered(one))
+        return one.answer
 
     def stop(self) -> None:
         """Answer what is in the queue, take nothing more, and end."""
@@ -131,10 +147,15 @@ class Batcher:
             if thread.is_alive():
                 thread.join()
 
-    def _note_answered(self, answer: Future) -> None:
-        del answer
+    def _note_answered(self, one: _Waiting) -> None:
+        """Forget a row that was answered, or cancelled: then it waits no longer."""
         with self._changed:
             self._unanswered -= 1
+            if one.answer.cancelled():
+                for groups in (self._groups, self._cold):
+                    if one in groups.get(one.row.group, ()):
+                        _take(groups, one.row.group, [one])
+                self._changed.notify()
 
     def _start_all(self) -> None:
         """Start batch after batch, until there is nothing left and `stop` was called."""
@@ -142,18 +163,20 @@ class Batcher:
             self._free.acquire()
             batch = self._next_batch()
             if batch is None:
-                self._cold.put(None)
                 return
-            if self._engine.is_warm([one.row for one in batch]):
-                self._start(batch, self._free.release)
-            else:  # compiled aside, so that others need not wait
-                self._cold.put(batch)
-                self._free.release()
+            self._start(batch, self._free.release)
 
     def _compile_all(self) -> None:
         """Start the batches that need a program that is not compiled yet."""
-        while (batch := self._cold.get()) is not None:
+        while (batch := self._next_cold_batch()) is not None:
             self._start(batch, _nothing)
+            with self._changed:
+                # What else waits aside may need no further program: let the batches be made anew.
+                for group, rows in self._cold.items():
+                    _put(self._groups, group, rows)
+                self._cold.clear()
+                self._compiling = False
+                self._changed.notify()
         self._running.put(None)
 
     def _start(self, batch: list[_Waiting], release: Callable[[], None]) -> None:
@@ -172,34 +195,66 @@ class Batcher:
         while (started := self._running.get()) is not None:
             batch, running, began, release = started
             try:
-                answers = running.answers()
+                for one, outcome in zip(batch, running.outcomes(), strict=True):
+                    _answer(one, outcome)
             except Exception as error:
                 _fail(batch, error)
             else:
-                for one, answer in zip(batch, answers, strict=True):
-                    one.answer.set_result(answer)
-                if self._watch is not None:
-                    self._watch([one.row for one in batch], began - batch[0].since,
-                                self._clock() - began)
+                self._tell(batch, began)
             finally:
                 release()
 
+    def _tell(self, batch: Sequence[_Waiting], began: float) -> None:
+        """Tell whoever watches of a batch; their failures are theirs."""
+        if self._watch is None:
+            return
+        try:
+            self._watch([one.row for one in batch], began - batch[0].since, self._clock() - began)
+        except Exception:
+            _log.exception('a batch of %d rows could not be noted', len(batch))
+
     def _next_batch(self) -> list[_Waiting] | None:
-        """Wait for a batch that is due; None at the end."""
+        """Wait for a batch that is due and can start; None at the end."""
         with self._changed:
             while True:
                 due, seconds = self._due_group()
                 if due is not None:
-                    batch = [one for one in self._take(self._groups[due])
-                             if one.answer.set_running_or_notify_cancel()]
-                    if not self._groups[due]:
-                        del self._groups[due]
-                    if batch:
-                        return batch
-                elif self._stopping and not self._groups:
+                    batch = self._choose(self._groups[due])
+                    if self._is_warm(batch):
+                        if batch := _begin(self._groups, due, batch):
+                            return batch
+                    else:  # compiled aside, so that others need not wait
+                        _take(self._groups, due, batch)
+                        _put(self._cold, due, batch)
+                        self._cold_changed.notify()
+                elif self._stopping and not (self._groups or self._cold or self._compiling):
+                    self._ended = True
+                    self._cold_changed.notify()
                     return None
                 else:
                     self._changed.wait(seconds)
+
+    def _next_cold_batch(self) -> list[_Waiting] | None:
+        """Wait for rows that need a program, and take a batch of the oldest; None at the end."""
+        with self._changed:
+            while True:
+                if self._cold:
+                    group = min(self._cold, key=lambda group: self._cold[group][0].since)
+                    batch = _begin(self._cold, group, self._choose(self._cold[group]))
+                    if batch:
+                        self._compiling = True
+                        return batch
+                elif self._ended:
+                    return None
+                else:
+                    self._cold_changed.wait()
+
+    def _is_warm(self, batch: Sequence[_Waiting]) -> bool:
+        """Tell whether a batch can start without compiling."""
+        try:
+            return self._engine.is_warm([one.row for one in batch])
+        except Exception:
+            return True  # it cannot start either; whoever starts it says why
 
     def _due_group(self) -> tuple[tuple | None, float | None]:
         """Return the group to run now, or how long to wait for one."""
@@ -213,33 +268,41 @@ class Batcher:
                 wait = left if wait is None else min(wait, left)
         return first, wait
 
-    def _take(self, waiting: collections.deque[_Waiting]) -> list[_Waiting]:
-        """Take a batch out of a group: its oldest row, and those that go best with it.
+    def _choose(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
+        """Choose a batch of a group."""
+        numbers = choose_rows([one.row for one in waiting], self._engine.shapes)
+        return [waiting[number] for number in numbers]
 
-        A batch costs the positions of its rows, fillers included, and the weights once for each
-        pass over them. A row is worth what it would cost in a full batch of its like. Of the
-        batches that hold the oldest row the one is taken that is worth the most for its cost.
-        """
-        shapes, weights = self._engine.shapes, _WEIGHTS_COST * waiting[0].row.passes
-        lengths = [shapes.length(len(one.row.ids)) for one in waiting]
-        worth = [length + weights / shapes.largest_batch for length in lengths]
-        best, chosen = 0.0, set()
-        for length in sorted({length for length in lengths if length >= lengths[0]}):
-            # The longest that fit waste least; of equals, those that have waited longer.
-            others = sorted((number for number in range(1, len(lengths))
-                             if lengths[number] <= length), key=lambda number: -lengths[number])
-            for size in shapes.batch_sizes:
-                rows = [0, *others][:size]
-                rate = sum(worth[number] for number in rows) / (weights + size * length)
-                if rate > best:
-                    best, chosen = rate, set(rows)
-        batch, rest = [], []
-        for number, one in enumerate(waiting):
-            (batch if number in chosen else rest).append(one)
-        waiting.clear()
-        waiting.extend(rest)
-        self._count -= len(batch)
-        return batch
+
+def _put(groups: _Groups, group: tuple, rows: Sequence[_Waiting]) -> None:
+    """Put rows where they belong by their age."""
+    rows = [*groups.get(group, ()), *rows]
+    groups[group] = collections.deque(sorted(rows, key=lambda one: one.since))
+
+
+def _take(groups: _Groups, group: tuple, batch: Sequence[_Waiting]) -> None:
+    """Take rows out of their group, and the group away with its last one."""
+    gone = set(batch)
+    left = collections.deque(one for one in groups[group] if one not in gone)
+    if left:
+        groups[group] = left
+    else:
+        del groups[group]
+
+
+def _begin(groups: _Groups, group: tuple, batch: Sequence[_Waiting]) -> list[_Waiting]:
+    """Take rows out of their group to work on them; those cancelled just now are left out."""
+    _take(groups, group, batch)
+    return [one for one in batch if one.answer.set_running_or_notify_cancel()]
+
+
+def _answer(one: _Waiting, outcome: Prediction | Exception) -> None:
+    """Hand out what came of a row."""
+    if isinstance(outcome, Exception):
+        _log.warning('a row has no answer: %s', outcome)
+        one.answer.set_exception(outcome)
+    else:
+        one.answer.set_result(outcome)
 
 
 def _nothing() -> None:
@@ -247,7 +310,10 @@ def _nothing() -> None:
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    """Hand an error out instead of answers."""
+    """Hand an error out to those that have no answer."""
     _log.error('a batch of %d rows failed', len(batch), exc_info=error)
     for one in batch:
-        one.answer.set_exception(error)
+        if not one.answer.done():
+            failure = BatchFailed('the server failed on a batch; its log says how')
+            failure.__cause__ = error
+            one.answer.set_exception(failure)

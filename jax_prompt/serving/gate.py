@@ -21,6 +21,9 @@ App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 OPEN_PATHS = ('/', '/page.js', '/page.css', '/healthz', '/readyz')
 #: Changing prompts needs the token, even on this machine alone.
 CHANGING = ('PUT', 'DELETE')
+_PROMPTS = '/v1/prompts/'
+#: Bytes of a body that an open path may be sent; none of them reads it.
+_MAX_OPEN_BODY = 4096
 
 _HEADERS = [
     (b'content-security-policy',
@@ -47,6 +50,8 @@ class Gate:
     def __init__(self, app: App, service: Service):
         self._app, self._service = app, service
         self._settings = service.settings
+        host = self._settings.host.lower()
+        self._names = (*_LOOPBACK_NAMES, f'[{host}]' if ':' in host else host)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -79,7 +84,7 @@ class Gate:
             # A page of another site could reach us under a name of its own.
             host = headers.get(b'host', b'').decode('latin-1').lower()
             name = host if host.endswith(']') else host.rpartition(':')[0] or host
-            if name not in _LOOPBACK_NAMES:
+            if name not in self._names:
                 raise Refused(403, 'this server answers to localhost alone')
         if not self._needs_token(scope['method'], scope['path']):
             return
@@ -93,14 +98,19 @@ class Gate:
             raise Refused(401, 'the bearer token is missing or wrong')
 
     def _needs_token(self, method: str, path: str) -> bool:
-        if method in CHANGING and path.startswith('/v1/prompts/'):
+        if _changes_prompt(method, path):
             return True
         return not self._settings.is_loopback and path not in OPEN_PATHS
 
+    def _largest_body(self, method: str, path: str) -> int:
+        if path in OPEN_PATHS:
+            return min(_MAX_OPEN_BODY, self._settings.max_body)
+        is_upload = method == 'PUT' and _changes_prompt(method, path)
+        return self._settings.max_upload if is_upload else self._settings.max_body
+
     async def _read_body(self, scope: dict[str, Any], receive: Receive) -> bytes:
         """Read all of the body, within its limits of size and time."""
-        is_upload = scope['method'] == 'PUT'
-        most = self._settings.max_upload if is_upload else self._settings.max_body
+        most = self._largest_body(scope['method'], scope['path'])
         length = dict(scope['headers']).get(b'content-length', b'')
         if length.isdigit() and int(length) > most:
             raise Refused(413, f'the body has {int(length)} bytes; expected at most {most}')
@@ -113,16 +123,11 @@ class Gate:
     async def _refuse(self, refused: Refused, scope: dict[str, Any], receive: Receive,
                       answer: '_Answer') -> None:
         """Answer for the routes, and end the connection, whose body is not read."""
-        body = json.dumps({'detail': refused.detail}).encode()
-        headers = [(b'content-type', b'application/json'), (b'connection', b'close'),
-                   (b'content-length', str(len(body)).encode())]
-        if refused.status == 401:
-            headers.append((b'www-authenticate', b'Bearer'))
+        status, headers, body = refusal(refused.status, refused.detail)
         # Who is still sending would not see an answer if the connection were cut right away.
         if refused.status != 408 and b'expect' not in dict(scope['headers']):
             await _discard(receive, 2 * self._settings.max_body)
-        await answer.send({'type': 'http.response.start', 'status': refused.status,
-                           'headers': headers})
+        await answer.send({'type': 'http.response.start', 'status': status, 'headers': headers})
         await answer.send({'type': 'http.response.body', 'body': body})
 
     async def _pass_on(self, scope: dict[str, Any], body: bytes, receive: Receive,
@@ -146,6 +151,28 @@ class Gate:
                 raise
         finally:
             gone.cancel()
+
+
+def refusal(status: int, detail: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body of a refusal after which the connection ends.
+
+    Args:
+      status: of HTTP.
+      detail: one line for whoever asked.
+    """
+    body = json.dumps({'detail': detail}).encode()
+    headers = [(b'content-type', b'application/json'), (b'connection', b'close'),
+               (b'content-length', str(len(body)).encode())]
+    if status == 401:
+        headers.append((b'www-authenticate', b'Bearer'))
+    if status == 503:
+        headers.append((b'retry-after', b'1'))
+    return status, headers, body
+
+
+def _changes_prompt(method: str, path: str) -> bool:
+    name = path.removeprefix(_PROMPTS)
+    return method in CHANGING and name != path and '/' not in name  # no route has one in its name
 
 
 class _Answer:

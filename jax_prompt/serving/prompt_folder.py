@@ -2,29 +2,30 @@
 
 A file `NAME@VERSION.safetensors` is that version of prompt NAME. A file `NAME.safetensors`, such as
 a training run overwrites, is a version named by its content; contents that it had before stay in
-use for those who name them. A request that names no version gets `NAME.safetensors` where it
-exists, and the highest version otherwise, numbers inside versions counting as numbers.
+use, in memory, for those who name them. A version is one content, however many files hold it. A
+request that names no version gets `NAME.safetensors` where it exists, else the highest version that
+has a file, numbers inside versions counting as numbers, else the newest of the earlier contents.
 """
 
-import collections
-import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
-import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.rows import ServedPrompt
-from jax_prompt.prompts.file import load_prompt
-from jax_prompt.serving.names import NAME_PATTERN, split_name, version_order
+from jax_prompt.prompts.file import PromptFile, load_prompt
+from jax_prompt.serving.folder_scan import ENDING, Seen, scan
+from jax_prompt.serving.names import split_name, version_order
+from jax_prompt.serving.uploads import Numbers, check_size, place, written_aside
 
 _log = logging.getLogger(__name__)
 
-ENDING = '.safetensors'
+
 class Exists(ValueError):
     """That version is there already, with another content."""
 
@@ -82,9 +83,11 @@ class PromptFolder:
         # Held by whoever changes something, compiling included; requests read what was published.
         self._lock, self._stop = threading.RLock(), stop
         self._published: dict[str, list[Version]] = {}
-        self._stamps: dict[str, tuple] = {}  # file name -> what tells a change
+        self._seen: dict[str, Seen] = {}  # file name -> its last state
         self._current: dict[str, Version] = {}  # file name -> the content in use
-        self._earlier: dict[str, collections.deque[Version]] = {}  # file name -> older contents
+        # name -> older contents of its file without a version, the newest first
+        self._earlier: dict[str, list[Version]] = {}
+        self._numbers = Numbers()
 
     def versions(self) -> dict[str, list[Version]]:
         """Return all versions in use, by name; each name's default is the first of its list."""
@@ -110,30 +113,35 @@ class PromptFolder:
     def refresh(self) -> None:
         """Take up what is new or changed in the folder, and let go of what is no longer there.
 
-        A file that cannot be used is said once in the log; what it held before stays in use.
+        A file that cannot be used is said in the log; what it held before stays in use. It is tried
+        again when it changes, or where the reason may pass, later and later.
+
+        Raises:
+          OSError: the folder cannot be read.
         """
         with self._lock:
-            found = self._scan()
+            found = scan(self.path)
             for file_name in set(self._current) - set(found):
-                self._let_go(file_name)
-                self._publish()
-            for file_name in set(self._stamps) - set(found):
-                del self._stamps[file_name]
+                version = self._current.pop(file_name)
+                if file_name == version.name + ENDING:
+                    self._earlier.pop(version.name, None)
+            self._publish()
+            self._seen = {name: seen for name, seen in self._seen.items() if name in found}
             for file_name, (path, stamp) in found.items():
-                if self._stamps.get(file_name) == stamp or self._stop():
-                    continue
-                self._stamps[file_name] = stamp
-                try:
-                    self._take_up(file_name, path)
-                    self._publish()
-                except (ValueError, OSError) as error:
-                    _log.warning('prompt %s is not taken into use: %s', file_name, error)
+                if self._stop():
+                    return
+                if self._seen.setdefault(file_name, Seen()).is_due(stamp):
+                    self._try(file_name, path)
 
     def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
         """Add a version of a prompt to the folder, and take it into use.
 
+        It comes into the folder once all that it needs is compiled. It is what the bare name means
+        only where the rule of the folder says so: `NAME.safetensors` goes before it.
+
         Args:
-          name: 'name@version', or 'name' for the next whole number.
+          name: 'name@version'; or 'name' for the version that has this content in a file, or else
+            the next whole number.
           content: of a prompt file.
 
         Returns:
@@ -142,36 +150,44 @@ class PromptFolder:
         Raises:
           BadName: it cannot be a name.
           Exists: the version is there with another content.
-          ValueError: this is no prompt file, or it does not fit the model.
+          ValueError: this is no prompt file, it does not fit the model, or it is too large.
         """
         base, version = split_name(name)
-        with self._lock:
-            temporary = self.path / f'.upload.{secrets.token_hex(8)}.tmp'
+        with self._lock, written_aside(self.path, content) as aside:
+            digest = self._check(aside)
+            if version is None:
+                self.refresh()  # else a file might hold another content than is known
+                for one in self._published.get(base, ()):
+                    if one.path is not None and one.prompt.digest == digest:
+                        return one, False
+                version = self._next(base)
+            path = self.path / f'{base}@{version}{ENDING}'
             try:
-                with open(temporary, 'xb') as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                self._check(temporary)
-                version = version or self._next(base)
-                path = self.path / f'{base}@{version}{ENDING}'
-                try:
-                    os.link(temporary, path)  # unlike a rename, never in place of another
-                except FileExistsError:
-                    if path.read_bytes() != content:
-                        raise Exists(f'prompt {base}@{version} is there with another content; '
-                                     'give another version') from None
-                    self.refresh()
-                    return self._in_use(path), False
-            finally:
-                temporary.unlink(missing_ok=True)
-            self.refresh()
-            return self._in_use(path), True
+                place(aside, path)
+            except FileExistsError:
+                if not path.is_file() or path.read_bytes() != content:
+                    raise _exists(f'{base}@{version}') from None
+                self.refresh()
+                if path.name not in self._current:
+                    raise ValueError(f'{path.name} is in the folder but cannot be used; the log '
+                                     'says why') from None
+                return self._current[path.name], False
+            try:
+                self._take_up(path.name, path)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return self._current[path.name], True
 
     def remove(self, name: str) -> list[str]:
         """Delete a version, or all of a prompt, from the folder and from use.
 
-        Requests under way are still answered.
+        Requests under way are still answered. Of a file that was overwritten the earlier contents
+        stay in use when only the one that it has now is deleted; having no file, they last no
+        longer than this process.
+
+        Args:
+          name: 'name@version', or 'name' for all versions, earlier contents included.
 
         Returns:
           The full names of what was removed.
@@ -182,126 +198,119 @@ class PromptFolder:
         """
         base, version = split_name(name)
         with self._lock:
+            self.refresh()  # else the file might hold another content than the one to delete
             self.find(name)
-            gone = [one for one in self._published[base] if version in (None, one.version)]
-            for one in gone:
-                if one.path is not None:
-                    one.path.unlink(missing_ok=True)
-                else:
-                    self._forget(one)
+            gone = [one.full_name for one in self._published[base]
+                    if version in (None, one.version)]
+            for file_name, one in list(self._current.items()):
+                if one.full_name in gone:
+                    (self.path / file_name).unlink(missing_ok=True)
+                    del self._current[file_name]
+            self._keep(base, [one for one in self._earlier.get(base, ())
+                              if one.full_name not in gone])
             self._publish()
-            self.refresh()
-            return [one.full_name for one in gone]
+            return gone
 
     def _publish(self) -> None:
-        """Let requests see the versions as they are now."""
-        found: dict[str, list[Version]] = {}
-        for file_name, version in self._current.items():
-            found.setdefault(version.name, []).append(version)
-            found[version.name] += reversed(self._earlier.get(file_name, ()))
-        for name, versions in found.items():
-            versions.sort(key=lambda one: version_order(one.version), reverse=True)
-            versions.sort(key=lambda one, name=name: _rank(one, name))
-        self._published = dict(sorted(found.items()))
+        """Let requests see the versions as they are now; the engine forgets the others."""
+        files = sorted(self._current.values(), key=lambda one: version_order(one.version),
+                       reverse=True)
+        files.sort(key=lambda one: one.path.name != one.name + ENDING)
+        found: dict[str, dict[str, Version]] = {}
+        for one in itertools.chain(files, *self._earlier.values()):
+            found.setdefault(one.name, {}).setdefault(one.version, one)
+        before = self._published
+        self._published = {name: list(found[name].values()) for name in sorted(found)}
+        for one in itertools.chain(*before.values()):
+            if one.version not in found.get(one.name, ()):
+                self._engine.remove(one.full_name)
+                _log.info('prompt %s is no longer in use', one.full_name)
 
-    def _in_use(self, path: pathlib.Path) -> Version:
-        if path.name not in self._current:
-            raise ValueError(f'{path.name} is in the folder but cannot be used; the log says why')
-        return self._current[path.name]
-
-    def _scan(self) -> Mapping[str, tuple[pathlib.Path, tuple]]:
-        """Return the prompt files by name, with what tells a change."""
-        found = {}
-        for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
-            if not re.fullmatch(NAME_PATTERN, entry.name.removesuffix(ENDING)):
-                continue
-            if not entry.name.endswith(ENDING):
-                continue
-            path = pathlib.Path(os.path.realpath(entry.path))
-            if not path.is_relative_to(self.path):
-                if self._stamps.get(entry.name) != (str(path),):
-                    _log.warning('prompt %s leads out of the folder of prompts and is left out',
-                                 entry.name)
-                self._stamps[entry.name] = (str(path),)
-                found[entry.name] = (path, (str(path),))
-                continue
-            with contextlib.suppress(OSError):  # gone since
-                found[entry.name] = (path, _stamp(path))
-        return found
+    def _try(self, file_name: str, path: pathlib.Path) -> None:
+        """Take a file up; whatever is wrong with it is no other file's matter."""
+        try:
+            self._take_up(file_name, path)
+        except Exception as error:
+            expected = isinstance(error, (ValueError, OSError))
+            shown = repr(file_name)[1:-1]  # some characters would break the line, or the log
+            _log.warning('prompt %s is not taken into use: %s', shown, error,
+                         exc_info=None if expected else error)
+            # What is wrong with its content stays so; a lack of memory or a lost disk may not.
+            if not isinstance(error, ValueError) or isinstance(error.__cause__, OSError):
+                self._seen[file_name].rest()
 
     def _take_up(self, file_name: str, path: pathlib.Path) -> None:
-        """Load a file into the engine, in place of what it held before.
-
-        Programs that it needs and nobody has needed so far are compiled before requests see it.
-        """
+        """Take a file into use, in place of what it held before."""
+        if not file_name.endswith(ENDING):
+            raise ValueError(f'its name does not end in {ENDING}; rename it')
         base, version = split_name(file_name.removesuffix(ENDING))
+        if not path.is_relative_to(self.path):
+            raise ValueError('it leads out of the folder of prompts')
         if not path.is_file():
             raise ValueError('it is no regular file')
         file = load_prompt(path)
-        # By its content: what is known already need not be loaded again.
-        digest = ServedPrompt('', None, None, None, None, file).digest
-        version = version or digest
+        digest = _digest(file)
         before = self._current.get(file_name)
         if before is not None and before.prompt.digest == digest:
             return
-        self._forget_equal(file_name, version)
-        prompt = self._engine.add(f'{base}@{version}', file)
-        self._engine.warm_up(self._engine.samples(prompt), self._longest, self._stop)
-        self._current[file_name] = Version(base, version, prompt, self.path / file_name)
-        if before is not None and before.version != version:
-            self._keep(file_name, before)
-        _log.info('prompt %s is in use', f'{base}@{version}')
+        full_name = f'{base}@{version or digest}'
+        prompt = self._held_otherwise(full_name, digest, before)
+        if prompt is None:
+            self._warm_up(file)
+            prompt = self._engine.add(full_name, file)
+        self._current[file_name] = Version(base, version or digest, prompt, self.path / file_name)
+        if version is None and before is not None:
+            earlier = [dataclasses.replace(before, path=None), *self._earlier.get(base, ())]
+            self._keep(base, [one for one in earlier if one.version != digest])
+        self._numbers.note(base, version or '')
+        self._publish()
+        _log.info('prompt %s is in use', full_name)
 
-    def _keep(self, file_name: str, version: Version) -> None:
-        """Keep an earlier content of a file in use; the oldest make room."""
-        earlier = self._earlier.setdefault(file_name, collections.deque())
-        earlier.append(dataclasses.replace(version, path=None))
-        while len(earlier) > self._kept:
-            self._engine.remove(earlier.popleft().full_name)
+    def _held_otherwise(self, full_name: str, digest: str,
+                        before: Version | None) -> ServedPrompt | None:
+        """Return a version that something else than what a file held before holds, if any does."""
+        for one in itertools.chain(self._current.values(), *self._earlier.values()):
+            if one is not before and one.full_name == full_name:
+                if one.prompt.digest != digest:
+                    raise _exists(full_name)
+                return one.prompt
+        return None
 
-    def _forget_equal(self, file_name: str, version: str) -> None:
-        """Drop an earlier content that has come back."""
-        for one in list(self._earlier.get(file_name, ())):
-            if one.version == version:
-                self._forget(one)
+    def _keep(self, base: str, earlier: list[Version]) -> None:
+        """Keep earlier contents in use, the newest first; the oldest make room."""
+        self._earlier[base] = earlier[:self._kept]
 
-    def _forget(self, version: Version) -> None:
-        """Drop an earlier content."""
-        for earlier in self._earlier.values():
-            if version in earlier:
-                earlier.remove(version)
-                self._engine.remove(version.full_name)
-
-    def _let_go(self, file_name: str) -> None:
-        """Drop a file that is no longer there, with its earlier contents."""
-        for version in [self._current.pop(file_name), *self._earlier.pop(file_name, ())]:
-            self._engine.remove(version.full_name)
-            _log.info('prompt %s is no longer in use', version.full_name)
-
-    def _check(self, path: pathlib.Path) -> None:
-        """Refuse what the engine would refuse, with a word on the upload instead of its file."""
-        name = f'.check.{secrets.token_hex(8)}'
+    def _warm_up(self, file: PromptFile) -> None:
+        """Compile what a prompt needs and nobody has needed so far, before it has its name."""
+        self._engine.make_room(len(file.prompt_PD), self._stop)
+        name = f'.new.{secrets.token_hex(8)}'
+        prompt = self._engine.add(name, file)
         try:
-            self._engine.add(name, load_prompt(path))
+            self._engine.warm_up(self._engine.samples(prompt), self._longest, self._stop)
+        finally:
+            self._engine.remove(name)
+
+    def _check(self, path: pathlib.Path) -> str:
+        """Return the digest of what can be used; else say 'uploaded' instead of the file's path."""
+        try:
+            file = load_prompt(path)
+            check_size(file, self._engine)
+            self._warm_up(file)
+            return _digest(file)
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), 'uploaded')) from None
-        self._engine.remove(name)
 
     def _next(self, base: str) -> str:
         """Return the next whole number as a version."""
-        pattern = re.compile(rf'{re.escape(base)}@(\d+){re.escape(ENDING)}')
-        matches = [pattern.fullmatch(entry.name) for entry in os.scandir(self.path)]
-        return str(max((int(match[1]) for match in matches if match), default=0) + 1)
+        prefix = f'{base}@'
+        return self._numbers.next(base, [
+            name.removeprefix(prefix).removesuffix(ENDING) for name in os.listdir(self.path)
+            if name.startswith(prefix) and name.endswith(ENDING)])
 
 
-def _rank(version: Version, name: str) -> int:
-    """Order kinds of versions: the file without a version, then files, then earlier contents."""
-    if version.path is None:
-        return 2
-    return 0 if version.path.name == f'{name}{ENDING}' else 1
+def _digest(file: PromptFile) -> str:
+    return ServedPrompt('', None, None, None, None, file).digest
 
 
-def _stamp(path: pathlib.Path) -> tuple:
-    """Return what tells that a file has changed."""
-    stat = path.stat()
-    return str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _exists(full_name: str) -> Exists:
+    return Exists(f'prompt {full_name} is there with another content; give another version')

@@ -1,8 +1,11 @@
 """What requests and answers look like; FastAPI makes the OpenAPI document of it."""
 
+import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from jax_prompt.serving.names import NAME_PATTERN
 from jax_prompt.serving.settings import ServerSettings
@@ -22,13 +25,64 @@ def _whole_number(least: int, most: int) -> Any:
     return Annotated[int, Field(ge=least, le=most), BeforeValidator(_whole)]
 
 
-#: A column's value beside text.
-Number = Annotated[float, Field(allow_inf_nan=False)]
+#: A request's inputs may have so many columns.
+_MOST_COLUMNS = 64
+
+
+def _inputs_type(most: int) -> Any:
+    """Return the type of a request's inputs, of at most so many characters altogether."""
+    text = {'type': 'string', 'maxLength': most}
+    column = {'anyOf': [text, {'type': 'number'}, {'type': 'boolean'}]}
+    return Annotated[Any, BeforeValidator(_inputs_reader(most)), WithJsonSchema({'anyOf': [
+        text, {'type': 'object', 'maxProperties': _MOST_COLUMNS, 'additionalProperties': column}]})]
+
+
+def _inputs_reader(most: int) -> Callable[[Any], Any]:
+    """Return what refuses inputs that a task cannot render; see `_inputs_type`.
+
+    A union of types would be refused with a line on its first member, whichever was meant.
+    """
+
+    def read(value: Any) -> Any:
+        columns = value if isinstance(value, dict) else {'': value}
+        if len(columns) > _MOST_COLUMNS:
+            raise _wrong(f'{len(columns)} columns; expected at most {_MOST_COLUMNS}')
+        for column, content in columns.items():
+            problem = _problem(content)
+            if problem and isinstance(value, dict):
+                raise ValidationError.from_exception_data('inputs', [InitErrorDetails(
+                    type=_wrong(f'{problem}; expected a text, a number, true or false'),
+                    loc=(column,), input=content)])
+            if problem or not isinstance(value, dict | str):
+                raise _wrong(f'{problem or "it is no text"}; expected a text, or an object with '
+                             "the columns of the task's template")
+        length = sum(len(str(content)) for content in columns.values())
+        if length > most:
+            raise _wrong(f'{length} characters in all; expected at most {most} characters')
+        return value
+
+    return read
+
+
+def _problem(content: Any) -> str | None:
+    """Say what keeps a text or a column from being shown in a template."""
+    if isinstance(content, str):
+        # What JSON can write and UTF-8 cannot.
+        broken = any('\ud800' <= character <= '\udfff' for character in content)
+        return 'it holds half a surrogate pair' if broken else None
+    if not isinstance(content, int | float):
+        return 'it is ' + {type(None): 'null', list: 'a list', dict: 'an object'}[type(content)]
+    finite = isinstance(content, int) or math.isfinite(content)
+    return None if finite else f'it is {content}'
+
+
+def _wrong(line: str) -> PydanticCustomError:
+    # Braces would be taken for fields of a template, were the line not one itself.
+    return PydanticCustomError('inputs', '{line}', {'line': line})
 
 
 def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[BaseModel]]:
     """Return the models of requests to classify and to generate, with a server's limits in them."""
-    text = Annotated[str, Field(max_length=settings.max_text)]
     beams = sorted({1, settings.num_beams})
 
     class Request(BaseModel):
@@ -38,8 +92,9 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
 
         prompt: PromptName | None = Field(
             None, description='The prompt to use; null for the plain model.')
-        inputs: text | Annotated[dict[str, text | Number], Field(max_length=64)] = Field(
-            description="The text, or an object with the columns of the task's template.",
+        inputs: _inputs_type(settings.max_text) = Field(
+            description="The text, or an object with the columns of the task's template; at most "
+            f'{settings.max_text} characters, all columns together.',
             examples=['a film to remember'])
 
     class ClassifyRequest(Request):
@@ -59,13 +114,15 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
         """Generate text."""
 
         max_tokens: _whole_number(1, settings.max_tokens) | None = Field(
-            None, description="At most so many tokens; by the task's targets_length otherwise.")
+            None, description="At most so many tokens; otherwise the task's targets_length, "
+            'and no more than may be asked for.')
         temperature: float = Field(0.0, ge=0, le=100, allow_inf_nan=False,
                                    description='0 for the likeliest token each time.')
         top_k: _whole_number(0, 2**31 - 1) = Field(
-            0, description='Draw from the k likeliest; 0 for all.')
+            0, description='Draw from the k likeliest; 0 for all. Needs a temperature above 0.')
         top_p: float = Field(1.0, ge=0, le=1, allow_inf_nan=False,
-                             description='Draw from the likeliest that sum to p.')
+                             description='Draw from the likeliest that sum to p. Needs a '
+                             'temperature above 0.')
         seed: _whole_number(0, 2**32 - 1) = Field(
             0, description='The same seed and input give the same text.')
         num_beams: Annotated[Literal[*beams], BeforeValidator(_whole)] = Field(
@@ -73,9 +130,27 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
             'started for.')
         length_penalty: float = Field(
             1.0, ge=-10, le=10, allow_inf_nan=False,
-            description='Alpha of the beam search; above 0 favours long texts.')
+            description='Alpha of the beam search; above 0 favours long texts. Needs num_beams '
+            'above 1.')
 
     return ClassifyRequest, GenerateRequest
+
+
+def check_generation(body: Any) -> None:
+    """Refuse what would do nothing, which its sender cannot have meant.
+
+    Args:
+      body: a request to generate.
+
+    Raises:
+      ValueError: it narrows a draw without drawing, or weighs beams without a beam search.
+    """
+    if body.temperature == 0 and (body.top_k != 0 or body.top_p != 1):
+        raise ValueError(f'top_k={body.top_k} and top_p={body.top_p:g} do nothing at temperature '
+                         '0; give a temperature above 0, or leave them out')
+    if body.num_beams == 1 and body.length_penalty != 1:
+        raise ValueError(f'length_penalty={body.length_penalty:g} does nothing without a beam '
+                         'search; give num_beams above 1, or leave it out')
 
 
 class ClassifyAnswer(BaseModel):
@@ -143,6 +218,8 @@ class Uploaded(BaseModel):
 
     name: str
     version: str
+    default: bool = Field(description='Whether the bare name means this version. If not, the file '
+                          'NAME.safetensors, or a higher version, goes before it.')
 
 
 class Removed(BaseModel):
@@ -174,8 +251,9 @@ _REASONS = {
     403: 'This server has no token, so its prompts cannot be changed.',
     404: 'There is no such prompt.',
     408: 'The request did not arrive in time.',
-    409: 'The request does not fit the prompt, or another one is in its place.',
+    409: 'The request does not fit the prompt or itself, or another one is in its place.',
     413: 'The body is too large.',
+    415: 'The body was not sent as application/json.',
     422: 'The request is not as described here.',
     503: 'The server is starting, full or shutting down; try again.',
     504: 'No answer in time.',

@@ -17,6 +17,8 @@ import uvicorn
 from jax_prompt.inference.rows import OpenedModel
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.serving.app import create_app
+from jax_prompt.serving.connection import LAST_CHANCE, Connection
+from jax_prompt.serving.door import close_door
 from jax_prompt.serving.gate import Gate
 from jax_prompt.serving.service import Service
 from jax_prompt.serving.settings import ServerSettings
@@ -41,6 +43,7 @@ def serve(opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSetti
 
     Raises:
       FileNotFoundError: there is no such folder.
+      ValueError: the model cannot do what the settings ask for.
       OSError: the address cannot be listened on.
     """
     settings = settings or ServerSettings()
@@ -57,14 +60,23 @@ def serve(opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSetti
             pass
         _log.info('draining: %d requests under way', service.batcher.unanswered)
         service.drain()
-        time.sleep(settings.drain if thread.is_alive() else 0)
+        if thread.is_alive():
+            time.sleep(settings.drain)
+            close_door(listener)
         server.should_exit = True
         thread.join()
     _log.info('stopped')
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind an address, before a model is loaded for nothing.
+    """Bind an address, before a prompt is read and compiled for in vain.
+
+    Args:
+      host: a name or an address, of IPv4 or IPv6.
+      port: 0 for a free one.
+
+    Returns:
+      A socket that others can connect to.
 
     Raises:
       OSError: it cannot be had; one line with the address.
@@ -91,29 +103,34 @@ def _make_server(service: Service) -> uvicorn.Server:
         _close_idle(server.server_state.connections, idle_since, settings.read_limit)
 
     server = uvicorn.Server(uvicorn.Config(
-        Gate(create_app(service), service), http='h11', ws='none', lifespan='off', loop='asyncio',
-        log_config=None, access_log=False, server_header=False, backlog=512,
+        Gate(create_app(service), service), http=Connection, ws='none', lifespan='off',
+        loop='asyncio', log_config=None, access_log=False, server_header=False, backlog=512,
         limit_concurrency=settings.max_connections, h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         timeout_keep_alive=max(5, int(settings.read_limit)), callback_notify=close_idle,
-        timeout_notify=1, timeout_graceful_shutdown=int(settings.time_limit
-                                                        + settings.read_limit) + 1))
+        timeout_notify=1, timeout_graceful_shutdown=int(
+            LAST_CHANCE + settings.read_limit + settings.time_limit) + 1))
     logging.getLogger('uvicorn.error').setLevel(logging.CRITICAL)  # every malformed request
     return server
 
 
 def _close_idle(connections: set, idle_since: weakref.WeakKeyDictionary, limit: float) -> None:
-    """Close connections whose next request does not arrive: uvicorn waits for headers forever."""
+    """Close connections whose next request does not arrive, or whose answer is not taken.
+
+    Uvicorn waits for both forever.
+    """
     now = asyncio.get_running_loop().time()
     for connection in list(connections):
         cycle = connection.cycle  # the request in work, or the last one that was answered
-        if cycle is not None and not cycle.response_complete:
+        is_stuck = connection.flow.write_paused
+        if cycle is not None and not cycle.response_complete and not is_stuck:
             idle_since.pop(connection, None)
             continue
         seen, since = idle_since.setdefault(connection, (cycle, now))
         if seen is not cycle:
             idle_since[connection] = cycle, now
         elif now - since > limit:
-            connection.transport.close()
+            # To close is to wait until all is taken.
+            (connection.transport.abort if is_stuck else connection.transport.close)()
 
 
 @contextlib.contextmanager

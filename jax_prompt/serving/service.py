@@ -1,28 +1,37 @@
 """What stands behind the routes: an engine, its folder of prompts, and the queue before it."""
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from jax_prompt.inference.content_free import content_free_rows, content_free_scores
 from jax_prompt.inference.decodings import beam_decodings
-from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.engine import Engine, UnknownPrompt
+from jax_prompt.inference.generate import check_beams
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.row_labels import LabelSet
 from jax_prompt.inference.rows import OpenedModel, Row, ServedPrompt
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.prompts.nearest import nearest_words
-from jax_prompt.serving.batcher import Batcher
+from jax_prompt.serving.batcher import Batcher, Busy
+from jax_prompt.serving.content_free import ContentFree
 from jax_prompt.serving.metrics import Metrics
-from jax_prompt.serving.prompt_folder import PromptFolder, Version
+from jax_prompt.serving.names import BadName
+from jax_prompt.serving.nearest import NearestWords
+from jax_prompt.serving.prompt_folder import Exists, PromptFolder, Version
 from jax_prompt.serving.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
 STARTING, READY, DRAINING = 'starting', 'ready', 'draining'
+
+T = TypeVar('T')
 
 
 class Unavailable(Exception):
@@ -33,13 +42,15 @@ class TooLate(Exception):
     """There was no answer in time."""
 
 
+class Unfit(ValueError):
+    """A request asks for what its prompt, or the model, cannot do."""
+
+
 class Service:
     """Answer requests; used as a context, in which its threads run.
 
     Attributes:
-      state: 'starting' until the prompts are there and their programs compiled, 'ready', and
-        'draining' once it shall end.
-      engine, folder, batcher, metrics, settings: its parts.
+      engine, folder, batcher, metrics, settings, nearest: its parts.
     """
 
     def __init__(self, opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSettings,
@@ -54,19 +65,25 @@ class Service:
 
         Raises:
           FileNotFoundError: there is no such folder.
+          ValueError: the model cannot search with so many beams.
         """
+        if settings.num_beams > 1:
+            check_beams(opened.model, settings.num_beams)
         shapes = shapes or Shapes.for_batches_of(
             settings.batch_size, labels=((2, 2), (8, 4), (64, 8)), shared_labels=1)
         self.settings, self.metrics = settings, Metrics()
         self._stop = threading.Event()
-        self.engine = Engine(opened, shapes, decodings=beam_decodings(settings.num_beams))
+        self.engine = Engine(opened, shapes, settings.prompt_rows,
+                             beam_decodings(settings.num_beams))
         self.folder = PromptFolder(self.engine, prompts, settings.kept_versions,
                                    settings.warm_up_length, self._stop.is_set)
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
                                self.metrics.note_batch)
-        self.state = STARTING
+        self._has_started = self._is_draining = False
+        self._making = 0
+        self._content_free = ContentFree(self._measure)
         self._watcher = threading.Thread(target=self._watch_folder, name='prompts', daemon=True)
-        self._nearest: dict[tuple[str, int], list] = {}
+        self.nearest = NearestWords(self.engine)
         self._add_gauges()
 
     def __enter__(self) -> 'Service':
@@ -80,23 +97,108 @@ class Service:
         # A thread that still compiles while Python ends would take the process down with it.
         self._watcher.join()
 
+    @property
+    def state(self) -> str:
+        """Return 'starting' until the prompts are there and their programs compiled, then 'ready',
+        and 'draining' once it shall end.
+        """
+        if self._is_draining:
+            return DRAINING
+        return READY if self._has_started else STARTING
+
     def drain(self) -> None:
         """Say that the end is near; requests are still answered."""
-        self.state = DRAINING
+        self._is_draining = True
 
     def prompt(self, name: str | None) -> tuple[ServedPrompt, str | None]:
-        """Return what a request's prompt means now, and its full name.
+        """Return what the prompt of a request to the model means now, and its full name.
+
+        Args:
+          name: 'name' or 'name@version'; None for the plain model.
 
         Raises:
+          Unavailable: the server has not started.
           BadName, UnknownPrompt: there is none of that name.
         """
+        self._check_started()
         if name is None:
             return self.engine.plain, None
         version = self.folder.find(name)
         return version.prompt, version.full_name
 
+    def find(self, name: str) -> Version:
+        """Return what 'name' or 'name@version' means now.
+
+        Raises:
+          Unavailable: it is not there, and may be once the server has started.
+          BadName, UnknownPrompt: there is none of that name.
+        """
+        try:
+            return self.folder.find(name)
+        except UnknownPrompt:
+            self._check_started()
+            raise
+
+    def _check_started(self) -> None:
+        if not self._has_started:
+            raise Unavailable('the server is still compiling; see /readyz')
+
+    def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
+        """Add a version of a prompt; see `PromptFolder.upload`.
+
+        Args:
+          name: 'name@version', or 'name' for the next whole number.
+          content: of a prompt file.
+
+        Returns:
+          The version, and whether it is new.
+
+        Raises:
+          Unavailable: the server has not started, or the folder cannot be written to.
+          BadName, Exists: there can be no such name, or it has another content.
+          Unfit: this is no prompt file, it does not fit the model, or it is too large.
+        """
+        with self._changing_folder():
+            try:
+                return self.folder.upload(name, content)
+            except (BadName, Exists):
+                raise
+            except ValueError as error:
+                raise Unfit(str(error)) from error
+
+    def remove(self, name: str) -> list[str]:
+        """Delete a version, or all of a prompt; see `PromptFolder.remove`.
+
+        Args:
+          name: 'name@version', or 'name' for all versions.
+
+        Returns:
+          The full names of what was removed.
+
+        Raises:
+          Unavailable: the server has not started, or the folder cannot be written to.
+          BadName, UnknownPrompt: there is none of that name.
+        """
+        with self._changing_folder():
+            return self.folder.remove(name)
+
+    @contextlib.contextmanager
+    def _changing_folder(self) -> Iterator[None]:
+        """Refuse changes that would wait for minutes, or that the folder does not take."""
+        self._check_started()
+        try:
+            yield
+        except OSError as error:
+            _log.warning('the folder of prompts %s cannot be changed: %s', self.folder.path, error)
+            raise Unavailable('the folder of prompts cannot be changed now: '
+                              f'{error.strerror or type(error).__name__}; try again later'
+                              ) from error
+
     def label_set(self, words: Sequence[str]) -> LabelSet:
         """Spell a request's own labels.
+
+        Args:
+          words: the labels.
 
         Raises:
           ValueError: they cannot be told apart, or are more or longer than is compiled for.
@@ -108,59 +210,92 @@ class Service:
                              f'expected at most {most[0]} of {most[1]}, end tokens included')
         return labels
 
-    async def answer(self, make_row: Callable[[], Row]) -> tuple[Row, Prediction]:
+    async def answer(self, make_row: Callable[[], Row],
+                     calibrate: bool = False) -> tuple[Row, Prediction]:
         """Answer one row.
 
         Args:
           make_row: makes it, on a thread aside.
+          calibrate: whether to take away, by its `Calibration`, what its labels score without an
+            input.
+
+        Returns:
+          The row and its answer.
 
         Raises:
-          Unavailable: the server is starting.
+          Unfit: the row cannot be made, or its prompt gives no answer.
           Busy, Stopped: the queue is full or closed.
           TooLate: there was no answer in time.
+          BatchFailed: the engine failed.
         """
-        if self.state == STARTING:
-            raise Unavailable('the server is still compiling; see /readyz')
-        row = await asyncio.to_thread(make_row)
-        waiting = asyncio.wrap_future(self.batcher.submit(row))
         try:
-            return row, await asyncio.wait_for(waiting, self.settings.time_limit)
+            async with asyncio.timeout(self.settings.time_limit):
+                row = await self._make(make_row)
+                if calibrate:
+                    row = dataclasses.replace(row, options=dataclasses.replace(
+                        row.options, content_free_C=await self._content_free.of(row)))
+                answer, = await self._ask([row])
+                return row, answer
         except TimeoutError:
             raise TooLate(f'no answer within {self.settings.time_limit:g} seconds') from None
 
-    def nearest(self, version: Version, count: int) -> list[list[tuple[str, float]]]:
-        """Return for each row of a prompt its nearest words, with their cosines."""
-        key = version.prompt.digest, count
-        if key not in self._nearest:
-            opened = self.engine.opened
-            table = opened.frozen['token_embedder']['embedding']
-            ids, cosines = nearest_words(version.prompt.file.prompt_PD, table, count,
-                                         num_special_ids=0,
-                                         num_words=opened.vocabulary.vocab_size)
-            while len(self._nearest) >= 256:
-                self._nearest.pop(next(iter(self._nearest)))
-            self._nearest[key] = [
-                [(self._word(token), float(cosine)) for token, cosine in zip(*row, strict=True)]
-                for row in zip(ids, cosines, strict=True)]
-        return self._nearest[key]
+    async def _make(self, make: Callable[[], T]) -> T:
+        """Make rows on a thread aside, for so many requests at a time as may wait in the queue.
 
-    def _word(self, token: int) -> str:
-        """Return a vocabulary entry as one can read it."""
-        return self.engine.opened.vocabulary.decode([int(np.int32(token))]) or f'[{token}]'
+        If they cannot be made it is the request's fault; any other ValueError is the server's.
+        """
+        if self._making >= self.settings.max_queue:
+            raise Busy(f'{self._making} requests are waiting; try again later')
+        self._making += 1
+        try:
+            return await asyncio.to_thread(make)
+        except ValueError as error:
+            raise Unfit(str(error)) from error
+        finally:
+            self._making -= 1
+
+    async def _ask(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer rows; those that wait are called off where not all can be answered."""
+        answers = []
+        try:
+            for row in rows:
+                answers.append(self.batcher.submit(row))
+            return await asyncio.gather(*map(asyncio.wrap_future, answers))
+        except ValueError as error:
+            raise Unfit(str(error)) from error
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    async def _measure(self, row: Row) -> np.ndarray:
+        """Return what a row's labels score without an input, float64[C]."""
+        rows = await self._make(lambda: content_free_rows(self.engine, row.prompt, row.labels))
+        return content_free_scores(await self._ask(rows))
 
     def _watch_folder(self) -> None:
         """Take prompts into use, now and whenever the folder changes."""
+        problem = None  # said once, not at every look
         while True:
             try:
                 self.folder.refresh()
-            except Exception:
-                _log.exception('the folder of prompts %s cannot be read', self.folder.path)
-            if self.state == STARTING and not self._stop.is_set():
-                self.state = READY
-                _log.info('ready: %d prompts, %d programs compiled',
-                          len(self.engine.prompts), self.engine.compilations)
+            except Exception as error:
+                if problem != (problem := str(error)):
+                    _log.warning('the folder of prompts %s cannot be read, and what it held stays '
+                                 'in use: %s', self.folder.path, error,
+                                 exc_info=None if isinstance(error, OSError) else error)
+            else:
+                if problem is not None:
+                    _log.info('the folder of prompts %s can be read again', self.folder.path)
+                    problem = None
+                self._note_started()
             if self._stop.wait(self.settings.poll):
                 return
+
+    def _note_started(self) -> None:
+        if not self._has_started and not self._stop.is_set():
+            self._has_started = True
+            _log.info('ready: %d prompts, %d programs compiled', len(self.engine.prompts),
+                      self.engine.compilations)
 
     def _add_gauges(self) -> None:
         gauge = self.metrics.gauge

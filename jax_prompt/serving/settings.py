@@ -14,7 +14,7 @@ class ServerSettings:
 
     Attributes:
       host: address to listen on; only this machine can reach the default.
-      port: 0 for a free one.
+      port: at most 65535; 0 for a free one.
       token: bearer token; the environment's JAX_PROMPT_TOKEN unless given. Uploading and removing
         prompts always ask for it and are refused where there is none; everything but the page and
         the health checks asks for it where other machines can reach the server.
@@ -25,21 +25,25 @@ class ServerSettings:
       read_limit: seconds in which a request must have arrived, headers and body.
       max_body: bytes of a request's body.
       max_upload: bytes of a prompt file that is uploaded.
-      max_text: characters of all texts of a request together.
+      max_text: characters of a request's inputs, all columns together.
       max_tokens: most tokens that a request may ask for.
-      max_labels: most labels that a request may bring along.
+      max_labels: most labels that a request may bring along, each of at most 200 characters.
       num_beams: of the beam search that requests may ask for; 1 for none, which spares its
         programs.
       max_connections: open at one time; more are refused with 503.
-      warm_up_length: encoder positions up to which programs are compiled before the server is
-        ready; longer inputs are compiled for when the first one comes.
+      warm_up_length: encoder positions up to which the programs of the prompts' own tasks are
+        compiled before the server is ready. What else a request can ask for (a longer input, other
+        lengths of text, labels of its own, the plain model) is compiled for when the first comes.
+      prompt_rows: rows of all prompts together that there is room for to begin with; when they run
+        out the room doubles, and all programs are compiled once more.
       poll: seconds between looks into the folder of prompts.
       kept_versions: of a file that is overwritten, how many earlier contents stay in use.
       drain: seconds after SIGTERM in which requests are still taken, so that whoever sends them
         can see that the server is no longer ready.
 
     Raises:
-      ValueError: for a limit that lets nothing through, or an open address without a token.
+      ValueError: for a limit that lets nothing through, a port that cannot be, or an open address
+        without a token.
     """
 
     host: str = '127.0.0.1'
@@ -59,6 +63,7 @@ class ServerSettings:
     num_beams: int = 1
     max_connections: int = 2048
     warm_up_length: int = 128
+    prompt_rows: int = 4096
     poll: float = 1.0
     kept_versions: int = 4
     drain: float = 1.0
@@ -66,13 +71,16 @@ class ServerSettings:
     def __post_init__(self):
         for name in ('batch_size', 'max_queue', 'time_limit', 'read_limit', 'max_body',
                      'max_upload', 'max_text', 'max_tokens', 'max_connections', 'num_beams',
-                     'warm_up_length', 'poll'):
+                     'warm_up_length', 'prompt_rows', 'poll'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected more '
                                  'than 0')
         for name in ('max_wait', 'kept_versions', 'drain', 'port'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected 0 or more')
+        if self.port > 65535:
+            raise ValueError(f'port={self.port} for the server; expected at most 65535, or 0 for a '
+                             'free one')
         if self.max_labels < 2:
             raise ValueError(f'max_labels={self.max_labels} for the server; expected at least 2')
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii()
@@ -81,7 +89,8 @@ class ServerSettings:
                              'carry; choose one of 8 or more letters, digits and signs')
         if not self.is_loopback and self.token is None:
             raise ValueError(f'host {self.host} can be reached from other machines, so a token is '
-                             'needed; set one, or listen on 127.0.0.1')
+                             f'needed; set {TOKEN_VARIABLE} in the environment, or listen on '
+                             '127.0.0.1')
 
     @property
     def is_loopback(self) -> bool:

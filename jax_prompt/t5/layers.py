@@ -13,11 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax_prompt.t5.attention import FusedBias, fused_attention
 from jax_prompt.t5.config import T5Config
 from jax_prompt.t5.int8 import product
+from jax_prompt.t5.kernel_first import KernelFirst
 from jax_prompt.t5.positions import Biases, bias_from_table
 from jax_prompt.types import Array
-
-#: So few positions are projected in another order: a decoding step's, beams included.
-_FEW_POSITIONS = 8
 
 _ACTIVATIONS = {
     'relu': jax.nn.relu,
@@ -52,7 +50,7 @@ class RMSNorm(nn.Module):
 class Projection(nn.Module):
     """Hold one kernel and multiply by it, as an einsum without bias.
 
-    The kernel is an array or, in a quantised tree, `Int8`.
+    The kernel is an array or, in a quantised tree, `Int8`, or for decoding steps `KernelFirst`.
     """
 
     equation: str
@@ -68,6 +66,8 @@ class Projection(nn.Module):
 
     def multiply(self, equation: str, inputs: Array) -> Array:
         """Multiply by the kernel in another way than the usual."""
+        if isinstance(self.kernel, KernelFirst):
+            return self.kernel.product(equation, inputs, self.dtype)
         return product(equation, inputs, self.kernel, self.dtype)
 
 
@@ -100,7 +100,7 @@ class Attention(nn.Module):
     def setup(self):
         cfg = self.config
         heads = (cfg.d_model, cfg.num_heads, cfg.d_kv)
-        into = 'BSD,DHK->BHSK'
+        into = 'BSD,DHK->BSHK'
         self.norm = RMSNorm(cfg.layer_norm_epsilon, self.dtype)
         self.query = Projection(into, heads, (cfg.d_model * cfg.d_kv)**-0.5, self.dtype)
         self.key = Projection(into, heads, cfg.d_model**-0.5, self.dtype)
@@ -117,11 +117,9 @@ class Attention(nn.Module):
 
     def _heads(self, projection: Projection, hidden_BSD: Array) -> Array:
         """Project to [B, H, S, K]."""
-        if hidden_BSD.shape[1] > _FEW_POSITIONS:
-            return projection(hidden_BSD)
-        # In the other order of its operands, which einsum takes for heads before positions, XLA on
-        # CPU transposes the kernel first: at every step of a decoding, half of its time.
-        return projection.multiply('BSD,DHK->BSHK', hidden_BSD).swapaxes(1, 2)
+        # Asked for heads before positions, einsum takes the operands in the other order, and XLA on
+        # CPU transposes both: a tenth of an encoder's time, half of a decoding step's.
+        return projection(hidden_BSD).swapaxes(1, 2)
 
     def weights(self, logits_BHST: Array, biases: Biases) -> Array:
         """Turn logits into attention weights, in float32; dropout is applied to them."""
@@ -159,21 +157,20 @@ class Attention(nn.Module):
         """Attend among the positions of one sequence with the fused kernel."""
         if own:
             fused = fused.with_positions(*own, self.dtype)
-        heads = [projection.multiply('BSD,DHK->BSHK', normed_BSD)
-                 for projection in (self.query, self.key, self.value)]
+        heads = [projection(normed_BSD) for projection in (self.query, self.key, self.value)]
         mixed_BSHK = fused_attention(*heads, fused, self.activation_sharding)
         return self.out.multiply('BSHK,HKD->BSD', mixed_BSHK)
 
-    def cached_self_attend(self, hidden_B1D: Array, biases: Biases, buckets: Array,
+    def cached_self_attend(self, hidden_BGD: Array, biases: Biases, buckets: Array,
                            cache: tuple[Array, Array], index: Array):
         """Attend from one new position to the cache, in which its own key and value are put."""
-        normed_B1D = self.norm(hidden_B1D)
+        normed_BGD = self.norm(hidden_BGD)
         if self.own_bias:
             biases = (*biases, self.relative_bias(buckets))
-        new = self.keys_values(normed_B1D)
+        new = self.keys_values(normed_BGD)
         cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, value.astype(old.dtype), index, 2)
                       for old, value in zip(cache, new, strict=True))
-        return self.attend(normed_B1D, cache, biases), cache
+        return self.attend(normed_BGD, cache, biases), cache
 
     def cached_cross_attend(self, hidden_BLD: Array, keys_values: tuple[Array, Array],
                             biases: Biases) -> Array:
@@ -190,7 +187,7 @@ class Attention(nn.Module):
         normed_BLD = self.norm(hidden_BLD)
         if 2 * normed_BLD.shape[1] > self.config.d_kv:
             return self.attend(normed_BLD, self.keys_values(encoded_BTD), biases)
-        query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self.query(normed_BLD))
+        query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self._heads(self.query, normed_BLD))
         # These are larger than the kernel: where its D is split, it is the kernel that should move.
         query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
         logits_BHLT = jnp.einsum('BHLD,BTD->BHLT', query_BHLD, encoded_BTD,
@@ -268,7 +265,7 @@ class DecoderLayer(nn.Module):
         hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_biases)
         return hidden_BLD + self.feed_forward(hidden_BLD)
 
-    def step(self, hidden_B1D: Array, context: tuple[Biases, Array, Biases], layer_cache,
+    def step(self, hidden_BGD: Array, context: tuple[Biases, Array, Biases], layer_cache,
              index: Array):
         """Decode one position.
 
@@ -278,8 +275,8 @@ class DecoderLayer(nn.Module):
         biases, buckets, cross_biases = context
         self_cache, cross_cache = layer_cache
         increment, self_cache = self.self_attention.cached_self_attend(
-            hidden_B1D, biases, buckets, self_cache, index)
-        hidden_B1D += increment
-        hidden_B1D += self.cross_attention.cached_cross_attend(hidden_B1D, cross_cache,
+            hidden_BGD, biases, buckets, self_cache, index)
+        hidden_BGD += increment
+        hidden_BGD += self.cross_attention.cached_cross_attend(hidden_BGD, cross_cache,
                                                                cross_biases)
-        return hidden_B1D + self.feed_forward(hidden_B1D), self_cache
+        return hidden_BGD + self.feed_forward(hidden_BGD), self_cache

@@ -15,6 +15,7 @@ one compiled layer serves every depth:
     lm_head/kernel                                  [D, V]         (absent where the head is tied)
 
 Kernels of layers may stand there as `Int8` (see `int8.py`) instead of arrays, with the same shape.
+For generation on a CPU there is a copy in another form besides (see `kernel_first.py`).
 
 The model knows nothing of prompts: it encodes embeddings, wherever they came from.
 """
@@ -27,6 +28,8 @@ import jax.numpy as jnp
 
 from jax_prompt.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.t5.config import T5Config
+from jax_prompt.t5.initial import init_stack
+from jax_prompt.t5.kernel_first import for_step, steps_of
 from jax_prompt.t5.layers import DecoderLayer, EncoderLayer, RMSNorm
 from jax_prompt.t5.positions import MASKED, Biases, bias_from_table, mask_bias, relative_buckets
 from jax_prompt.types import Array, Params
@@ -85,8 +88,8 @@ class T5:
         tree = {
             'token_embedder': {'embedding': jax.random.normal(keys[0], (cfg.vocab_size,
                                                                         cfg.d_model))},
-            'encoder': self._init_stack(keys[1], self._encoder_layer(), cfg.num_layers),
-            'decoder': self._init_stack(keys[2], self._decoder_layer(), cfg.num_decoder_layers),
+            'encoder': init_stack(keys[1], self._encoder_layer(), cfg.num_layers),
+            'decoder': init_stack(keys[2], self._decoder_layer(), cfg.num_decoder_layers),
         }
         if not cfg.tied_head:
             kernel = jax.random.normal(keys[3], (cfg.d_model, cfg.vocab_size))
@@ -163,13 +166,23 @@ class T5:
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
         """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
-        if self.config.scale_decoder_outputs:
-            hidden_BLD = hidden_BLD * jnp.asarray(self.config.d_model**-0.5, self.dtype)
         if self.config.tied_head:
             equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
         else:
             equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
-        return jnp.einsum(equation, hidden_BLD, kernel.astype(self.dtype),
+        return jnp.einsum(equation, self._scaled(hidden_BLD), kernel.astype(self.dtype),
+                          preferred_element_type=jnp.float32)
+
+    def step_logits(self, frozen: Params, hidden_BD: Array, cache: Params) -> Array:
+        """Score the vocabulary for one position a row: dtype[B, D] -> float32[V, B].
+
+        The vocabulary comes first, as in a product whose left operand is the head: on CPU, moving
+        it would cost more than the choice that is made of it.
+        """
+        if self.scan_layers:
+            return self.logits(frozen, hidden_BD[:, None])[:, 0].T
+        kernel = cache['steps'].get('head', frozen['token_embedder']['embedding'])
+        return jnp.einsum('VD,BD->VB', kernel.astype(self.dtype), self._scaled(hidden_BD),
                           preferred_element_type=jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
@@ -186,10 +199,10 @@ class T5:
           A pytree for `decode_step`: `self` and `cross` keys and values [N, B, H, T, K], the
           cross-attention bias, and the position to decode next. Where layers are not scanned, what
           is stacked here and in the tree is taken apart, once: slices inside the decoding loop
-          would be copies of all weights and caches at every position.
+          would be copies of all weights and caches at every position. (`kernel_first.with_steps`
+          does it for the weights once and for all.)
         """
-        cfg = self.config
-        layer, params = self._decoder_layer(), frozen['decoder']['layers']
+        cfg, layer = self.config, self._decoder_layer()
 
         def project(params):
             return layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
@@ -197,13 +210,12 @@ class T5:
         room = (encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
         if self.scan_layers:
             empty = jnp.zeros((cfg.num_decoder_layers, *room), self.dtype)
-            layers = {'self': (empty, empty), 'cross': jax.lax.map(project, params)}
+            layers = {'self': (empty, empty),
+                      'cross': jax.lax.map(project, frozen['decoder']['layers'])}
         else:
-            empty = jnp.zeros(room, self.dtype)
-            each = [jax.tree.map(lambda leaf, n=n: leaf[n], params)
-                    for n in range(cfg.num_decoder_layers)]
-            layers = {'params': each, 'self': [(empty, empty)] * len(each),
-                      'cross': [project(params) for params in each]}
+            empty, steps = jnp.zeros(room, self.dtype), steps_of(frozen)
+            layers = {'steps': steps, 'self': [(empty, empty)] * cfg.num_decoder_layers,
+                      'cross': [project(params) for params in steps['layers']]}
         return layers | {'cross_bias': mask_bias(encoder_mask_BS, None, None),
                          'index': jnp.zeros((), jnp.int32)}
 
@@ -242,36 +254,24 @@ class T5:
                 body, hidden_BGD, (stack['layers'], cache['self'], cache['cross']))
         else:
             self_cache = []
-            for inputs in zip(cache['params'], cache['self'], cache['cross'], strict=True):
+            each = map(for_step, cache['steps']['layers'])
+            for inputs in zip(each, cache['self'], cache['cross'], strict=True):
                 hidden_BGD, layer_cache = body(hidden_BGD, inputs)
                 self_cache.append(layer_cache)
         hidden_BGD = self._final_norm(stack, hidden_BGD)
         return hidden_BGD, cache | {'self': self_cache, 'index': index + 1}
+
+    def _scaled(self, hidden: Array) -> Array:
+        """Scale the decoder's outputs, where the head is not trained for that."""
+        if not self.config.scale_decoder_outputs:
+            return hidden
+        return hidden * jnp.asarray(self.config.d_model**-0.5, self.dtype)
 
     def _encoder_layer(self) -> EncoderLayer:
         return EncoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
 
     def _decoder_layer(self) -> DecoderLayer:
         return DecoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
-
-    def _init_stack(self, rng: Array, layer, depth: int) -> Params:
-        """Initialise the layers of one stack, stacked, with its bias table and final norm."""
-        cfg = self.config
-        hidden = jnp.zeros((1, 1, cfg.d_model), self.dtype)
-        args = (hidden, (), jnp.zeros((1, 1), jnp.int32))
-        if isinstance(layer, DecoderLayer):
-            args = (hidden, *args, ())
-        layer_rng, bias_rng = jax.random.split(rng)
-        keys = jax.random.split(layer_rng, depth)
-        stack = {
-            'layers': jax.vmap(lambda key: layer.init(key, *args)['params'])(keys),
-            'final_norm': {'scale': jnp.ones(cfg.d_model)},
-        }
-        if not cfg.per_layer_relative_bias:
-            shape = (cfg.relative_attention_num_buckets, cfg.num_heads)
-            table = jax.random.normal(bias_rng, shape) * cfg.d_model**-0.5
-            stack['relative_bias'] = {'embedding': table}
-        return stack
 
     def _buckets(self, queries: Array, keys: Array, bidirectional: bool) -> Array:
         """Return int32[Q, T] buckets of key positions as seen from query positions."""
@@ -292,6 +292,11 @@ class T5:
         """Run the layers one after the other over `hidden`; `context` is the same for all."""
         if self.activation_sharding is not None:
             hidden = jax.lax.with_sharding_constraint(hidden, self.activation_sharding)
+        if isinstance(stack['layers'], list):
+            assert dropout_rng is None, 'layers apart are for inference'
+            for params in stack['layers']:
+                hidden = layer.apply({'params': params}, hidden, *context)
+            return self._final_norm(stack, hidden)
         depth = jax.tree.leaves(stack['layers'])[0].shape[0]
         in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
             jax.random.split(dropout_rng, 3))

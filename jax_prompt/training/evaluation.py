@@ -63,23 +63,41 @@ class Evaluator:
         """The metric by which prompts are chosen; higher is better."""
         return METRIC_OF[self.ways[0]]
 
-    def __call__(self, prompt_PD: Array, features: Features) -> dict[str, float]:
+    def __call__(self, prompt_PD: Array, features: Features,
+                 scores_BC: np.ndarray | None = None) -> dict[str, float]:
         """Evaluate one prompt.
 
         Args:
           prompt_PD: float32[P, D]; P is the number of rows that the features were made for.
           features: of a split.
+          scores_BC: what `scores` gives for them, where that is there already.
 
         Returns:
           metric name -> value from 0 to 1.
         """
-        return {METRIC_OF[way]: getattr(self, f'_{way}')(prompt_PD, features) for way in self.ways}
+        metrics = {}
+        for way in self.ways:
+            if way == 'rank':
+                found_BC = self.scores(prompt_PD, features) if scores_BC is None else scores_BC
+                value = accuracy(found_BC.argmax(axis=1).tolist(), features.labels.tolist())
+            else:
+                value = self._greedy(prompt_PD, features)
+            metrics[METRIC_OF[way]] = value
+        return metrics
 
-    def _rank(self, prompt_PD: Array, features: Features) -> float:
+    def scores(self, prompt_PD: Array, features: Features) -> np.ndarray:
+        """Score every label against every example; only of an evaluator that ranks.
+
+        Args:
+          prompt_PD: float32[P, D].
+          features: of a split.
+
+        Returns:
+          float32[B, C], log-probabilities, B being all examples of the split.
+        """
         if features not in self.packings:
             self.packings[features] = self._quicker_packing(features)
-        scores = self._collect(self.score, prompt_PD, features, self.packings[features])
-        return accuracy(np.stack(scores).argmax(axis=1).tolist(), features.labels.tolist())
+        return np.stack(self._collect(self.score, prompt_PD, features, self.packings[features]))
 
     def _greedy(self, prompt_PD: Array, features: Features) -> float:
         length = features.decoder_length
@@ -131,10 +149,11 @@ class Evaluator:
         if packing is not None:
             switches = {'room': (packing.segments, int(features.lengths.max()))}
             batches = packed_eval_batches(features, self._batch_size, packing)
-        pending = []
+        pending, opened = [], self.frozen_model
+        frozen = opened.frozen if run is self.score else opened.for_generation
         for batch, places, *_ in batches:
             inputs = [place(batch[key], sharding) for key in _INPUTS if key in batch]
-            output = run(self.frozen_model.frozen, prompt_PD, *inputs, **switches)
+            output = run(frozen, prompt_PD, *inputs, **switches)
             pending.append((output, places))
         results: list[Any] = [None] * len(features)
         for output, places in pending:

@@ -13,6 +13,7 @@ from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.t5.attention import check_device
+from jax_prompt.t5.kernel_first import with_steps
 from jax_prompt.t5.model import T5, count_parameters
 from jax_prompt.types import Params
 
@@ -62,6 +63,7 @@ class FrozenModel:
       name: what prompt files and messages call it.
       fingerprint: tells its weights from any others.
       vocabulary_fingerprint: tells its vocabulary from any other.
+      vocabulary_source: where its vocabulary was loaded from; None for the model's own folder.
     """
 
     model: T5
@@ -72,11 +74,21 @@ class FrozenModel:
     name: str
     fingerprint: str
     vocabulary_fingerprint: str
+    vocabulary_source: str | None = None
 
     @property
     def num_parameters(self) -> int:
         """Count the frozen numbers."""
         return count_parameters(self.frozen)
+
+    @functools.cached_property
+    def for_generation(self) -> Params:
+        """The weights as generation reads them: on CPU with copies, see `kernel_first.with_steps`.
+
+        Made when it is first asked for, so that a model that only ranks does not hold them.
+        """
+        copied = jax.default_backend() == 'cpu' and not self.model.scan_layers
+        return with_steps(self.frozen) if copied else self.frozen
 
     @property
     def num_bytes(self) -> int:
@@ -127,4 +139,5 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
                scan_layers=not on_cpu if layers.scan is None else layers.scan,
                activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
     return FrozenModel(model, loaded.frozen, devices, words, source,
-                       name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words))
+                       name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
+                       vocabulary)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -245,5 +246,13 @@ def _card(setup: Setup, outcome: Outcome, configuration: Mapping[str, str],
         metrics=metrics, settings={name: value for name, value in
                                    dataclasses.asdict(setup.settings).items()
                                    if name not in ('seed', 'steps', 'compare')},
-        command=f'jax-prompt predict --model={setup.model.source} '
-                f'--prompt={outcome.folder.prompt} < texts.txt')
+        command=_use(setup.model, outcome.folder.prompt),
+        notes=getattr(setup.task, 'notes', ()))
+
+
+def _use(model: FrozenModel, prompt: pathlib.Path) -> str:
+    """Return the command that uses the prompt, as a shell reads it."""
+    words = ['jax-prompt', 'predict', f'--model={model.source}', f'--prompt={prompt}']
+    if model.vocabulary_source is not None:
+        words.insert(3, f'--gin.model.vocabulary={model.vocabulary_source}')
+    return f'{shlex.join(words)} < texts.txt'

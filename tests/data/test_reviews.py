@@ -35,6 +35,7 @@ def test_no_text_is_in_two_splits(make, source, total):
 @needs_wheel
 def test_splits_stay_where_they_are():
     task = reviews.rotten_tomatoes()
+    assert any('SST-2' in note for note in task.notes)
     assert [len(task.rows(split)) for split in SPLITS] == [6831, 857, 842]
     inputs, target = next(task.texts('test'))
     assert inputs.startswith('sst2 sentence: ') and target in ('negative', 'positive')

@@ -174,6 +174,6 @@ def cached():
             return cache, logits
 
         cache = model.init_cache(frozen, encoded, mask, inputs.shape[1])
-        return jax.lax.scan(step, cache, inputs.T)[1].swapaxes(0, 1)
+        return jax.lax.scan(step, cache, inputs.T)[1].transpose(2, 0, 1)
 
     return lambda case, ids, prompt, inputs: logits(case.model, case.frozen, prompt, ids, inputs)

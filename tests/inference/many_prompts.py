@@ -33,8 +33,10 @@ def open_tiny(folder, seed: int = 0) -> types.SimpleNamespace:
     config = T5Config(vocab_size=vocabulary.vocab_size, d_model=16, d_kv=8, d_ff=32, num_heads=2,
                       num_layers=1, num_decoder_layers=1, name='tiny')
     model = T5(config)
+    frozen = model.init(jax.random.key(seed))
     return types.SimpleNamespace(
-        model=model, frozen=model.init(jax.random.key(seed)), vocabulary=vocabulary, name='tiny',
+        model=model, frozen=frozen, for_generation=frozen, mesh=None, vocabulary=vocabulary,
+        name='tiny',
         fingerprint=f'weights {seed}', vocabulary_fingerprint=vocabulary_fingerprint(vocabulary))
 
 

@@ -17,8 +17,10 @@ from jax_prompt.inference.calibration import (
 from jax_prompt.inference.content_free import contextual_calibration
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.inputs import open_lines
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.shares import merge_parts
 from jax_prompt.prompts.layout import Layout
 from tests.inference.many_prompts import open_tiny, prompt_file, prompts
 
@@ -148,14 +150,22 @@ def test_each_line_draws_from_its_own_seed_and_always_the_same(engine):
     assert windows.splitlines() == found
 
 
-def test_shares_of_a_file_draw_from_different_seeds(engine, tmp_path):
-    inputs = tmp_path / 'in.txt'
-    inputs.write_text('the film\n' * 16)
-    bulk = BulkSettings(prompt='title', format='lines', answers=AnswerSettings(temperature=30.0))
-    for index in range(2):
-        predict_file(engine, inputs, tmp_path / 'out.txt', bulk, (index, 2))
-    parts = [path.read_text() for path in sorted(tmp_path.glob('out.txt.part-*-of-*'))]
-    assert len(parts) == 2 and parts[0] != parts[1]
+def test_a_line_draws_the_same_in_a_stream_and_in_a_file_however_many_hosts_share_it(
+        engine, tmp_path):
+    inputs, output = tmp_path / 'in.txt', tmp_path / 'out.txt'
+    inputs.write_bytes('\ufeffthe film\r\n'.encode() + 'thé film\n'.encode() * 15 + b'the film')
+    bulk = BulkSettings(prompt='title', format='lines', window=6,
+                        answers=AnswerSettings(temperature=30.0))
+    predict_file(engine, inputs, output, bulk)
+    drawn = output.read_text()
+    assert len(set(drawn.splitlines())) > 8
+    with open_lines(str(inputs)) as lines:
+        assert ''.join(one.text for one in answer_lines(engine, lines, bulk)) == drawn
+    for count in (2, 3):
+        for index in range(count):
+            predict_file(engine, inputs, output, bulk, (index, count))
+        merge_parts(output, count)
+        assert output.read_text() == drawn
 
 
 def test_filters_and_lengths_reach_the_sampler(engine):
@@ -180,3 +190,29 @@ def test_filters_and_lengths_reach_the_sampler(engine):
 def test_settings_outside_their_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         AnswerSettings(**settings)
+
+
+@pytest.mark.parametrize(('has_labels', 'settings', 'message'), [
+    (True, dict(num_beams=2), 'num_beams=2 would do nothing: the task has labels'),
+    (True, dict(temperature=0.5), 'temperature=0.5 would do nothing: the task has labels'),
+    (True, dict(max_tokens=4), 'max_tokens=4 would do nothing: the task has labels'),
+    (True, dict(top_k=4), 'top_k=4 would do nothing: the task has labels'),
+    (False, dict(calibrate=True), 'calibrate=True would do nothing: the task is free text'),
+    (False, dict(label_temperature=2.0), 'label_temperature=2.0 would do nothing'),
+    (False, dict(top_p=0.5), 'top_p=0.5 would do nothing: nothing is drawn unless temperature'),
+    (None, dict(top_k=4, seed=1), 'top_k=4 would do nothing: nothing is drawn'),
+    (None, dict(length_penalty=0.5), 'length_penalty=0.5 would do nothing: .* unless num_beams'),
+])
+def test_settings_that_would_do_nothing_are_told(has_labels, settings, message):
+    with pytest.raises(ValueError, match=message):
+        AnswerSettings(**settings).check_effects(has_labels)
+
+
+@pytest.mark.parametrize(('has_labels', 'settings'), [
+    (True, dict(calibrate=True, label_temperature=2.0)), (True, dict(seed=3)), (False, dict()),
+    (False, dict(temperature=0.5, top_k=4, top_p=0.5, seed=3, max_tokens=4)),
+    (False, dict(num_beams=2, length_penalty=0.5)),
+    (None, dict(calibrate=True, num_beams=2, max_tokens=4)),
+])
+def test_settings_that_do_something_pass(has_labels, settings):
+    AnswerSettings(**settings).check_effects(has_labels)

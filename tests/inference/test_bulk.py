@@ -1,25 +1,41 @@
 """Bulk prediction: order kept, tasks mixed, memory bounded, and no kill loses or doubles a line."""
 
+import dataclasses
+import errno
+import fcntl
 import io
 import json
 import logging
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jax_prompt.inference import bulk
-from jax_prompt.inference.bulk import BulkSettings, Progress, ProgressLine, predict_file
+from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.bulk import BulkSettings, predict_file
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.journal import Journal
+from jax_prompt.inference.progress import Progress, ProgressLine
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.inference.shares import merge_parts, part_path, share_of
+from jax_prompt.inference.shares import (
+    check_mark,
+    leave_mark,
+    merge_parts,
+    part_path,
+    share_of,
+    take_mark_away,
+)
 from tests.inference.many_prompts import open_tiny, prompts, requests
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((8, 4),), targets=(16,), shared_labels=1)
@@ -82,6 +98,14 @@ def test_a_line_without_a_task_falls_to_the_default(engine, tmp_path):
     assert first['scores'] == second['scores'] == third['scores']
 
 
+def test_a_line_that_names_nothing_is_the_plain_models(engine, tmp_path):
+    (tmp_path / 'in.jsonl').write_text('{"text": "film", "task": null}\n'
+                                       '{"text": "film", "task": ""}\n')
+    predict_file(engine, tmp_path / 'in.jsonl', tmp_path / 'out.jsonl', SETTINGS)
+    plain, = engine.run([engine.row(None, 'film')])
+    assert [one['prediction'] for one in read(tmp_path / 'out.jsonl')] == 2 * [plain.text]
+
+
 def test_no_more_than_a_window_is_read_ahead(engine):
     taken = []
     endless = (taken.append(1) or 'film' for _ in iter(int, 1))
@@ -98,8 +122,67 @@ def test_shares_of_several_hosts_join_to_the_whole(engine, tmp_path, count):
     assert not (tmp_path / 'out.jsonl').exists()
     merge_parts(tmp_path / 'out.jsonl', count)
     assert [record['id'] for record in read(tmp_path / 'out.jsonl')] == list(range(23))
-    merge_parts(tmp_path / 'out.jsonl', count)  # as after a kill behind it
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(os.listdir(tmp_path)) == ['in.jsonl', 'out.jsonl']
+
+
+def test_a_share_that_is_answered_is_not_answered_again_until_all_are_joined(engine, tmp_path):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 23), tmp_path / 'out.jsonl'
+    done = predict_file(engine, inputs, output, SETTINGS, (0, 2))
+    part = pathlib.Path(part_path(output, (0, 2)))
+    written = part.read_bytes()
+    again = predict_file(engine, inputs, output, SETTINGS, (0, 2),
+                         progress=lambda _: pytest.fail('answered again'))
+    assert again == done and part.read_bytes() == written
+    part.unlink()  # what is not there any more is made again
+    predict_file(engine, inputs, output, SETTINGS, (0, 2))
+    assert part.read_bytes() == written
+
+
+def test_a_kill_while_the_parts_are_joined_is_mended(engine, tmp_path, monkeypatch):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 23), tmp_path / 'out.jsonl'
+
+    def answer_and_join(steps=None):
+        """Do as two hosts do, killed behind so many steps of the join."""
+        for index in range(2):
+            predict_file(engine, inputs, output, SETTINGS, (index, 2))
+        with monkeypatch.context() as patch:
+            left = iter(range(99) if steps is None else range(steps))
+            for step in (os.replace, os.unlink):
+                patch.setattr(os, step.__name__, lambda *paths, step=step: (
+                    step(*paths) if next(left, None) is not None else stop_after(1)(paths)))
+            merge_parts(output, 2)
+
+    answer_and_join()
+    whole = output.read_bytes()
+    for steps in range(5):
+        output.unlink()
+        with pytest.raises(KeyboardInterrupt):
+            answer_and_join(steps)
+        answer_and_join()
+        assert output.read_bytes() == whole
+        assert sorted(os.listdir(tmp_path)) == ['in.jsonl', 'out.jsonl']
+
+
+def test_a_joined_output_that_is_a_link_stays_one(engine, tmp_path):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 5), tmp_path / 'out.jsonl'
+    (tmp_path / 'real').mkdir()
+    output.symlink_to(tmp_path / 'real' / 'out.jsonl')
+    for index in range(2):
+        predict_file(engine, inputs, output, SETTINGS, (index, 2))
+    merge_parts(output, 2)
+    assert output.is_symlink() and len(read(output)) == 5
+    assert os.listdir(tmp_path / 'real') == ['out.jsonl']
+
+
+def test_hosts_see_whether_they_share_a_disk(tmp_path):
+    (tmp_path / 'other').mkdir()
+    mark = leave_mark(tmp_path / 'out')
+    check_mark(tmp_path / 'out', mark)
+    for path, said in ((tmp_path / 'other/out', mark), (tmp_path / 'out', 'of an earlier job')):
+        with pytest.raises(ValueError, match='out of this host is not the one that the first host'):
+            check_mark(path, said)
+    take_mark_away(tmp_path / 'out')
+    assert os.listdir(tmp_path) == ['other']
 
 
 @pytest.mark.parametrize('text', ['', 'a', 'a\n', 'a\nb', '\n\n\n', 'abc\n\ndefghij\nk\n' * 5])
@@ -189,6 +272,31 @@ def test_a_kill_between_the_last_steps_is_mended(engine, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_what_a_killed_run_finished_answers_no_other_question(engine, tmp_path, monkeypatch):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 12), tmp_path / 'out.jsonl'
+
+    def finish_and_be_killed():
+        with monkeypatch.context() as patch:  # before the journal is taken away
+            patch.setattr(Journal, '__exit__', lambda self, *_: self._files.close())
+            predict_file(engine, inputs, output, SETTINGS)
+
+    finish_and_be_killed()
+    output.unlink()
+    assert predict_file(engine, inputs, output, SETTINGS).lines == len(read(output)) == 12
+    finish_and_be_killed()
+    write_inputs(inputs, 9, seed=1)
+    assert predict_file(engine, inputs, output, SETTINGS).lines == len(read(output)) == 9
+    assert sorted(os.listdir(tmp_path)) == ['in.jsonl', 'out.jsonl']
+
+
+def test_an_answer_takes_away_what_an_earlier_one_put_in(engine, tmp_path):
+    old = {'prediction': 'old', 'scores': {'old': 1.0}, 'probabilities': {'old': 1.0}}
+    (tmp_path / 'in.jsonl').write_text(json.dumps(old | {'text': 'film', 'id': 1}))
+    predict_file(engine, tmp_path / 'in.jsonl', tmp_path / 'out.jsonl', BulkSettings('title'))
+    answer, = read(tmp_path / 'out.jsonl')
+    assert answer.keys() == {'text', 'id', 'prediction'} and answer['prediction'] != 'old'
+
+
 def test_a_wrong_line_is_named_and_can_be_mended(engine, tmp_path):
     inputs = write_inputs(tmp_path / 'in.jsonl', 30)
     lines = inputs.read_text().splitlines()
@@ -205,6 +313,8 @@ def test_a_wrong_line_is_named_and_can_be_mended(engine, tmp_path):
 
 @pytest.mark.parametrize('line, message', [
     ('{"text": "film", "task": "nobody"}', "line 2 of .*: no prompt 'nobody' in use"),
+    ('{"text": "film", "tsak": "mood"}', "column 'task' is not there at line 2 of .*, which has "
+                                         "'text', 'tsak'; expected the name of a prompt"),
     ('{"text": "film", "task": 3}', "column 'task' at line 2 of .* holds 3; expected the name"),
     ('{"texts": "film", "task": "mood"}', "column 'text' is not there at line 2 of"),
     ('[]', 'line 2 of .* is a JSON list'),
@@ -225,22 +335,132 @@ def test_bytes_that_are_no_text_are_refused(engine, tmp_path):
                      BulkSettings('mood', format='lines'))
 
 
-def test_another_runs_output_is_not_gone_on_with(engine, tmp_path):
+def other(engine, shapes=None, prompts=None, **opened):
+    """Return what tells an engine from others, with something changed."""
+    return types.SimpleNamespace(
+        opened=types.SimpleNamespace(**vars(engine.opened) | opened),
+        shapes=shapes or engine.shapes, prompts=prompts or engine.prompts)
+
+
+def other_engines(engine):
+    """Return engines whose answers are not those of this one, by what differs."""
+    model, name = engine.opened.model, 'mood'
+    file = dataclasses.replace(engine.prompts[name].file, prompt_PD=np.zeros((5, 16), np.float32))
+    return {
+        'model': other(engine, fingerprint='others'),
+        'vocabulary': other(engine, vocabulary_fingerprint='others'),
+        'activation dtype': other(engine, model=dataclasses.replace(
+            model, dtype=jnp.dtype('bfloat16'))),
+        'weight dtype': other(engine, frozen=jax.tree.map(
+            lambda leaf: leaf.astype('bfloat16'), engine.opened.frozen)),
+        'layers': other(engine, model=dataclasses.replace(
+            model, scan_layers=not model.scan_layers)),
+        'prompt mood': other(engine, prompts=engine.prompts | {
+            name: dataclasses.replace(engine.prompts[name], file=file)}),
+        'batches': other(engine, shapes=dataclasses.replace(SHAPES, batch_sizes=(4,))),
+    }
+
+
+def test_another_runs_output_is_not_gone_on_with(engine, tmp_path, monkeypatch):
     inputs, output = write_inputs(tmp_path / 'in.jsonl', 30), tmp_path / 'out.jsonl'
     with pytest.raises(KeyboardInterrupt):
         predict_file(engine, inputs, output, SETTINGS, progress=stop_after(2))
-    with pytest.raises(ValueError, match='journal was left by a run with another settings; give'):
-        predict_file(engine, inputs, output, BulkSettings(prompt_column='task', window=9))
+    begun = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    another = 'out.jsonl.journal was left by another run: {}[a-z_.]* was .* and is now .*; give'
+    for name, changed in other_engines(engine).items():
+        with pytest.raises(ValueError, match=another.format(name)):
+            predict_file(changed, inputs, output, SETTINGS)
+    with pytest.raises(ValueError, match='another run: settings.window was 10 and is now 9, '
+                                         'settings.answers.seed was 0 and is now 3; give'):
+        predict_file(engine, inputs, output, BulkSettings(
+            prompt_column='task', window=9, answers=AnswerSettings(seed=3)))
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=another.format('version')):
+        patch.setattr(bulk, '__version__', '0.0.0')
+        predict_file(engine, inputs, output, SETTINGS)
+    monkeypatch.setattr(bulk, 'part_path', lambda output, share: output)
+    with pytest.raises(ValueError, match='another run: share was .*, input size was None and'):
+        predict_file(engine, inputs, output, SETTINGS, (0, 2))
+    assert begun == {path: path.read_bytes() for path in tmp_path.iterdir()}
     write_inputs(inputs, 30, seed=1)
     with pytest.raises(ValueError, match='first 20 lines of .* have changed since an earlier run'):
         predict_file(engine, inputs, output, SETTINGS)
 
 
+def test_prompts_may_come_and_go_between_two_processes_but_not_change(engine, tmp_path):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 30), tmp_path / 'out.jsonl'
+    predict_file(engine, inputs, tmp_path / 'whole.jsonl', SETTINGS)
+    used = {record['task'] for record in read(inputs)}
+    more = {'later': engine.prompts['mood']}
+
+    def go_on(files, progress=None):
+        changed = Engine(engine.opened, SHAPES, capacity=256)
+        for name, prompt in files.items():
+            changed.add(name, prompt.file)
+        predict_file(changed, inputs, output, SETTINGS, progress=progress)
+
+    for files in (engine.prompts, engine.prompts | more):
+        with pytest.raises(KeyboardInterrupt):
+            go_on(files, stop_after(1))
+    # What came in between may have answered lines as well.
+    with pytest.raises(ValueError, match='another run: prompt later was .* and is now'):
+        go_on(engine.prompts | {'later': engine.prompts['words']})
+    go_on({name: engine.prompts[name] for name in used})
+    assert output.read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+
+
+@pytest.mark.parametrize(('name', 'text', 'message'), [
+    ('out.jsonl.partial', 'my notes\n', 'out.jsonl.partial is no output that an earlier run began'),
+    ('out.jsonl.journal', 'my notes\n', 'out.jsonl.journal is no journal of an output'),
+    ('out.jsonl.journal', '{"my": "notes"}', 'out.jsonl.journal is no journal of an output'),
+])
+def test_files_of_the_users_own_are_left_alone(engine, tmp_path, name, text, message):
+    inputs = write_inputs(tmp_path / 'in.jsonl', 3)
+    (tmp_path / name).write_text(text)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message + ', so it is left alone; move it away'):
+            predict_file(engine, inputs, tmp_path / 'out.jsonl', SETTINGS)
+    assert (tmp_path / name).read_text() == text and len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('text', ['', '{"jax_pro', '{"jax_prompt_journal": 1, "versi'])
+def test_a_kill_in_the_first_line_of_the_journal_is_mended(engine, tmp_path, text):
+    inputs = write_inputs(tmp_path / 'in.jsonl', 3)
+    (tmp_path / 'out.jsonl.partial').touch()
+    (tmp_path / 'out.jsonl.journal').write_text(text)
+    assert predict_file(engine, inputs, tmp_path / 'out.jsonl', SETTINGS).lines == 3
+    assert sorted(os.listdir(tmp_path)) == ['in.jsonl', 'out.jsonl']
+
+
 def test_two_processes_do_not_write_one_output(engine, tmp_path):
     inputs, output = write_inputs(tmp_path / 'in.jsonl', 3), tmp_path / 'out.jsonl'
-    with Journal(output, {}):
+    with Journal(output, {}, {}):
         with pytest.raises(ValueError, match='another process is writing output'):
             predict_file(engine, inputs, output, SETTINGS)
+
+
+def test_a_file_system_that_cannot_lock_is_warned_of(engine, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 3), tmp_path / 'out.jsonl'
+    assert predict_file(engine, inputs, output, SETTINGS).lines == len(read(output)) == 3
+    assert 'out.jsonl cannot be locked (Function not implemented)' in caplog.text
+
+
+def test_a_disk_that_is_full_is_told_and_the_run_goes_on_once_there_is_room(engine, tmp_path):
+    inputs, output = write_inputs(tmp_path / 'in.jsonl', 30), tmp_path / 'out.jsonl'
+    predict_file(engine, inputs, tmp_path / 'whole.jsonl', SETTINGS)
+    whole = (tmp_path / 'whole.jsonl').read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # as a full disk: writing fails behind so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
+        with pytest.raises(OSError, match='^cannot write output .*out.jsonl: File too large; mend'):
+            predict_file(engine, inputs, output, SETTINGS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert predict_file(engine, inputs, output, SETTINGS).lines == 30
+    assert output.read_bytes() == whole and len(os.listdir(tmp_path)) == 3
 
 
 def test_inputs_that_were_cut_are_counted_over_all_processes(engine, tmp_path, caplog):

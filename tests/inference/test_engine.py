@@ -221,6 +221,8 @@ def test_blocks_of_removed_prompts_are_used_again(opened):
     for seed in range(40):
         engine.add('only', prompt_file(opened, 20, seed=seed))
         assert engine.table.capacity == 64
+        if seed % 20 == 0:
+            engine.run([engine.row('only', 'film', rank=False, max_tokens=2)])
 
 
 def test_a_table_that_grows_says_so_and_changes_no_answer(opened, engine, caplog):
@@ -230,6 +232,26 @@ def test_a_table_that_grows_says_so_and_changes_no_answer(opened, engine, caplog
     expected = engine.run(engine.rows(asked))
     for answer, one in zip(small.run(small.rows(asked)), expected, strict=True):
         assert_same(answer, one)
+
+
+def test_room_that_is_made_for_a_prompt_leaves_nothing_to_compile_once_it_is_there(opened):
+    small, asked = make_engine(opened, capacity=64), requests(12)
+    assert small.table.capacity == 128
+    rows = small.rows(asked)
+    expected = small.run(rows)
+    small.run([small.row('mood', 'the film was great')])
+    file = prompt_file(opened, 40, seed=7, labels=['negative', 'positive'])
+    before = small.compilations
+    small.make_room(40)
+    compiled = small.compilations
+    assert compiled > before and small.table.capacity == 128
+    small.make_room(40)
+    small.make_room(1)
+    small.add('large', file)
+    small.run([small.row('large', 'the film was great')])
+    for answer, one in zip(small.run(rows), expected, strict=True):
+        assert_same(answer, one)
+    assert small.table.capacity == 256 and small.compilations == compiled
 
 
 def test_the_same_rows_give_the_same_bits(engine):
@@ -256,6 +278,8 @@ def test_what_is_wrong_is_refused(opened, engine):
         engine.row('title', 'a \ud800 b')
     with pytest.raises(ValueError, match="no decoding 'dream'"):
         engine.row('title', 'film', decoding='dream')
+    with pytest.raises(ValueError, match="'sample' are BeamSettings.*; expected SamplingSettings"):
+        engine.row('title', 'film', options=BeamSettings())
     with pytest.raises(ValueError, match='max_tokens is 0; expected at least 1'):
         engine.row('title', 'film', max_tokens=0)
     with pytest.raises(ValueError, match='marker .* is missing in an input|stands 2 times'):

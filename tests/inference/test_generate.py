@@ -13,7 +13,6 @@ from jax_prompt.inference.generate import (
     before_end,
     greedy,
     largest,
-    length_bucket,
     likeliest,
     make_generator,
     stack_limits,
@@ -83,9 +82,9 @@ def ends_at(positions):
     """Return a choice of token that ends row i at positions[i], and how often it was asked."""
     asked = []
 
-    def choose(logits_BV, position):
+    def choose(logits_VB, position):
         jax.debug.callback(lambda p: asked.append(int(p)), position)
-        return jnp.where(position >= jnp.array(positions), 1, greedy(logits_BV, position) % 20 + 2)
+        return jnp.where(position >= jnp.array(positions), 1, greedy(logits_VB, position) % 20 + 2)
 
     return choose, asked
 
@@ -151,7 +150,16 @@ def test_it_stops_when_every_row_is_at_its_limit(one_case):
 
 def test_the_likeliest_is_the_first_of_the_largest():
     logits = np.array([[1, 3, 3], [-np.inf, -np.inf, -2], [5, 0, 5], [0, 0, 0]], np.float32)
-    np.testing.assert_array_equal(likeliest(jnp.asarray(logits)), logits.argmax(axis=1))
+    np.testing.assert_array_equal(likeliest(jnp.asarray(logits.T)), logits.argmax(axis=1))
+
+
+@pytest.mark.parametrize('size', [127, 128, 129, 700])
+def test_the_likeliest_is_found_in_a_vocabulary_of_many_blocks(size):
+    logits = np.random.default_rng(size).integers(-4, 4, (50, size)).astype(np.float32)
+    logits[:3] = -np.inf
+    logits[1, -1] = logits[2, 0] = 0.0
+    found = np.asarray(jax.jit(likeliest)(logits.T))
+    np.testing.assert_array_equal(found, logits.argmax(axis=1))
 
 
 def test_the_largest_are_found_without_sorting_all():
@@ -200,15 +208,6 @@ def test_text_ends_before_the_first_end_token():
     assert before_end(np.array([5, 0, 7, 1, 9, 1]), eos_id=1) == [5, 0, 7]
     assert before_end(np.array([5, 7]), eos_id=1) == [5, 7]
     assert before_end(np.array([1, 0]), eos_id=1) == []
-
-
-def test_lengths_share_few_programs():
-    assert [length_bucket(tokens) for tokens in (1, 8, 9, 512)] == [8, 8, 32, 512]
-    assert length_bucket(3, (64, 4)) == 4
-    with pytest.raises(ValueError, match='513 tokens to generate; expected at most 512'):
-        length_bucket(513)
-    with pytest.raises(ValueError, match='max_length=0; expected at least one token'):
-        length_bucket(0)
 
 
 def test_an_impossible_length_is_refused(one_case):

@@ -14,6 +14,9 @@ from jax_prompt.inference.inputs import open_lines, parse_object
     (' \n', 'line 2 of in.jsonl is blank'),
     ('[' * 100_000, 'line 2 of in.jsonl cannot be used as JSON: .*recursion'),
     ('{"text": ' + '1' * 5000 + '}', 'line 2 of in.jsonl cannot be used'),
+    ('{"score": NaN}', 'line 2 of in.jsonl cannot be used as JSON: NaN is no number of JSON'),
+    ('{"score": -Infinity}', 'line 2 of in.jsonl cannot be used as JSON: -Infinity is no number'),
+    ('{"score": 1e999}', 'line 2 of in.jsonl cannot be used as JSON: 1e999 is no number of JSON'),
     ('{"text": "\\ud800"}', 'line 2 of in.jsonl cannot be used as JSON: .*surrog'),
 ])
 def test_what_is_no_object_is_refused_with_its_place(line, message):
@@ -22,14 +25,15 @@ def test_what_is_no_object_is_refused_with_its_place(line, message):
 
 
 def test_an_object_is_taken_as_it_is():
-    assert parse_object('{"text": "\\u00e9", "id": 7}\n', 'here') == {'text': 'é', 'id': 7}
+    assert parse_object('{"text": "\\u00e9", "id": 7, "x": 5e-1}\n', 'here') == {
+        'text': 'é', 'id': 7, 'x': 0.5}
 
 
 def test_a_file_is_utf_8_lines_that_line_feeds_end(tmp_path):
     path = tmp_path / 'in.txt'
     path.write_bytes('\ufeffé\rstill one\r\ntwo\u2028still\n'.encode())
     with open_lines(str(path)) as lines:
-        assert list(lines) == ['é\rstill one\r\n', 'two\u2028still\n']
+        assert list(lines) == ['\ufeffé\rstill one\r\n', 'two\u2028still\n']
 
 
 def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch):

@@ -81,6 +81,22 @@ def test_a_full_table_doubles_says_so_and_keeps_its_rows(caplog):
         np.testing.assert_array_equal(content(table, block, count), rows(count, value))
 
 
+def test_a_prompt_that_cannot_be_written_takes_no_rows(monkeypatch):
+    table = PromptTable(4, capacity=16)
+    held = table.put(rows(8, 1))
+
+    def fail(*_):
+        raise RuntimeError('out of memory')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table, '_write', fail)
+        with pytest.raises(RuntimeError, match='out of memory'):
+            table.put(rows(8, 2))
+    assert table.free_rows == 8
+    assert table.put(rows(8, 3)).offset == 8 and table.capacity == 16
+    np.testing.assert_array_equal(content(table, held, 8), rows(8, 1))
+
+
 def test_warmed_up_no_length_compiles_anything():
     table = PromptTable(4, capacity=512)
     held = table.put(rows(3, 7))

@@ -108,7 +108,7 @@ def test_draws_have_the_filtered_distribution(filters):
     logits = (1.5 * np.random.default_rng(4).normal(size=size)).astype(np.float32)
     rows = stack_settings([SamplingSettings(seed=seed, **filters) for seed in range(count)], 1)
     keys = jax.vmap(jax.random.key)(rows.seed_B)
-    drawn = jax.jit(choose_tokens)(jnp.tile(logits, (count, 1)), keys, rows)
+    drawn = jax.jit(choose_tokens)(jnp.tile(logits, (count, 1)).T, keys, rows)
     found = np.bincount(np.asarray(drawn), minlength=size)
     expected = count * probabilities(logits, **filters)
     kept = expected > 0
@@ -127,7 +127,7 @@ def test_unlikely_tokens_far_apart_are_drawn_as_often_as_they_should():
     logits[500:600] = -np.inf
     rows = stack_settings([SamplingSettings(1.0, seed=seed) for seed in range(count)], 1)
     drawn = np.asarray(jax.jit(choose_tokens)(
-        jnp.tile(logits, (count, 1)), jax.vmap(jax.random.key)(rows.seed_B), rows))
+        jnp.tile(logits, (count, 1)).T, jax.vmap(jax.random.key)(rows.seed_B), rows))
     wanted = probabilities(logits, temperature=1.0)
     assert not ((drawn >= 500) & (drawn < 600)).any()
     others = ~np.isin(np.arange(size), [3, 400, 699])

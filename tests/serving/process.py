@@ -19,12 +19,11 @@ from jax_prompt.inference.shapes import Shapes
 from jax_prompt.serving.server import serve
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import open_tiny
-from tests.serving.process import SHAPES
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-model, prompts, settings = sys.argv[1:]
+model, prompts, settings, shapes = sys.argv[1:]
 serve(open_tiny(pathlib.Path(model)), prompts, ServerSettings(**json.loads(settings)),
-      Shapes(**SHAPES), announce=lambda address: print(address, flush=True))
+      Shapes(**json.loads(shapes)), announce=lambda address: print(address, flush=True))
 """
 
 #: Few, since each is compiled before a test can begin.
@@ -50,13 +49,13 @@ class Server:
         finally:
             connection.close()
 
-    def wait_until_ready(self, seconds: float = 120) -> None:
+    def wait_until_ready(self, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while self.ask('GET', '/readyz')[0] != 200:
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
 
-    def wait_for_prompt(self, name: str, there: bool = True, seconds: float = 30) -> None:
+    def wait_for_prompt(self, name: str, there: bool = True, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while (self.ask('GET', f'/v1/prompts/{name}')[0] == 200) != there:
             assert time.monotonic() < end, self.log.read_text()
@@ -64,7 +63,7 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 def ask(connection: http.client.HTTPConnection, method: str, path: str, body=None,
@@ -84,7 +83,8 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body=Non
 
 
 @contextlib.contextmanager
-def running(model: pathlib.Path, prompts: pathlib.Path, ready: bool = True, **settings):
+def running(model: pathlib.Path, prompts: pathlib.Path, ready: bool = True, shapes=SHAPES,
+            **settings):
     """Start a server on a free port of this machine; it is killed if it does not end."""
     settings = {'port': 0, 'token': TOKEN, 'poll': 0.1, 'drain': 0.2, **settings}
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -92,7 +92,8 @@ def running(model: pathlib.Path, prompts: pathlib.Path, ready: bool = True, **se
         log = pathlib.Path(folder) / 'log'
         with open(log, 'w') as stderr:
             process = subprocess.Popen(
-                [sys.executable, '-c', _PROGRAM, str(model), str(prompts), json.dumps(settings)],
+                [sys.executable, '-c', _PROGRAM, str(model), str(prompts), json.dumps(settings),
+                 json.dumps(shapes)],
                 env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT)
         try:
             address = process.stdout.readline().strip()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.serving.batcher import Batcher, Busy, Stopped
+from jax_prompt.serving.batcher import Batcher, BatchFailed, Busy, Stopped
 
 
 class Row:
@@ -50,7 +50,7 @@ class Running:
     def __init__(self, engine, rows):
         self.engine, self.rows = engine, rows
 
-    def answers(self):
+    def outcomes(self):
         return self.engine.answers_of(self.rows)
 
 
@@ -165,6 +165,36 @@ def test_a_program_that_must_be_compiled_does_not_hold_up_the_others(engine):
         assert slow.result(5) == 'slow'
 
 
+def test_rows_that_wait_for_a_program_count_can_be_cancelled_and_share_batches(engine):
+    engine.cold.add(('generate', 8))
+    start, compiling, go = engine.start, threading.Event(), threading.Event()
+
+    def compile(rows):
+        compiling.set()
+        go.wait(10)
+        engine.cold.clear()
+        return start(rows)
+
+    engine.start = compile
+    with Batcher(engine, max_wait=0.001, max_queue=10) as batcher:
+        first = batcher.submit(Row('first', group=('generate', 8)))
+        assert compiling.wait(5)
+        for _ in range(3):  # who leaves makes room
+            left = [batcher.submit(Row('left', group=('generate', 8))) for _ in range(10)]
+            # Whether they were found to be cold by now or not.
+            end = time.monotonic() + 0.02
+            while time.monotonic() < end:
+                with pytest.raises(Busy, match='10 requests are waiting'):
+                    batcher.submit(Row('one too many', group=('generate', 8)))
+            assert all(answer.cancel() for answer in left) and batcher.waiting == 0
+        answers = [batcher.submit(Row(n, group=('generate', 8))) for n in range(8)]
+        go.set()
+        assert first.result(5) == 'first'
+        assert [answer.result(5) for answer in answers] == list(range(8))
+    assert engine.batches == [['first'], list(range(8))]
+    assert batcher.unanswered == 0
+
+
 def test_a_full_queue_refuses(engine):
     engine.open.clear()
     with Batcher(engine, max_wait=10, max_queue=3) as batcher:
@@ -198,10 +228,25 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(engine):
     assert engine.batches == [[0, 2, 3]]
 
 
-def test_an_error_reaches_its_own_batch_alone(engine):
-    with Batcher(engine, max_wait=0.001) as batcher:
-        with pytest.raises(RuntimeError, match='no such program'):
-            batcher.submit(Row('fails')).result(5)
+def test_an_error_reaches_its_own_batch_alone(engine, monkeypatch):
+    is_warm = engine.is_warm
+
+    def fails(rows):
+        if rows[0].number == 'fails':
+            raise KeyError('no such shape')
+        return is_warm(rows)
+
+    for broken in (is_warm, fails):
+        monkeypatch.setattr(engine, 'is_warm', broken)
+        with Batcher(engine, max_wait=0.001) as batcher:
+            with pytest.raises(BatchFailed, match='its log says how') as failed:
+                batcher.submit(Row('fails')).result(5)
+            assert str(failed.value.__cause__) == 'no such program'
+            assert [batcher.submit(Row(n)).result(5) for n in range(4)] == list(range(4))
+
+
+def test_answers_arrive_though_watching_fails(engine):
+    with Batcher(engine, max_wait=0.001, watch=lambda *_: 1 / 0) as batcher:
         assert [batcher.submit(Row(n)).result(5) for n in range(4)] == list(range(4))
 
 

@@ -1,6 +1,8 @@
 """Schemathesis: whatever the OpenAPI document allows or forbids, the server keeps to it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -11,7 +13,7 @@ import hypothesis  # noqa: E402
 from hypothesis import HealthCheck  # noqa: E402
 
 from jax_prompt.serving.names import NAME_PATTERN  # noqa: E402
-from tests.serving.process import TOKEN  # noqa: E402
+from tests.serving.process import TOKEN, running  # noqa: E402
 
 #: Nothing here may remove what other tests use.
 _READING = ('POST', 'GET')
@@ -62,6 +64,17 @@ def test_uploads_and_removals_keep_to_the_document(operations):
     assert {one.method.upper() for one in changing} == {'PUT', 'DELETE'}
     for operation in changing:
         examples(operation, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('token', [TOKEN, None])
+def test_the_runner_of_schemathesis_finds_nothing_at_the_edges(model, folder, tmp_path, token):
+    with running(model, folder, token=token, max_text=5_000, max_body=20_000) as server:
+        run = subprocess.run(
+            [sys.executable, '-m', 'schemathesis.cli', 'run', f'{server.address}/openapi.json',
+             '--header', f'Authorization: Bearer {TOKEN}', '--phases', 'coverage'],
+            capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
 
 
 def test_the_server_still_answers(server):

@@ -32,13 +32,17 @@ def page(browser, server):
     page.on('request', lambda request: page.asked.append(request.url))
     page.on('pageerror', lambda error: page.problems.append(str(error)))
     page.on('console', lambda message: page.problems.append(message.text)
-            if message.type in ('error', 'warning') else None)
+            if is_problem(message) else None)
     page.goto(server.address)
     page.wait_for_selector('#prompt option', state='attached')
     yield page
     assert all(url.startswith((server.address, 'data:')) for url in page.asked), page.asked
     assert not page.problems
     page.close()
+
+
+def is_problem(message) -> bool:
+    return message.type in ('error', 'warning')
 
 
 def choose(page, name):
@@ -114,19 +118,42 @@ def test_the_nearest_words_of_the_prompt_are_shown(page, server):
 def test_what_is_refused_is_said_and_markup_stays_text(page):
     choose(page, 'marked')
     page.fill('#column0', '<img src=x onerror=alert(1)> <extra_id_99>')
-    with page.expect_response(lambda answer: '/v1/' in answer.url) as answer:
+    with (page.expect_response(lambda answer: '/v1/' in answer.url) as answer,
+          page.expect_console_message(is_problem)):  # the browser tells of answers above 399
         page.click('#run')
     assert answer.value.status == 409
     page.wait_for_selector('#problem:visible')
     assert 'stands 2 times' in page.inner_text('#problem')
-    page.problems.clear()  # the browser tells of every answer above 399
+    page.problems.clear()
     assert page.locator('img').count() == 0
 
 
 def test_nothing_on_the_page_can_run_other_scripts(page, server):
-    assert page.evaluate('''() => {
-        const script = document.createElement('script');
-        script.textContent = 'window.hacked = true';
-        document.body.append(script);
-        return window.hacked === undefined; }''')
-    page.problems.clear()  # the browser tells of what the policy kept out
+    with page.expect_console_message(is_problem):  # the browser tells of what the policy kept out
+        assert page.evaluate('''() => {
+            const script = document.createElement('script');
+            script.textContent = 'window.hacked = true';
+            document.body.append(script);
+            return window.hacked === undefined; }''')
+    page.problems.clear()
+
+
+def test_a_page_opened_before_there_are_prompts_finds_them_and_keeps_the_text(browser, server):
+    page = browser.new_page()
+    page.clock.install()
+    answers = [(503, {'detail': 'full; try again'}), (200, {'model': 'tiny', 'prompts': []})]
+    page.route('**/v1/prompts', lambda route: route.fulfill(
+        status=answers[0][0], json=answers[0][1]) if answers else route.continue_())
+    page.goto(server.address)
+    playwright.expect(page.locator('#problem')).to_have_text('503: full; try again')
+    del answers[0]
+    page.clock.run_for(3000)
+    playwright.expect(page.locator('#prompt option')).to_have_count(1)
+    assert page.is_hidden('#problem')
+    page.fill('#column0', 'a great film')
+    answers.clear()
+    page.clock.run_for(3000)
+    page.wait_for_selector('#prompt option:nth-child(2)', state='attached')
+    choose(page, 'mood')
+    assert page.input_value('#column0') == 'a great film'
+    page.close()

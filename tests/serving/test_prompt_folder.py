@@ -1,5 +1,6 @@
 """The folder of prompts: names, versions, changes, and nothing outside it."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -18,9 +19,23 @@ from tests.inference.many_prompts import prompt_file
 
 
 class Uncompiled(Engine):
-    """An engine that compiles nothing ahead: these tests run no batch."""
+    """An engine that compiles nothing ahead: these tests run no batch.
 
-    def warm_up(self, *_):
+    Attributes:
+      warmed: the seeds of the prompts that it was to compile for, in order.
+      failures: seed -> what compiling for that prompt raises, time after time; None for nothing.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.warmed, self.failures = [], {}
+
+    def warm_up(self, rows, longest, stop):
+        seed = rows[0].prompt.file.metadata.seed
+        self.warmed.append(seed)
+        failure = self.failures[seed].pop(0) if self.failures.get(seed) else None
+        if failure is not None:
+            raise failure
         return 0
 
 
@@ -32,16 +47,14 @@ def prompts(opened, tmp_path):
     return PromptFolder(engine, tmp_path / 'prompts', kept_versions=2)
 
 
-def save(opened, prompts, name, seed=0, **task):
-    file = prompt_file(opened, 4, seed=seed, **task)
-    save_prompt(prompts.path / f'{name}.safetensors', file)
-    return file
+def save(opened, prompts, name, seed=0):
+    save_prompt(prompts.path / f'{name}.safetensors', prompt_file(opened, 4, seed=seed))
 
 
-def content(opened, seed):
+def content(opened, seed=0, rows=4, **task):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'prompt.safetensors'
-        save_prompt(path, prompt_file(opened, 4, seed=seed))
+        save_prompt(path, prompt_file(opened, rows, seed=seed, **task))
         return path.read_bytes()
 
 
@@ -91,8 +104,7 @@ def test_a_file_that_is_overwritten_keeps_its_earlier_contents_in_use(opened, pr
         prompts.refresh()
         seen.append(prompts.find('mood').version)
     assert len(set(seen)) == 5
-    assert listed(prompts) == {'mood': [seen[4], *sorted(
-        seen[2:4], key=version_order, reverse=True)]}
+    assert listed(prompts) == {'mood': [seen[4], seen[3], seen[2]]}
     old = prompts.find(f'mood@{seen[3]}')
     assert old.path is None and old.prompt.file.metadata.seed == 3
     save(opened, prompts, 'mood', seed=3)  # as it was
@@ -110,6 +122,43 @@ def test_a_file_without_a_version_is_the_default(opened, prompts):
     os.unlink(prompts.path / 'mood.safetensors')
     prompts.refresh()
     assert prompts.find('mood').full_name == 'mood@7'
+
+
+def test_a_version_in_two_files_is_one_and_lasts_as_long_as_either(opened, prompts):
+    save(opened, prompts, 'mood', seed=1)
+    prompts.refresh()
+    version = prompts.find('mood').version
+    file, copy = (prompts.path / f'{name}.safetensors' for name in ('mood', f'mood@{version}'))
+    shutil.copy(file, copy)  # pinned
+    prompts.refresh()
+    assert listed(prompts) == {'mood': [version]}
+    for seed in range(2, 6):  # more contents than are kept
+        save(opened, prompts, 'mood', seed=seed)
+        prompts.refresh()
+    assert prompts.find(f'mood@{version}').path == copy
+    save(opened, prompts, 'mood', seed=1)
+    os.unlink(copy)
+    prompts.refresh()
+    assert prompts.find('mood').prompt is prompts._engine.prompts[f'mood@{version}']
+    shutil.copy(file, copy)
+    prompts.refresh()
+    assert prompts.remove(f'mood@{version}') == [f'mood@{version}']
+    assert not list(prompts.path.iterdir())
+    assert set(prompts._engine.prompts) == {f'mood@{name}' for name in listed(prompts)['mood']}
+
+
+def test_a_version_never_means_two_contents(opened, prompts, caplog):
+    save(opened, prompts, 'mood', seed=1)
+    prompts.refresh()
+    name = prompts.find('mood').full_name
+    with pytest.raises(Exists, match=f'{name} is there with another content; give another'):
+        prompts.upload(name, content(opened, seed=2))
+    assert [path.name for path in prompts.path.iterdir()] == ['mood.safetensors']
+    save(opened, prompts, name, seed=2)
+    with caplog.at_level(logging.WARNING):
+        prompts.refresh()
+    assert f'{name}.safetensors is not taken into use' in caplog.text
+    assert prompts.find(name).prompt.file.metadata.seed == 1
 
 
 def test_a_file_that_is_gone_is_no_longer_in_use(opened, prompts):
@@ -142,6 +191,81 @@ def test_what_cannot_be_used_is_said_once_and_the_old_content_stays(opened, prom
     assert prompts.find('half').prompt.file.metadata.seed == 3
 
 
+def test_what_fails_holds_up_no_other_file_and_is_tried_again(opened, prompts, caplog):
+    for seed, name in enumerate(('a@1', 'b@1', 'c@1')):
+        save(opened, prompts, name, seed)
+    prompts._engine.failures[1] = [RuntimeError('out of memory')] * 4
+    with caplog.at_level(logging.WARNING):
+        prompts.refresh()
+        assert listed(prompts) == {'a': ['1'], 'c': ['1']}
+        assert set(prompts._engine.prompts) == {'a@1', 'c@1'}  # half a prompt is none
+        for refreshes in (1, 2, 4):  # later and later
+            for _ in range(refreshes):
+                prompts.refresh()
+        assert 'b' not in listed(prompts) and prompts._engine.warmed.count(1) == 4
+        for _ in range(8):
+            prompts.refresh()
+    assert listed(prompts) == {'a': ['1'], 'b': ['1'], 'c': ['1']}
+    said = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in said] == [
+        'prompt b@1.safetensors is not taken into use: out of memory'] * 4
+    assert all(record.exc_info for record in said)  # where it comes from is not known
+
+
+def test_a_content_that_fails_leaves_the_one_before(opened, prompts):
+    for seed in (1, 2):
+        save(opened, prompts, 'mood@1', seed)
+        prompts._engine.failures[2] = [RuntimeError('out of memory')]
+        prompts.refresh()
+    assert prompts.find('mood').prompt is prompts._engine.prompts['mood@1']
+    assert prompts.find('mood').prompt.file.metadata.seed == 1
+
+
+def test_a_disk_that_fails_for_a_while_takes_nothing_out_of_use(opened, prompts, monkeypatch):
+    seen = []
+    for seed in (1, 2):
+        save(opened, prompts, 'mood', seed)
+        prompts.refresh()
+        seen.insert(0, prompts.find('mood').version)
+    real_stat = os.stat
+
+    def stat(path, *args, **options):
+        if str(path).endswith('mood.safetensors'):
+            raise OSError(errno.ESTALE, 'Stale file handle')
+        return real_stat(path, *args, **options)
+
+    monkeypatch.setattr(os, 'stat', stat)
+    save(opened, prompts, 'other@1', seed=3)
+    prompts.refresh()
+    assert listed(prompts) == {'mood': seen, 'other': ['1']}
+    monkeypatch.undo()
+    prompts.refresh()
+    assert listed(prompts) == {'mood': seen, 'other': ['1']}
+
+
+def test_what_cannot_be_read_for_a_while_is_taken_up_later(opened, prompts, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    save(opened, prompts, 'mood@1')
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, 'open', fail)
+        prompts.refresh()
+        assert listed(prompts) == {}
+    prompts.refresh()
+    assert listed(prompts) == {'mood': ['1']}
+
+
+def test_at_the_end_no_more_files_are_taken_up(opened, tmp_path):
+    (tmp_path / 'prompts').mkdir()
+    engine = Uncompiled(opened, capacity=512)
+    prompts = PromptFolder(engine, tmp_path / 'prompts', stop=lambda: bool(engine.warmed))
+    for seed, name in enumerate(('a@1', 'b@1')):
+        save(opened, prompts, name, seed)
+    prompts.refresh()
+    assert engine.warmed == [0] and listed(prompts) == {'a': ['1']}
+
+
 def test_other_files_are_left_alone(opened, prompts):
     for name in ('notes.txt', '.hidden.safetensors', 'a b.safetensors', 'x@1@2.safetensors',
                  '.safetensors'):
@@ -150,6 +274,24 @@ def test_other_files_are_left_alone(opened, prompts):
     os.mkfifo(prompts.path / 'pipe.safetensors')
     prompts.refresh()
     assert listed(prompts) == {}
+
+
+def test_a_name_that_no_request_can_give_is_said_once(opened, prompts, caplog):
+    for name in ('we ird', 'ümlaut', 'line\nbreak', '.hidden', 'fine'):
+        save(opened, prompts, name)
+    save(opened, prompts, 'X')
+    (prompts.path / 'X.safetensors').rename(prompts.path / 'X.SAFETENSORS')
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            prompts.refresh()
+    assert set(listed(prompts)) == {'fine'}
+    said = sorted(record.getMessage() for record in caplog.records)
+    for line, (name, why) in zip(said, [
+            ('X.SAFETENSORS', 'its name does not end in .safetensors; rename it'),
+            (r'line\nbreak.safetensors', r"'line\nbreak' is no name of a prompt; expected letters"),
+            ('we ird.safetensors', "'we ird' is no name of a prompt"),
+            ('ümlaut.safetensors', "'ümlaut' is no name of a prompt")], strict=True):
+        assert line.startswith(f'prompt {name} is not taken into use: {why}')
 
 
 def test_nothing_outside_the_folder_is_read(opened, prompts, tmp_path, caplog):
@@ -182,6 +324,22 @@ def test_uploads_get_the_next_number_and_never_replace(opened, prompts):
         'mood@1.safetensors', 'mood@2.safetensors', 'mood@beta.safetensors']
 
 
+def test_an_upload_to_a_bare_name_finds_its_content_and_no_number_comes_twice(opened, prompts):
+    save(opened, prompts, 'mood', seed=1)
+    version, is_new = prompts.upload('mood', content(opened, seed=1))
+    assert (version, is_new) == (prompts.find('mood'), False)
+    for seed, number in ((2, '1'), (3, '2')):
+        for expected_new in (True, False):
+            version, is_new = prompts.upload('mood', content(opened, seed))
+            assert (version.version, is_new) == (number, expected_new)
+    save(opened, prompts, 'mood@2', seed=4)  # by hand; the watcher has not seen it
+    assert prompts.upload('mood', content(opened, seed=3))[0].version == '3'
+    prompts.remove('mood@3')
+    assert prompts.upload('mood', content(opened, seed=5))[0].version == '4'
+    prompts.remove('mood')
+    assert prompts.upload('mood', content(opened, seed=6))[0].full_name == 'mood@5'
+
+
 def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     other = types.SimpleNamespace(**{**vars(opened), 'fingerprint': 'another'})
     file = prompt_file(other, 4)
@@ -194,6 +352,43 @@ def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     with pytest.raises(BadName):
         prompts.upload('../mood', other_content)
     assert not list(prompts.path.iterdir()) and not prompts._engine.prompts
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(rows=600), 'rows 600; expected at most 512'),
+    (dict(inputs_length=513), 'inputs_length 513; expected at most 512'),
+    (dict(targets_length=20_000_000), 'targets_length 20000000; expected at most 512'),
+    (dict(targets_length='8'), 'task of the uploaded prompt cannot be read'),
+    (dict(labels=[f'label{number}' for number in range(65)]), 'labels 65; expected at most 64'),
+    (dict(labels=['film', 'film ' * 9]), 'tokens of a label with its end 11; expected at most 8'),
+], ids=['rows', 'inputs', 'targets', 'no number', 'labels', 'words of a label'])
+def test_uploads_that_are_too_large_are_refused(opened, prompts, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        prompts.upload('mood', content(opened, **wrong))
+    assert not list(prompts.path.iterdir()) and not prompts._engine.prompts
+    assert not prompts._engine.warmed and prompts._engine.table.capacity == 512
+
+
+@pytest.mark.parametrize('failures', [[RuntimeError('boom')], [None, RuntimeError('boom')]],
+                         ids=['before it has its name', 'after'])
+def test_an_upload_that_fails_leaves_nothing(opened, prompts, failures):
+    prompts._engine.failures[1] = failures
+    with pytest.raises(RuntimeError, match='boom'):
+        prompts.upload('mood', content(opened, seed=1))
+    assert not list(prompts.path.iterdir()) and not prompts._engine.prompts
+    assert prompts.upload('mood', content(opened, seed=1))[0].version == '1'
+
+
+def test_uploads_need_no_links_and_replace_nothing(opened, prompts, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, 'Operation not permitted')
+
+    monkeypatch.setattr(os, 'link', link)
+    assert prompts.upload('mood@1', content(opened, seed=1))[1]
+    with pytest.raises(Exists, match='mood@1 is there with another content'):
+        prompts.upload('mood@1', content(opened, seed=2))
+    assert (prompts.path / 'mood@1.safetensors').read_bytes() == content(opened, seed=1)
+    assert [path.name for path in prompts.path.iterdir()] == ['mood@1.safetensors']
 
 
 def test_removing_deletes_one_version_or_all(opened, prompts):
@@ -216,6 +411,32 @@ def test_removing_an_earlier_content_leaves_the_file(opened, prompts):
     new, old = listed(prompts)['mood']
     assert prompts.remove(f'mood@{old}') == [f'mood@{old}']
     assert listed(prompts) == {'mood': [new]}
+    assert (prompts.path / 'mood.safetensors').exists()
+
+
+def test_removing_the_content_of_a_file_leaves_the_earlier_ones(opened, prompts):
+    seen = []
+    for seed in range(3):
+        save(opened, prompts, 'mood', seed=seed)
+        prompts.refresh()
+        seen.insert(0, prompts.find('mood').version)
+    assert prompts.remove(f'mood@{seen[0]}') == [f'mood@{seen[0]}']
+    prompts.refresh()
+    assert listed(prompts) == {'mood': seen[1:]} and not list(prompts.path.iterdir())
+    assert set(prompts._engine.prompts) == {f'mood@{version}' for version in seen[1:]}
+    save(opened, prompts, 'mood', seed=3)
+    prompts.refresh()
+    assert listed(prompts)['mood'][1:] == seen[1:]
+    assert len(prompts.remove('mood')) == 3 and not prompts._engine.prompts
+
+
+def test_removing_a_content_spares_a_newer_one_that_has_just_come(opened, prompts):
+    save(opened, prompts, 'mood', seed=1)
+    prompts.refresh()
+    old = prompts.find('mood').full_name
+    save(opened, prompts, 'mood', seed=2)
+    assert prompts.remove(old) == [old]
+    assert prompts.find('mood').prompt.file.metadata.seed == 2
     assert (prompts.path / 'mood.safetensors').exists()
 
 

@@ -1,7 +1,9 @@
 """A real server: answers as offline, many clients, bad ones too, and an orderly end."""
 
 import asyncio
+import collections
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -131,6 +133,7 @@ def test_a_text_that_was_cut_says_so(server):
     ({'inputs': 'x', 'prompt': 'mood', 'label': []}, 422, 'Extra inputs are not permitted'),
     ({'prompt': 'mood'}, 422, 'body.inputs: Field required'),
     ({'inputs': True, 'prompt': 'mood'}, 422, 'body.inputs'),
+    ({'inputs': 'x', 'two\nlines': 1}, 422, 'body.two lines: Extra inputs'),
     ([], 422, 'body'),
 ])
 def test_what_is_wrong_is_said_in_one_line(server, body, status, detail):
@@ -161,6 +164,8 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_size(serve
     assert headers['connection'] == 'close'
     status, answer, _ = server.ask('POST', '/v1/classify', iter([big]))  # in chunks, unannounced
     assert status == 413 and 'more than 20000 bytes' in answer['detail']
+    status, answer, _ = server.ask('PUT', '/', b'x' * 5000)  # only prompts are uploaded
+    assert status == 413 and 'expected at most 4096' in answer['detail']
 
 
 def test_prompts_are_listed_described_and_read_by_their_nearest_words(server, opened):
@@ -222,6 +227,15 @@ def test_changing_prompts_needs_the_token(server, method, token):
     assert server.ask('GET', '/v1/prompts/mood')[0] == 200
 
 
+@pytest.mark.parametrize('method, path, allowed', [
+    ('OPTIONS', '/v1/prompts/mood', 'DELETE, GET, PUT'), ('PUT', '/v1/prompts/mood/nearest', 'GET'),
+    ('DELETE', '/v1/prompts', 'GET'), ('GET', '/v1/classify', 'POST')])
+def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(server, method, path,
+                                                                       allowed):
+    status, _, headers = server.ask(method, path)
+    assert status == 405 and headers['allow'] == allowed
+
+
 def test_prompts_are_uploaded_used_and_removed_while_it_serves(model, opened, folder, tmp_path):
     files = [prompt_file(opened, 6, seed=seed, labels=['film', 'plot']) for seed in (1, 2)]
     contents = []
@@ -230,7 +244,7 @@ def test_prompts_are_uploaded_used_and_removed_while_it_serves(model, opened, fo
         contents.append((tmp_path / 'new.safetensors').read_bytes())
     with running(model, folder) as server:
         assert server.ask('PUT', '/v1/prompts/new', contents[0], TOKEN)[:2] == (
-            201, {'name': 'new', 'version': '1'})
+            201, {'name': 'new', 'version': '1', 'default': True})
         first = server.ask(*post('new', 'a great film'))[1]
         assert server.ask('PUT', '/v1/prompts/new', contents[1], TOKEN)[1]['version'] == '2'
         second = server.ask(*post('new', 'a great film'))[1]
@@ -260,25 +274,26 @@ def test_without_a_token_prompts_cannot_be_changed(model, folder):
     with running(model, folder, ready=False, token=None) as server:
         status, answer, _ = server.ask('DELETE', '/v1/prompts/mood', None, TOKEN)
         assert status == 403 and 'without a token' in answer['detail']
+        document = server.ask('GET', '/openapi.json')[1]
+        assert '401' not in document['paths']['/v1/prompts/{name}']['delete']['responses']
 
 
 def test_where_others_can_reach_it_everything_of_value_needs_the_token(model, folder):
-    with running(model, folder, ready=False, host='0.0.0.0') as server:
+    with running(model, folder, ready=False, host='0.0.0.0', max_connections=20) as server:
         for path in OPEN_PATHS:
             assert server.ask('GET', path)[0] in (200, 503)
         for path in ('/v1/prompts', '/metrics', '/openapi.json', '/nowhere'):
             assert server.ask('GET', path)[0] == 401
         assert server.ask(*post('mood', 'film'))[0] == 401
         assert server.ask('GET', '/v1/prompts', token=TOKEN)[0] == 200
-
-
-@pytest.mark.slow
-def test_before_it_is_ready_it_says_so(model, all_prompts):
-    with running(model, all_prompts, ready=False) as server:
-        status, answer, _ = server.ask('GET', '/readyz')
-        if status == 503:  # unless everything was compiled already
-            assert answer == {'status': 'starting'}
-        assert server.ask('GET', '/healthz')[0] == 200
+        # One connection too many is told so; those that were there go on.
+        with contextlib.ExitStack() as stack:
+            early = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(20)]
+            assert [ask(one, 'GET', '/healthz')[0] for one in early] == [200] * 20
+            status, answer, headers = server.ask('GET', '/healthz')
+            assert status == 503 and 'too many connections' in answer['detail']
+            assert headers['retry-after'] == '1' and headers['connection'] == 'close'
+            assert [ask(one, 'GET', '/healthz')[0] for one in early] == [200] * 20
 
 
 def test_a_signal_before_it_is_ready_ends_it_in_order(model, all_prompts):
@@ -288,10 +303,14 @@ def test_a_signal_before_it_is_ready_ends_it_in_order(model, all_prompts):
 
 
 async def _client(server, jobs, outcomes):
-    """Send job after job over a kept connection, noting (job, status, answer)."""
+    """Send job after job over a kept connection, noting (job, status, answer, when it was sent).
+
+    The status is None where the connection ended without an answer, and 'half' where it ended
+    within one.
+    """
     reader = writer = None
     while jobs:
-        job = jobs.pop()
+        job, head = jobs.pop(), ''
         method, path, body = post(*job[:2], job[2])
         content = json.dumps(body).encode()
         try:
@@ -308,8 +327,9 @@ async def _client(server, jobs, outcomes):
             if 'connection: close' in head:
                 writer.close()
                 writer = None
-        except (ConnectionError, asyncio.IncompleteReadError, OSError) as error:
-            outcomes.append((job, None, error, time.monotonic()))
+        except (asyncio.IncompleteReadError, OSError) as error:
+            status = 'half' if head or getattr(error, 'partial', b'') else None
+            outcomes.append((job, status, error, time.monotonic()))
             writer = None
             await asyncio.sleep(0.01)
     if writer is not None:
@@ -341,6 +361,27 @@ def test_64_clients_with_mixed_tasks_get_what_they_get_offline(server, offline):
     assert rows / batches > 1.5
 
 
+def test_answers_are_right_at_every_shape_compiled_or_not(model, folder, offline):
+    shapes = {**SHAPES, 'batch_sizes': (4, 16), 'lengths': (16, 48)}
+    asked = [(name, inputs, offline(name, inputs)) for name, inputs in requests(128)
+             if name in ('mood', 'title')]
+    jobs = [(name, inputs, name == 'mood', expected) for name, inputs, expected in asked]
+    with running(model, folder, shapes=shapes, warm_up_length=16, max_wait=0.1) as server:
+
+        def metric(name):
+            text = server.ask('GET', '/metrics')[1].decode()
+            return float(text.split(f'\njax_prompt_{name} ')[1].split()[0])
+
+        compiled = metric('compiled_programs')
+        outcomes = crowd(server, jobs * 3, clients=48)
+        assert metric('compiled_programs') > compiled  # for the longer ones
+        assert metric('batch_rows_sum') / metric('batch_rows_count') > 4
+    assert len(outcomes) == 3 * len(jobs)
+    for job, status, answer, _ in outcomes:
+        assert status == 200
+        check(answer, job[3])
+
+
 @pytest.mark.parametrize('number', [
     signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_under_load_loses_no_accepted_request(model, all_prompts, number):
@@ -364,6 +405,42 @@ def test_a_signal_under_load_loses_no_accepted_request(model, all_prompts, numbe
     # Later ones are answered or turned away, never answered by half.
     assert {status for _, status, _, _ in outcomes} <= {200, 503, None}
     assert sum(status == 200 for _, status, _, _ in outcomes) > len(before)
+
+
+def test_a_signal_resets_no_connection_whose_request_was_sent(model, all_prompts):
+    request = json.dumps({'prompt': 'title', 'inputs': 'film'}).encode()
+    request = (b'POST /v1/generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json'
+               b'\r\ncontent-length: %d\r\n\r\n' % len(request)) + request
+    outcomes, began, ended = [], threading.Semaphore(0), threading.Event()
+
+    def send(port):
+        while not ended.is_set():
+            try:
+                connection = socket.create_connection(('127.0.0.1', port), timeout=60)
+            except OSError:  # refused, or cut before it was there
+                return
+            with connection:
+                try:
+                    connection.sendall(request)
+                    answer = http.client.HTTPResponse(connection, method='POST')
+                    answer.begin()
+                    answer.read()
+                    outcomes.append(answer.status)
+                except (OSError, http.client.HTTPException) as error:
+                    outcomes.append(error)
+            began.release()
+
+    with running(model, all_prompts) as server:
+        threads = [threading.Thread(target=send, args=(server.port,)) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for _ in range(300):
+            assert began.acquire(timeout=60)
+        assert server.stop() == 0
+        ended.set()
+        for thread in threads:
+            thread.join(60)
+    assert set(outcomes) == {200}, collections.Counter(map(repr, outcomes))
 
 
 def test_slow_dropped_and_malformed_connections_leave_it_serving(server):
@@ -391,8 +468,9 @@ def test_slow_dropped_and_malformed_connections_leave_it_serving(server):
             with connect() as one, contextlib.suppress(ConnectionError):
                 one.sendall(wrong)
                 one.settimeout(5)
-                found = one.recv(100)
+                found = one.recv(1000)
                 assert found == b'' or found.startswith(b'HTTP/1.1 4'), (wrong[:50], found)
+                assert not found.startswith(b'HTTP/1.1 400') or b'{"detail": "' in found
         status, answer, _ = server.ask(*post('mood', 'film'))
         assert status == 200
         # Who is slow is told so, or cut off, within the limits.
@@ -405,6 +483,29 @@ def test_slow_dropped_and_malformed_connections_leave_it_serving(server):
     assert server.ask(*post('mood', 'film'))[1] == answer
     metrics = server.ask('GET', '/metrics')[1].decode()
     assert 'jax_prompt_unanswered_rows 0.0' in metrics
+
+
+def test_requests_are_not_piled_up_behind_one_another_without_end(server):
+    one = b'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    with socket.create_connection(('127.0.0.1', server.port), timeout=20) as connection:
+        connection.sendall(one * 20)
+        found = b''
+        while found.count(b'{"status":"alive"}') < 20:
+            found += connection.recv(10_000)
+        assert found.count(b'HTTP/1.1 200') == 20
+
+        def read():
+            with contextlib.suppress(OSError):
+                while connection.recv(1 << 16):
+                    pass
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        with pytest.raises(ConnectionError):  # far more than the buffers on the way hold
+            for _ in range(60):
+                connection.sendall(one * 20_000)
+        reader.join()
+    assert server.ask('GET', '/healthz')[0] == 200
 
 
 def test_a_kept_connection_in_use_is_not_cut_off(server):
@@ -429,7 +530,7 @@ def test_a_full_queue_and_a_late_answer_are_said(model, folder):
 
 @pytest.mark.parametrize('wrong, message', [
     (dict(host='0.0.0.0'), 'host 0.0.0.0 can be reached from other machines, so a token is needed'),
-    (dict(host='example.org'), 'a token is needed'),
+    (dict(host='example.org'), 'a token is needed; set JAX_PROMPT_TOKEN'),
     (dict(token='short'), 'fewer than 8 characters'),
     (dict(token='with a space'), 'a header cannot carry'),
     (dict(max_queue=0), 'max_queue=0 for the server; expected more than 0'),

@@ -100,7 +100,7 @@ class World:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, preexec_fn=_heed_signals)
 
-    def finish(self, process: subprocess.Popen, timeout: float = 60):
+    def finish(self, process: subprocess.Popen, timeout: float = 120):
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -140,7 +140,7 @@ class World:
         return self.folder / 'workers' / str(worker) / 'jax_prompt'
 
     def wait_for(self, condition, what: str) -> None:
-        for _ in range(1000):
+        for _ in range(3000):
             if condition():
                 return
             time.sleep(0.02)

@@ -1,5 +1,6 @@
 """Whole runs in the tiny world: what they leave, how they resume, what they refuse."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -55,6 +56,7 @@ def read_lines(folder):
 
 def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt, settings,
                                                            tmp_path):
+    task = dataclasses.replace(task, notes=('Half of it is made up.',))
     outcome = train(model, task, tmp_path / 'run', prompt, quiet=True,
                     settings=settings(steps=60, compare=True))
     assert {path.name for path in (tmp_path / 'run').iterdir()} >= {
@@ -73,6 +75,7 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
     assert outcome.trained_numbers == 5 * 16
     card = (tmp_path / 'run' / 'card.md').read_text()
     assert 'review : {text}' in card and model.fingerprint in card
+    assert '- Half of it is made up.' in card
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prompt, settings,

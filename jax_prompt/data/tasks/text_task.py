@@ -27,6 +27,7 @@ class TextTask:
             them; None for free text. Ranking is over the different words, in order of mention.
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
         targets_length: the most tokens of a target, end token included.
+        notes: sentences of caution for the card of a run; a prompt file does not hold them.
 
     Raises:
         ValueError: a template, labels or lengths that cannot be used.
@@ -44,6 +45,7 @@ class TextTask:
     labels: Mapping[str, str] | tuple[str, ...] | None = None
     inputs_length: int = 512
     targets_length: int = 8
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.target in self.columns:
@@ -155,7 +157,8 @@ class TextTask:
         Raises:
             ValueError: entries that no task has.
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.name != 'splits']
+        names = [field.name for field in dataclasses.fields(cls)
+                 if field.name not in ('splits', 'notes')]
         unknown = sorted(set(values) - set(names))
         if unknown or 'name' not in values:
             raise ValueError(f'task entries are {", ".join(map(repr, sorted(values)))}; '

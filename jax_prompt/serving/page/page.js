@@ -4,7 +4,10 @@
 
 const find = (id) => document.getElementById(id);
 const PLAIN = { name: '', columns: ['text'], labels: null, full: null };
+const PAUSE = 2000; // milliseconds between looks for prompts
 let prompts = [PLAIN];
+let timer;
+let listFailed = false;
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -21,7 +24,9 @@ async function call(path, body) {
   const options = { headers, method: body ? 'POST' : 'GET', body: body && JSON.stringify(body) };
   const answer = await fetch(path, options);
   const content = await answer.json();
-  if (!answer.ok) throw new Error(`${answer.status}: ${content.detail}`);
+  if (!answer.ok) {
+    throw Object.assign(new Error(`${answer.status}: ${content.detail}`), { status: answer.status });
+  }
   return content;
 }
 
@@ -48,18 +53,40 @@ async function loadPrompts() {
     return option;
   }));
   if (kept === null) find('prompt').value = '0';
-  showPrompt();
+  if (chosen().full !== kept || !find('columns').hasChildNodes()) showPrompt();
+}
+
+// A server that starts takes its prompts up one by one; one without any may be given some.
+async function keepLoading() {
+  clearTimeout(timer);
+  let again = false;
+  try {
+    const isReady = (await fetch('readyz')).ok; // asked first, so that the last list is whole
+    await loadPrompts();
+    again = !isReady || prompts.length === 1;
+    if (listFailed) complain(null);
+    listFailed = false;
+  } catch (error) {
+    again = error.status === 503;
+    listFailed = true;
+    complain(error);
+  }
+  if (again) timer = setTimeout(keepLoading, PAUSE);
 }
 
 function showPrompt() {
   const prompt = chosen();
   find('about').textContent = prompt === PLAIN ? 'The text goes to the model as it is.'
     : `${prompt.task}: ${prompt.layout}, ${prompt.rows} rows, template “${prompt.inputs_template}”`;
+  const typed = new Map([...document.querySelectorAll('#columns textarea')].map(
+    (area) => [area.name, area.value]));
   find('columns').replaceChildren(...prompt.columns.flatMap((column, number) => {
     const label = element('label', column);
     label.htmlFor = `column${number}`;
     const area = element('textarea');
     area.id = `column${number}`;
+    area.name = column;
+    area.value = typed.get(column) || '';
     area.required = true;
     return [label, area];
   }));
@@ -130,5 +157,5 @@ async function ask(event) {
 
 find('prompt').addEventListener('change', showPrompt);
 find('ask').addEventListener('submit', ask);
-find('token').addEventListener('change', () => loadPrompts().then(() => complain(null), complain));
-loadPrompts().catch(complain);
+find('token').addEventListener('change', keepLoading);
+keepLoading();

@@ -1,0 +1,290 @@
+"""The service and its routes without connections: states, limits, and whose fault an error is."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import threading
+import time
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_prompt.inference.shapes import Shapes
+from jax_prompt.prompts.file import save_prompt
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.serving import nearest as nearest_module
+from jax_prompt.serving.app import create_app
+from jax_prompt.serving.gate import Gate
+from jax_prompt.serving.service import DRAINING, READY, STARTING, Service
+from jax_prompt.serving.settings import ServerSettings
+from tests.inference.many_prompts import prompt_file
+from tests.serving.process import SHAPES, TOKEN
+
+
+@pytest.fixture
+def mood(folder):
+    """A folder with that prompt alone: there is little to compile."""
+    (folder / 'title@1.safetensors').unlink()
+    return folder
+
+
+def make(opened, folder, shapes=None, **settings):
+    return Service(opened, folder, ServerSettings(port=0, token=TOKEN, poll=0.1, **settings),
+                   Shapes(**{**SHAPES, **(shapes or {})}))
+
+
+@contextlib.contextmanager
+def started(*args, **settings):
+    with make(*args, **settings) as service:
+        wait_until(lambda: service.state == READY)
+        yield service
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+async def until(condition, seconds=20):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def ask(service, method, path, body=None, host='localhost'):
+    """Return (status, what the JSON of the answer holds)."""
+    kind = b'application/octet-stream' if isinstance(body, bytes) else b'application/json'
+    if not isinstance(body, bytes):
+        body = b'' if body is None else json.dumps(body).encode()
+    messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
+    sent = []
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {'type': 'http', 'method': method, 'path': path, 'query_string': b'', 'headers': [
+        (b'host', host.encode()), (b'content-type', kind),
+        (b'authorization', f'Bearer {TOKEN}'.encode())]}
+    with contextlib.suppress(ValueError):  # what a route fails with is passed on to uvicorn
+        await Gate(create_app(service), service)(scope, receive, send)
+    return sent[0]['status'], json.loads(b''.join(one.get('body', b'') for one in sent))
+
+
+def classify(service, **body):
+    return ask(service, 'POST', '/v1/classify', {'prompt': 'mood', 'inputs': 'film', **body})
+
+
+def test_while_it_starts_a_prompt_is_not_missing_but_not_there_yet(opened, folder):
+    service = make(opened, folder)  # not entered, so it never gets further
+    for state in (STARTING, DRAINING):
+        assert asyncio.run(ask(service, 'GET', '/readyz')) == (503, {'status': state})
+        assert asyncio.run(ask(service, 'GET', '/healthz'))[0] == 200
+        for status, answer in (
+                asyncio.run(classify(service)),
+                asyncio.run(classify(service, prompt=None, labels=['film', 'plot'])),
+                asyncio.run(ask(service, 'POST', '/v1/generate', {'inputs': 'film'})),
+                asyncio.run(ask(service, 'PUT', '/v1/prompts/mood', b'')),
+                asyncio.run(ask(service, 'DELETE', '/v1/prompts/mood')),
+                asyncio.run(ask(service, 'GET', '/v1/prompts/mood'))):
+            assert status == 503 and 'still compiling' in answer['detail']
+        service.drain()
+
+
+def test_calibration_waits_in_the_queue_and_is_shared(opened, mood, monkeypatch):
+    with started(opened, mood, max_queue=5) as service:
+        engine, batcher, go, batches = service.engine, service.batcher, threading.Event(), []
+        start = engine.start
+
+        def start_later(rows):
+            batches.append(len(rows))
+            go.wait(20)
+            return start(rows)
+
+        monkeypatch.setattr(engine, 'start', start_later)
+        monkeypatch.setattr(engine, 'run', lambda rows: pytest.fail('passed by the queue'))
+
+        async def run():
+            same = [asyncio.ensure_future(classify(service, calibrate=True)) for _ in range(5)]
+            await until(lambda: (batcher.unanswered, batcher.waiting) == (3, 0))
+            others = [asyncio.ensure_future(classify(
+                service, labels=['film', 'plot'], calibrate=True)) for _ in range(2)]
+            await until(lambda: batcher.waiting == 3)
+            status, answer = await classify(service, labels=['film', 'hero'], calibrate=True)
+            assert status == 503 and '5 requests are waiting' in answer['detail']
+            assert batcher.waiting == 3
+            for number, one in enumerate(others):  # nobody waits for that one any more
+                assert batcher.waiting == 3, number
+                one.cancel()
+                await asyncio.wait([one])
+            await until(lambda: batcher.waiting == 0)
+            go.set()
+            answers = await asyncio.gather(*same)
+            assert answers == [answers[0]] * 5 and answers[0][0] == 200
+            assert sum(batches) == 3 + 5
+            assert (await classify(service, calibrate=True))[1] == answers[0][1]
+            assert sum(batches) == 3 + 5 + 1
+
+        asyncio.run(run())
+
+
+def test_making_rows_is_limited_in_time_and_number(opened, mood, monkeypatch):
+    with started(opened, mood, max_queue=2, time_limit=0.3) as service:
+        go = threading.Event()
+        monkeypatch.setattr(service.engine, 'rows_of', lambda *_, **__: go.wait(20))
+
+        async def run():
+            made = [asyncio.ensure_future(classify(service)) for _ in range(2)]
+            await until(lambda: service._making == 2)
+            status, answer = await classify(service)
+            assert status == 503 and '2 requests are waiting' in answer['detail']
+            for status, answer in await asyncio.gather(*made):
+                assert status == 504 and 'within 0.3 seconds' in answer['detail']
+            go.set()
+
+        asyncio.run(run())
+
+
+def test_what_a_request_generates_by_itself_was_compiled_before_it_is_ready(opened, folder):
+    (folder / 'mood@1.safetensors').unlink()
+    with started(opened, folder, {'targets': (4, 16)}, max_tokens=2, prompt_rows=64) as service:
+        assert service.engine.table.capacity == 64
+        compiled = service.engine.compilations
+        prompt, _ = service.prompt('title')
+        assert prompt.task.targets_length == 6  # compiled for 16; the limit would be for 4
+        status, answer = asyncio.run(ask(service, 'POST', '/v1/generate', {
+            'prompt': 'title', 'inputs': 'film'}))
+        full, = service.engine.run([service.engine.row('title@1', 'film')])
+        assert status == 200 and service.engine.compilations == compiled
+        assert full.text.startswith(answer['text']) and full.text != answer['text']
+
+
+def test_beams_that_the_model_cannot_have_are_refused_at_once(opened, folder):
+    with pytest.raises(ValueError, match='^num_beams=500; expected from 2 to .*vocabulary.*$'):
+        make(opened, folder, num_beams=500)
+
+
+def test_an_error_of_the_server_is_not_laid_at_the_requests_door(opened, mood, monkeypatch,
+                                                                 caplog):
+    save_prompt(mood / 'marked@1.safetensors', prompt_file(
+        opened, 3, Layout('marker'), labels=['great', 'dull']))
+    with started(opened, mood) as service:
+        def fail(*_):
+            raise ValueError('operands could not be broadcast')
+
+        for body in ({'labels': ['film', 'film']}, {
+                'prompt': 'marked', 'inputs': 'a <extra_id_99> film', 'calibrate': True}):
+            status, answer = asyncio.run(classify(service, **body))
+            assert status == 409, answer
+        assert 'the input without content' in answer['detail']
+        assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+        monkeypatch.setattr(service.engine, 'start', fail)
+        monkeypatch.setattr(service.nearest, 'of', fail)
+        for asked in (classify(service), ask(service, 'GET', '/v1/prompts/mood/nearest')):
+            status, answer = asyncio.run(asked)
+            assert status == 500 and 'its log says how' in answer['detail']
+            assert 'operands could not be broadcast' in caplog.text
+            caplog.clear()
+
+
+def test_a_prompt_that_is_removed_meanwhile_is_described(opened, mood, monkeypatch):
+    with started(opened, mood) as service:
+        monkeypatch.setattr(service.folder, 'versions', dict)
+        status, answer = asyncio.run(ask(service, 'GET', '/v1/prompts/mood'))
+        assert status == 200 and answer['default'] is False
+
+
+def test_nearest_words_are_remembered_for_any_threads(opened, mood, monkeypatch):
+    monkeypatch.setattr(nearest_module, '_MOST_REMEMBERED', 1)
+    found = []
+    with started(opened, mood) as service:
+        version = service.folder.find('mood')
+
+        def work():
+            for number in range(30):
+                found.append(len(service.nearest.of(version, 1 + number % 3)[0]) == 1 + number % 3)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 120 and all(found)
+
+
+@pytest.mark.parametrize('host, name', [
+    ('127.0.0.2', '127.0.0.2:8000'), ('::1', '[::1]:8000'), ('localhost', 'LOCALHOST')])
+def test_an_address_of_this_machine_that_was_chosen_is_answered_at(opened, folder, host, name):
+    service = make(opened, folder, host=host)
+    for good in (name, 'localhost:8000'):
+        assert asyncio.run(ask(service, 'GET', '/healthz', host=good))[0] == 200
+    assert asyncio.run(ask(service, 'GET', '/healthz', host='127.0.0.3'))[0] == 403
+
+
+def test_a_prompt_that_has_no_answer_is_the_fault_of_no_other_request(opened, mood):
+    """Its numbers are finite, as a prompt file's must be, and infinite in bfloat16."""
+    wide = types.SimpleNamespace(**{
+        **vars(opened), 'model': dataclasses.replace(opened.model, dtype=jnp.bfloat16)})
+    file = prompt_file(opened, 4, labels=['negative', 'positive'])
+    save_prompt(mood / 'wild@1.safetensors', dataclasses.replace(
+        file, prompt_PD=np.full_like(file.prompt_PD, 3.4e38)))
+
+    async def both(service):
+        return await asyncio.gather(classify(service, prompt='wild'), classify(service))
+
+    with started(wide, mood, max_wait=0.5) as service:
+        wild, good = asyncio.run(both(service))
+    assert wild[0] == 409 and "'wild@1' gives scores that are not finite" in wild[1]['detail']
+    assert good[0] == 200 and good[1]['label'] in ('negative', 'positive')
+
+
+def test_a_folder_that_cannot_be_read_is_no_start(opened, mood, monkeypatch):
+    service, looks = make(opened, mood), threading.Semaphore(0)
+    monkeypatch.setattr(service.folder, 'refresh', lambda: looks.release() or 1 / 0)
+    with service:
+        for _ in range(2):
+            assert looks.acquire(timeout=20)
+        assert service.state == STARTING
+        monkeypatch.undo()
+        wait_until(lambda: service.state == READY)
+
+
+def test_a_folder_that_is_lost_for_a_while_is_said_once_and_is_no_fault_of_the_server(
+        opened, mood, tmp_path, caplog):
+    caplog.set_level(logging.INFO, 'jax_prompt.serving.service')
+    content = (mood / 'mood@1.safetensors').read_bytes()
+    with started(opened, mood) as service:
+        mood.rename(tmp_path / 'away')
+        for method, body in (('PUT', content), ('DELETE', b'')):
+            status, answer = asyncio.run(ask(service, method, '/v1/prompts/mood@2', body))
+            assert (status, answer['detail']) == (
+                503, 'the folder of prompts cannot be changed now: No such file or directory; try '
+                     'again later')
+        looks = count_looks(service.folder)
+        for _ in range(3):
+            assert looks.acquire(timeout=20)
+        assert asyncio.run(classify(service))[0] == 200
+        (tmp_path / 'away').rename(mood)
+        wait_until(lambda: 'read again' in caplog.text)
+    assert caplog.text.count('cannot be read') == caplog.text.count('read again') == 1
+    assert caplog.text.count('cannot be changed: ') == 2 and 'Traceback' not in caplog.text
+
+
+def count_looks(folder):
+    """Return a semaphore that is released after every look into the folder."""
+    looks, refresh = threading.Semaphore(0), folder.refresh
+
+    def look():
+        looks.release()
+        refresh()
+
+    folder.refresh = look
+    return looks
