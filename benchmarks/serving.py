@@ -1,10 +1,12 @@
 """The server under many clients with mixed tasks, against bulk prediction at the same batch size.
 
-    python -m benchmarks.serving [--clients=64] [--seconds=60] [--batch_size=32] [--model=SOURCE]
+    python -m benchmarks.serving [--clients=64] [--seconds=60] [--batch_size=32] [--writing=0]
+                                 [--model=SOURCE]
 
 A real server runs as a process of its own; each client keeps a connection and asks again as soon
-as it is answered. Texts are as long as reviews are, tasks are eight random prompts. Every answer
-is compared with the offline one. Bulk prediction of the same requests by the same shapes runs
+as it is answered. Texts are as long as reviews are, tasks are eight random prompts, of which some
+may write texts of up to 16 tokens instead of ranking two labels (`--writing`). Every answer is
+compared with the offline one. Bulk prediction of the same requests by the same shapes runs
 before, with the machine to itself; so do the clients' requests, apart from the clients.
 """
 
@@ -48,22 +50,32 @@ serve(open_model(model), prompts, settings, shapes(int(batch_size)),
 
 def shapes(batch_size):
     """Return what both the server and bulk prediction run at."""
-    return Shapes.for_batches_of(batch_size, lengths=LENGTHS, labels=((2, 2),), shared_labels=1)
+    return Shapes.for_batches_of(batch_size, lengths=LENGTHS, labels=((2, 2),), targets=(16,),
+                                 shared_labels=1)
 
 
-def draw_requests(count):
-    draw = np.random.default_rng(0)
-    return [{'task': str(draw.integers(len(LABELS))),
-             'text': ' '.join(draw.choice(WORDS, draw.integers(4, 40)))} for _ in range(count)]
+def labels_of(number, writing):
+    """Return the labels of a task; None for the last ones, which write."""
+    return None if number >= len(LABELS) - writing else LABELS[number]
 
 
-def measure_bulk(opened, folder, requests, batch_size):
+def draw_requests(count, writing):
+    draw, requests = np.random.default_rng(0), []
+    for _ in range(count):
+        number = int(draw.integers(len(LABELS)))
+        requests.append({
+            'task': str(number), 'text': ' '.join(draw.choice(WORDS, draw.integers(4, 40))),
+            'route': 'classify' if labels_of(number, writing) else 'generate'})
+    return requests
+
+
+def measure_bulk(opened, folder, requests, batch_size, writing):
     """Return lines a second of bulk prediction, and its answers."""
     engine = Engine(opened, shapes(batch_size))
-    for number, labels in enumerate(LABELS):
-        engine.add(str(number), random_prompt(opened, 20, number, labels))
-        save_prompt(folder / 'prompts' / f'{number}.safetensors',
-                    random_prompt(opened, 20, number, labels))
+    for number in range(len(LABELS)):
+        prompt = random_prompt(opened, 20, number, labels_of(number, writing))
+        engine.add(str(number), prompt)
+        save_prompt(folder / 'prompts' / f'{number}.safetensors', prompt)
     engine.warm_up(longest=LENGTHS[-1])
     (folder / 'in').write_text(''.join(json.dumps(request) + '\n' for request in requests))
     start = time.perf_counter()
@@ -73,14 +85,15 @@ def measure_bulk(opened, folder, requests, batch_size):
 
 
 async def client(port, requests, number, clients, end, outcomes):
-    """Ask one request after the other; note (request, seconds, answer)."""
+    """Ask one request after the other; note (request, status, seconds, answer)."""
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
     while time.monotonic() < end:
         request = requests[number % len(requests)]
         body = json.dumps({'prompt': request['task'], 'inputs': request['text']}).encode()
         start = time.perf_counter()
-        writer.write(b'POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: '
-                     b'application/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
+        writer.write(b'POST /v1/%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: '
+                     b'application/json\r\nContent-Length: %d\r\n\r\n'
+                     % (request['route'].encode(), len(body)) + body)
         head = (await reader.readuntil(b'\r\n\r\n')).decode().lower()
         length = int(head.split('content-length: ')[1].split('\r\n')[0])
         answer = json.loads(await reader.readexactly(length))
@@ -134,21 +147,32 @@ def main():
     parser.add_argument('--seconds', type=float, default=60)
     parser.add_argument('--batch_size', type=int, default=32)
     parser.add_argument('--requests', type=int, default=1024)
+    parser.add_argument('--writing', type=int, default=0)
     parser.add_argument('--model', default=DEMO_MODEL)
     args = parser.parse_args()
-    requests = draw_requests(args.requests)
+    requests = draw_requests(args.requests, args.writing)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        bulk, expected = measure_bulk(open_model(args.model), folder, requests, args.batch_size)
+        bulk, expected = measure_bulk(open_model(args.model), folder, requests, args.batch_size,
+                                      args.writing)
         outcomes, seconds = measure_server(args, folder, requests)
+    report(args, outcomes, seconds, bulk, expected)
+
+
+def report(args, outcomes, seconds, bulk, expected):
+    """Print what the clients saw against what prediction has answered."""
     wrong = sum(status != 200 for _, status, _, _ in outcomes)
-    differs = max(max(abs(answer['scores'][word] - score)
-                      for word, score in expected[number]['scores'].items())
-                  for number, status, _, answer in outcomes if status == 200)
+    answered = [(answer, expected[number]) for number, status, _, answer in outcomes
+                if status == 200]
+    differs = max((abs(answer['scores'][word] - score) for answer, wanted in answered
+                   for word, score in wanted.get('scores', {}).items()), default=0.0)
+    texts = [answer['text'] == wanted['prediction'] for answer, wanted in answered
+             if 'text' in answer]
     times = sorted(1000 * taken for _, _, taken, _ in outcomes)
     cuts = statistics.quantiles(times, n=100)
     print(f'{args.clients} clients, {seconds:.0f} s: {len(outcomes)} answers, {wrong} errors, '
-          f'scores differ from offline by at most {differs:.1e}')
+          f'scores differ from offline by at most {differs:.1e}, '
+          f'{texts.count(False)} of {len(texts)} texts differ')
     print(f'p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms')
     rate = len(outcomes) / seconds
     print(f'server {rate:.1f} answers/s, bulk {bulk:.1f} lines/s, batch size {args.batch_size}, '

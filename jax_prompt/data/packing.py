@@ -177,15 +177,31 @@ def assign(features: Features, members: Sequence[int], packing: Packing) -> list
     """
     sizes = features.lengths[members] + features.targets.lengths[members]
     assert len(sizes) <= packing.rows * packing.segments, (len(sizes), packing)
-    rows: list[list[int]] = [[] for _ in range(packing.rows)]
-    used = np.zeros(packing.rows, np.int64)
+    return [[int(members[i]) for i in row]
+            for row in spread(sizes, packing.rows, packing.segments)]
+
+
+def spread(sizes: Sequence[int], rows: int, segments: int) -> list[list[int]]:
+    """Spread pieces over rows so that the fullest row is short; see `assign`.
+
+    Args:
+        sizes: of the pieces, at most rows x segments of them.
+        rows: how many there are.
+        segments: the most pieces of a row.
+
+    Returns:
+        The numbers of each row's pieces.
+    """
+    sizes = np.asarray(sizes)
+    found: list[list[int]] = [[] for _ in range(rows)]
+    used = np.zeros(rows, np.int64)
     full = np.iinfo(np.int64).max // 2
     for i in np.argsort(-sizes, kind='stable'):
         row = int(used.argmin())
-        rows[row].append(int(members[i]))
+        found[row].append(int(i))
         # A row whose segments are all taken counts as full from here on.
-        used[row] += sizes[i] if len(rows[row]) < packing.segments else full
-    return rows
+        used[row] += sizes[i] if len(found[row]) < segments else full
+    return found
 
 
 def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) -> Batch:

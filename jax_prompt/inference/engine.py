@@ -19,7 +19,7 @@ from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.decodings import SAMPLING, Decoding
 from jax_prompt.inference.groups import Groups
-from jax_prompt.inference.parts import Parts
+from jax_prompt.inference.parts import Part, Parts
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.programs import Programs
 from jax_prompt.inference.prompt_table import PromptTable
@@ -210,9 +210,12 @@ class Engine:
           rows: of one `group`, at most `shapes.largest_batch`.
         """
         assert len({row.group for row in rows}) == 1, 'rows of several groups in one batch'
-        parts = self._parts.of(rows, self.shapes)
+        return self._start(rows, self._parts.of(rows, self.shapes))
+
+    def _start(self, rows: Sequence[Row], parts: Sequence[Part]) -> Running:
+        """Start a batch that is divided so."""
         table_RD = self.table.rows_RD
-        works = [self._programs.work(rows, part, table_RD) for part in parts]
+        works = self._programs.works(rows, parts, table_RD)
         is_warm = self._warm.has(rows, parts, len(table_RD))
         with self._launch:
             results = self._parts.start(works, aside=is_warm)
@@ -271,8 +274,9 @@ class Engine:
             for length in self.shapes.lengths_up_to(most if longest is None else longest):
                 for batch in self.shapes.batch_sizes:
                     sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
-                    if not self.is_warm(sample) and not stop():
-                        self.start(sample).answers()
+                    for parts in self._parts.every(sample, self.shapes):
+                        if not self._warm.has(sample, parts, self.table.capacity) and not stop():
+                            self._start(sample, parts).answers()
         return self.compilations - before
 
     def is_warm(self, rows: Sequence[Row]) -> bool:
@@ -293,14 +297,15 @@ class Engine:
             return
         table_RD = self.table.empty(capacity)
         self.table.warm_up(capacity=capacity)
-        for rows, part in self._warm.missing(capacity):
+        for rows, parts in self._warm.missing(capacity):
             if stop():
                 return
-            encode, decode = self._programs.work(rows, part, table_RD)
+            works = self._programs.works(rows, parts, table_RD)
             with self._launch:
-                result = decode(encode())
-            result.block_until_ready()
-            self._warm.note(rows, [part], capacity)
+                results = self._parts.start(works, aside=False)
+            for wait in results:
+                wait()
+            self._warm.note(rows, parts, capacity)
 
     def samples(self, prompt: ServedPrompt) -> list[Row]:
         """Return rows without content, of every kind that requests to a prompt make by themselves.

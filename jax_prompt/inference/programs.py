@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.inference.chunks import CHUNK_ROWS, Chunk
 from jax_prompt.inference.decodings import Decoding
 from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.parts import Part, Work
@@ -14,6 +15,9 @@ from jax_prompt.inference.row_labels import make_row_label_scorer, stack_labels
 from jax_prompt.inference.rows import OpenedModel, Row
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.types import Array, Params
+
+#: dtype[..., S, D], the encoder's outputs, and bool[..., S], where there is a token.
+_Encoded = tuple[np.ndarray, np.ndarray]
 
 
 class Programs:
@@ -56,23 +60,32 @@ class Programs:
           capacity: R, rows of the prompt table.
         """
         kind = max(self.kind(batch[number]) for number in part.numbers)
-        return [(kind, part.batch, part.length, capacity), *(
-            ('encode', part.chunk_batch, length, capacity) for _, length in part.chunks)]
+        sizes = part.batch, part.length, capacity
+        if part.chunks is None:
+            return [('whole', kind, *sizes)]
+        return [(kind, *sizes), *(('encode', chunk.length, capacity) for chunk in part.chunks)]
 
-    def work(self, batch: Sequence[Row], part: Part, table_RD: Array) -> Work:
-        """Prepare a part of a batch, filled up.
+    def works(self, batch: Sequence[Row], parts: Sequence[Part], table_RD: Array) -> list[Work]:
+        """Prepare the parts of a batch, filled up.
 
         Encoding has a program of its own: all ways to generate share it.
 
         Args:
           batch: rows of one `group`.
-          part: which of them, and at which sizes.
+          parts: which of them, and at which sizes.
           table_RD: float32[R, D], the rows of all prompts.
 
         Returns:
-          (what calls the encoder, what is given its result and calls the rest): float32[B, C]
-          scores or int32[B, L] tokens. Ranking is a single program, the second.
+          For each part (what calls the encoder, what is given its result and calls the rest):
+          float32[B, C] scores or int32[B, L] tokens. All parts encode before any goes on. Ranking
+          is a single program, the second.
         """
+        encoded: dict[int, _Encoded] = {}  # by the number of the row, from chunks
+        return [self._work(batch, part, table_RD, encoded) for part in parts]
+
+    def _work(self, batch: Sequence[Row], part: Part, table_RD: Array,
+              encoded: dict[int, _Encoded]) -> Work:
+        """Prepare one part."""
         opened, rows = self._opened, [batch[number] for number in part.numbers]
         arrays = self._place(self._arrays(rows, part.batch))
         if rows[0].labels is not None:
@@ -80,27 +93,62 @@ class Programs:
             return lambda: None, lambda _: self._score(opened.frozen, table_RD, ids_BS, *arrays)
         frozen, decode = opened.for_generation, self._decoder(*rows[0].group[1:])
 
-        def encode() -> tuple[Array, Array]:
-            if part.chunks:
-                return self._encode_chunks(frozen, table_RD, rows, part)
-            return self._encode(frozen, table_RD, self._place(
-                self._ids(rows, part.batch, part.length)))
+        if part.chunks is None:
+            ids_BS = self._place(self._ids(rows, part.batch, part.length))
+            return (lambda: self._encode(frozen, table_RD, ids_BS),
+                    lambda inputs: decode(frozen, *inputs, arrays))
 
-        return encode, lambda encoded: decode(frozen, *encoded, arrays)
+        def encode() -> None:
+            for chunk in part.chunks:
+                encoded.update(self._encode_chunk(frozen, table_RD, batch, chunk))
 
-    def _encode_chunks(self, frozen: Params, table_RD: Array, rows: Sequence[Row],
-                       part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Encode chunk by chunk, and put the results together on the host: it is the device."""
+        return encode, lambda _: decode(frozen, *self._taken(part, encoded), arrays)
+
+    def _encode_chunk(self, frozen: Params, table_RD: Array, batch: Sequence[Row],
+                      chunk: Chunk) -> dict[int, _Encoded]:
+        """Encode a chunk and take it apart, on the host: it is the device.
+
+        What is not finite spreads over a packed row, masked or not; then each of its inputs is
+        encoded in a row of its own.
+        """
+        ids_CS, segment_ids_CS = self._packed(batch, chunk)
+        outputs = self._encode(frozen, table_RD, ids_CS, segment_ids_BS=segment_ids_CS)
+        encoded, alone = {}, []
+        for numbers, row_SD, mask_S in zip(chunk.rows, *map(np.asarray, outputs), strict=False):
+            if len(numbers) > 1 and not np.isfinite(row_SD).all():
+                alone += numbers
+            first = 0
+            for number in numbers:
+                last = first + len(batch[number].ids)
+                encoded[number] = row_SD[first:last], mask_S[first:last]
+                first = last
+        for some in range(0, len(alone), CHUNK_ROWS):
+            rows = tuple((number,) for number in alone[some:some + CHUNK_ROWS])
+            encoded |= self._encode_chunk(frozen, table_RD, batch, Chunk(rows, chunk.length))
+        return encoded
+
+    def _packed(self, batch: Sequence[Row], chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids int32[C, S] of packed rows, and which segment each position belongs to."""
+        shape = CHUNK_ROWS, chunk.length
+        ids_CS = np.full(shape, self._opened.model.config.pad_token_id, np.int32)
+        segment_ids_CS = np.zeros(shape, np.int32)
+        for row, numbers in enumerate(chunk.rows):
+            first = 0
+            for segment, number in enumerate(numbers, 1):
+                last = first + len(batch[number].ids)
+                ids_CS[row, first:last], segment_ids_CS[row, first:last] = (
+                    batch[number].ids, segment)
+                first = last
+        return ids_CS, segment_ids_CS
+
+    def _taken(self, part: Part, encoded: Mapping[int, _Encoded]) -> _Encoded:
+        """Return what a part decodes from, dtype[B, S, D] and bool[B, S]."""
         model = self._opened.model
         encoded_BSD = np.zeros((part.batch, part.length, model.config.d_model), model.dtype)
         mask_BS = np.zeros((part.batch, part.length), bool)
-        first = 0
-        for count, length in part.chunks:
-            ids_CS = self._ids(rows[first:first + count], part.chunk_batch, length)
-            encoded_CSD, mask_CS = self._encode(frozen, table_RD, ids_CS)
-            encoded_BSD[first:first + count, :length] = np.asarray(encoded_CSD)[:count]
-            mask_BS[first:first + count, :length] = np.asarray(mask_CS)[:count]
-            first += count
+        for row, number in enumerate(part.numbers):
+            row_SD, mask_S = encoded[number]
+            encoded_BSD[row, :len(mask_S)], mask_BS[row, :len(mask_S)] = row_SD, mask_S
         return encoded_BSD, mask_BS
 
     def _ids(self, rows: Sequence[Row], batch: int, length: int) -> np.ndarray:
