@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 #: Where the device is the host's own processor nothing is won by that, and each batch would be
 #: chosen from fewer rows.
 _UNDER_WAY, _UNDER_WAY_ON_CPU = 2, 1
+#: Seconds that every row counts as having waited, so that those of this moment compare too.
+_AT_LEAST = 0.001
 
 
 class Busy(Exception):
@@ -217,9 +219,8 @@ class Batcher:
         """Wait for a batch that is due and can start; None at the end."""
         with self._changed:
             while True:
-                due, seconds = self._due_group()
+                due, batch, seconds = self._due_batch()
                 if due is not None:
-                    batch = self._choose(self._groups[due])
                     if self._is_warm(batch):
                         if batch := _begin(self._groups, due, batch):
                             return batch
@@ -240,7 +241,7 @@ class Batcher:
             while True:
                 if self._cold:
                     group = min(self._cold, key=lambda group: self._cold[group][0].since)
-                    batch = _begin(self._cold, group, self._choose(self._cold[group]))
+                    batch = _begin(self._cold, group, self._choose(self._cold[group])[0])
                     if batch:
                         self._compiling = True
                         return batch
@@ -256,22 +257,31 @@ class Batcher:
         except Exception:
             return True  # it cannot start either; whoever starts it says why
 
-    def _due_group(self) -> tuple[tuple | None, float | None]:
-        """Return the group to run now, or how long to wait for one."""
-        now, first, wait = self._clock(), None, None
-        for group, waiting in self._groups.items():
-            left = self._max_wait - (now - waiting[0].since)
-            if left <= 0 or len(waiting) >= self._engine.shapes.largest_batch or self._stopping:
-                if first is None or waiting[0].since < self._groups[first][0].since:
-                    first = group
-            else:
-                wait = left if wait is None else min(wait, left)
-        return first, wait
+    def _due_batch(self) -> tuple[tuple | None, list[_Waiting], float | None]:
+        """Return the group to run now and a batch of it, or how long to wait for one.
 
-    def _choose(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
-        """Choose a batch of a group."""
-        numbers = choose_rows([one.row for one in waiting], self._engine.shapes)
-        return [waiting[number] for number in numbers]
+        Of several the one that has waited long and is worth its cost: a batch of few rows lets one
+        of many go first, but not for ever.
+        """
+        now, wait = self._clock(), None
+        due, batch, most = None, [], 0.0
+        for group, waiting in self._groups.items():
+            waited = now - waiting[0].since
+            is_full = len(waiting) >= self._engine.shapes.largest_batch
+            if waited < self._max_wait and not is_full and not self._stopping:
+                left = self._max_wait - waited
+                wait = left if wait is None else min(wait, left)
+                continue
+            rows, rate = self._choose(waiting)
+            merit = (waited + _AT_LEAST) * rate
+            if merit > most:
+                due, batch, most = group, rows, merit
+        return due, batch, wait
+
+    def _choose(self, waiting: Sequence[_Waiting]) -> tuple[list[_Waiting], float]:
+        """Choose a batch of a group; what it is worth for its cost comes with it."""
+        numbers, rate = choose_rows([one.row for one in waiting], self._engine.shapes)
+        return [waiting[number] for number in numbers], rate
 
 
 def _put(groups: _Groups, group: tuple, rows: Sequence[_Waiting]) -> None:

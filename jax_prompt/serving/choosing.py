@@ -1,6 +1,7 @@
 """Which of the rows that wait shall share a batch."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jax_prompt.inference.rows import Row
 from jax_prompt.inference.shapes import Shapes
@@ -10,7 +11,19 @@ from jax_prompt.inference.shapes import Shapes
 _WEIGHTS_COST = 256
 
 
-def choose_rows(waiting: Sequence[Row], shapes: Shapes) -> list[int]:
+class Choice(NamedTuple):
+    """A batch.
+
+    Attributes:
+      numbers: of its rows among those that wait, ascending; at most `shapes.largest_batch`.
+      rate: what its rows are worth for its cost, up to 1.
+    """
+
+    numbers: list[int]
+    rate: float
+
+
+def choose_rows(waiting: Sequence[Row], shapes: Shapes) -> Choice:
     """Choose a batch: the first row, and those that go best with it.
 
     A batch costs the positions of its rows, fillers included, and the weights once for each pass
@@ -22,7 +35,7 @@ def choose_rows(waiting: Sequence[Row], shapes: Shapes) -> list[int]:
       shapes: at which batches run.
 
     Returns:
-      The numbers of the chosen rows, ascending; at most `shapes.largest_batch`.
+      The batch.
     """
     weights = _WEIGHTS_COST * waiting[0].passes
     lengths = [shapes.length(len(row.ids)) for row in waiting]
@@ -37,4 +50,4 @@ def choose_rows(waiting: Sequence[Row], shapes: Shapes) -> list[int]:
             rate = sum(worth[number] for number in rows) / (weights + size * length)
             if rate > best:
                 best, chosen = rate, rows
-    return sorted(chosen)
+    return Choice(sorted(chosen), best)

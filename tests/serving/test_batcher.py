@@ -154,6 +154,26 @@ def test_rows_that_generate_share_the_weights_rather_than_the_length(engine):
     assert engine.batches[1:] == [list(range(8))]
 
 
+@pytest.mark.parametrize(('later', 'order'), [
+    (2.0, [list('bcdefghi'), ['a']]),    # one row for 8 would be dear
+    (100.0, [['a'], list('bcdefghi')])])  # but it has waited for so long
+def test_few_rows_let_many_go_first_but_not_for_ever(engine, later, order):
+    now = [0.0]
+    engine.open.clear()
+    with Batcher(engine, max_wait=0.001, clock=lambda: now[0], under_way=1) as batcher:
+        first = batcher.submit(Row('first', group=('rank', 1)))
+        now[0] = 1.0
+        while engine.batches != [['first']]:
+            time.sleep(0.001)
+        answers = [batcher.submit(Row('a', group=('generate', 0)))]
+        now[0] += later
+        answers += [batcher.submit(Row(name)) for name in 'bcdefghi']
+        now[0] += 1.0
+        engine.open.set()
+        assert [answer.result(10) for answer in (first, *answers)] == ['first', *'abcdefghi']
+    assert engine.batches[1:] == order
+
+
 def test_a_program_that_must_be_compiled_does_not_hold_up_the_others(engine):
     engine.cold.add(('generate', 8))
     with Batcher(engine, max_wait=0.001) as batcher:
