@@ -50,8 +50,16 @@ class Packing:
     @property
     def cost(self) -> float:
         """Estimate the work of a step, in encoder positions of a model without attention."""
-        attention = 1 + self.length / _HALF_LENGTH
-        return self.rows * (self.length * attention + self.targets_length)
+        return self.rows * (with_attention(self.length) + self.targets_length)
+
+
+def with_attention(length: int) -> float:
+    """Estimate the work of an encoder's row, in positions of a model without attention.
+
+    Args:
+        length: S, positions of the row.
+    """
+    return length * (1 + length / _HALF_LENGTH)
 
 
 def choose_packing(features: Features, batch_size: int, row_multiple: int = 1,

@@ -10,7 +10,7 @@ program of its own.
 import dataclasses
 from collections.abc import Sequence
 
-from jax_prompt.data.packing import spread
+from jax_prompt.data.packing import spread, with_attention
 from jax_prompt.inference.shapes import Shapes
 
 #: Packed rows of a chunk. More would be no quicker: with texts of a sentence these are positions
@@ -18,8 +18,6 @@ from jax_prompt.inference.shapes import Shapes
 CHUNK_ROWS = 8
 #: Packed rows up to this length (or that of the longest input) are worth their attention.
 _PACKED_LENGTH, _STEP = 128, 16
-#: At this length attention costs as much as all else; forward alone, T5 1.1 Small on two cores.
-_HALF_LENGTH = 900
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Chunk:
     @property
     def cost(self) -> float:
         """Estimate the work, in positions of a model without attention."""
-        return CHUNK_ROWS * self.length * (1 + self.length / _HALF_LENGTH)
+        return CHUNK_ROWS * with_attention(self.length)
 
 
 def divide(lengths: Sequence[int], shapes: Shapes) -> list[Chunk]:
