@@ -153,9 +153,9 @@ def prepare(args: argparse.Namespace) -> None:
     from jax_prompt.data.examples import load_examples
     from jax_prompt.data.packing import choose_packing, packed_train_batches
     from jax_prompt.data.tasks.reviews import rotten_tomatoes
+    from jax_prompt.evaluation.evaluator import make_features
+    from jax_prompt.models.open import open_model
     from jax_prompt.prompts.layout import Layout
-    from jax_prompt.training.evaluation import make_features
-    from jax_prompt.training.frozen_model import open_model
     folder = pathlib.Path(args.folder)
     opened = open_model(DEMO_MODEL) if args.model == 'demo' else None
     if opened:
@@ -211,7 +211,7 @@ def write_hugging_face(opened, folder: pathlib.Path) -> None:
     from safetensors.numpy import save_file
     from transformers import T5Config
 
-    from jax_prompt.checkpoints.names import to_hugging_face
+    from jax_prompt.models.t5.names import to_hugging_face
     config = opened.model.config
     folder.mkdir()
     save_file({name: np.ascontiguousarray(array) for name, array in to_hugging_face(
@@ -263,12 +263,12 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
     import jax.numpy as jnp
 
     from jax_prompt.commands import use_compilation_cache
+    from jax_prompt.models.open import LayerSettings, open_model
+    from jax_prompt.models.t5.config import t5_1_1
+    from jax_prompt.models.t5.model import T5
     from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
     from jax_prompt.prompts.methods import direct
-    from jax_prompt.t5.config import t5_1_1
-    from jax_prompt.t5.model import T5
     from jax_prompt.training import optimizers
-    from jax_prompt.training.frozen_model import LayerSettings, open_model
     from jax_prompt.training.step import init_state, make_train_step
     use_compilation_cache()
     on_cpu = jax.default_backend() == 'cpu'
@@ -342,7 +342,7 @@ def peft_steps(args, dtype: str, remat: str, batches):
         base = T5ForConditionalGeneration.from_pretrained(
             pathlib.Path(args.folder) / 'model', dtype=wide).to(device)
     else:
-        from jax_prompt.t5.config import t5_1_1
+        from jax_prompt.models.t5.config import t5_1_1
         config = hugging_face_config(t5_1_1(args.model.rsplit('-', 1)[1]), T5Config)
         torch.set_default_dtype(wide)
         with torch.device(device):

@@ -29,10 +29,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.t5.attention import check_device, cudnn_attention, fused_bias
-from jax_prompt.t5.config import T5Config, t5_1_1
-from jax_prompt.t5.layers import Attention
-from jax_prompt.t5.positions import bias_from_table, mask_bias, relative_buckets
+from jax_prompt.models.t5.attention import check_device, cudnn_attention, fused_bias
+from jax_prompt.models.t5.config import T5Config, t5_1_1
+from jax_prompt.models.t5.layers import Attention
+from jax_prompt.models.t5.positions import bias_from_table, mask_bias, relative_buckets
 
 #: From a case: attend(query, key, value, given) -> result, and what is given beside.
 Contender = Callable[..., tuple[Callable, Any]]

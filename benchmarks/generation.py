@@ -57,13 +57,13 @@ def compare(what: str, count: int, ours, theirs, args: argparse.Namespace) -> No
 
 def prepare(args: argparse.Namespace, folder: pathlib.Path):
     """Return what each library runs, by name; every program is compiled."""
-    from jax_prompt.checkpoints.prompts_in_out import export_prompt
     from jax_prompt.data.examples import load_examples
     from jax_prompt.data.tasks.reviews import rotten_tomatoes
+    from jax_prompt.evaluation.evaluator import make_features
+    from jax_prompt.exchange.prompts_in_out import export_prompt
+    from jax_prompt.models.open import open_model
     from jax_prompt.prompts.file import PromptFile, PromptMetadata
     from jax_prompt.prompts.layout import Layout
-    from jax_prompt.training.evaluation import make_features
-    from jax_prompt.training.frozen_model import open_model
     opened = open_model(DEMO_MODEL, dtype=args.dtype)
     task = rotten_tomatoes(inputs_template='{text}')
     table_VD = np.asarray(opened.frozen['token_embedder']['embedding'], np.float32)

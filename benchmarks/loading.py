@@ -26,8 +26,8 @@ _KINDS = ('safetensors', 'converted')
 
 def write_checkpoint(folder: pathlib.Path, size: str) -> int:
     """Write random bfloat16 weights in Hugging Face's format; return their bytes."""
-    from jax_prompt.checkpoints.names import slots
-    from jax_prompt.t5.config import t5_1_1
+    from jax_prompt.models.t5.config import t5_1_1
+    from jax_prompt.models.t5.names import slots
     config = t5_1_1(size)
     (folder / 'config.json').write_text(json.dumps(dict(
         model_type='t5', feed_forward_proj='gated-gelu', tie_word_embeddings=False,
@@ -74,9 +74,9 @@ def load(folder: str, devices: int, weights: str) -> None:
     """Load in this process and print what it took, as JSON."""
     import jax
 
-    from jax_prompt.checkpoints.weights import load_t5
     from jax_prompt.parallel.mesh import make_mesh
     from jax_prompt.parallel.rules import frozen_shardings
+    from jax_prompt.weights.load import load_t5
     mesh = make_mesh(f'model:{devices}')
     before = _resident()
     start = time.perf_counter()
@@ -120,7 +120,7 @@ def main():
         folder.mkdir()
         write_checkpoint(folder, args.size)
         if args.kind == 'converted':
-            from jax_prompt.checkpoints.converted import convert_model
+            from jax_prompt.weights.convert import convert_model
             convert_model(folder, pathlib.Path(temporary, 'converted'), args.weights)
             folder = pathlib.Path(temporary, 'converted')
         result = _measure(folder, args)

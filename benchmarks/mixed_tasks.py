@@ -20,9 +20,9 @@ from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.training.frozen_model import open_model
 
 DEMO_MODEL = 'package:traceforge_title_model/data/span'
 LABELS = [('negative', 'positive'), ('no', 'yes'), ('bad', 'good'), ('false', 'true'),

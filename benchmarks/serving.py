@@ -25,11 +25,11 @@ import time
 import numpy as np
 
 from benchmarks.mixed_tasks import DEMO_MODEL, LABELS, random_prompt
-from jax_prompt.inference.bulk import BulkSettings, predict_file
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.open import open_model
+from jax_prompt.predict.bulk import BulkSettings, predict_file
 from jax_prompt.prompts.file import save_prompt
-from jax_prompt.training.frozen_model import open_model
 
 WORDS = ('a film that one remembers for long and would see again with pleasure although its plot '
          'is thin the cast plays as if it were not and the camera finds what others miss').split()
@@ -37,7 +37,7 @@ LENGTHS = (32, 48, 64, 96)
 
 _PROGRAM = """
 import sys
-from jax_prompt.training.frozen_model import open_model
+from jax_prompt.models.open import open_model
 from jax_prompt.serving.server import serve
 from jax_prompt.serving.settings import ServerSettings
 from benchmarks.serving import shapes

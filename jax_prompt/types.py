@@ -45,3 +45,8 @@ class TrainState:
     step: Array
     params: Params
     opt_state: Any
+
+
+def count_parameters(tree: Params) -> int:
+    """Count the numbers in a tree of arrays or of shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

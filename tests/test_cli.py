@@ -261,7 +261,7 @@ def test_a_macro_counts_as_used_where_a_file_refers_to_it_though_a_flag_wins(tmp
 def test_the_operative_configuration_keeps_values_exactly():
     import gin
 
-    from jax_prompt import gin_setup
+    from jax_prompt.commands import gin_setup
 
     text = 'two  spaces,\ta tab,\n a line {text} ' + 'and more ' * 2000
     labels = {'1': 'positive', '0': 'negative'}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import gin
 import jax
 
-from jax_prompt import gin_setup
+from jax_prompt.commands import gin_setup
 from jax_prompt.commands.convert import convert_command
 from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.export_prompt import export_command

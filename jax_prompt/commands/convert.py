@@ -1,7 +1,7 @@
 """`jax-prompt convert`."""
 
-from jax_prompt.checkpoints.converted import convert_model
 from jax_prompt.commands.shared import check_types, require
+from jax_prompt.weights.convert import convert_model
 
 
 def convert_command(source: str | None = None, output: str | None = None,

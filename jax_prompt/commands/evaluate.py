@@ -7,17 +7,17 @@ from jax_prompt.commands.shared import check_types, open_prompt, print_table, re
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.evaluation.evaluator import make_evaluator, make_features
 from jax_prompt.inference.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
 )
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.training.evaluation import make_evaluator, make_features
-from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.settings import TrainSettings
 
 

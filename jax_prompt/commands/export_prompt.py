@@ -1,8 +1,8 @@
 """`jax-prompt export`."""
 
-from jax_prompt.checkpoints.hub import push_to_hub
-from jax_prompt.checkpoints.prompts_in_out import export_prompt
 from jax_prompt.commands.shared import check_types, require
+from jax_prompt.exchange.hub import push_to_hub
+from jax_prompt.exchange.prompts_in_out import export_prompt
 from jax_prompt.prompts.file import load_prompt
 
 

@@ -1,12 +1,12 @@
 """`jax-prompt import`."""
 
-from jax_prompt.checkpoints.prompts_in_out import ModelFacts, import_prompt
 from jax_prompt.commands.shared import check_types, require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.exchange.prompts_in_out import ModelFacts, import_prompt
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.training.frozen_model import FrozenModel
 
 
 def import_command(model: FrozenModel | None = None, source: str | None = None,

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.checkpoints.prompts_in_out import inspect_prompt
 from jax_prompt.commands.shared import check_types, require
+from jax_prompt.exchange.prompts_in_out import inspect_prompt
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import fetch
-from jax_prompt.training.frozen_model import FrozenModel
 
 
 def inspect_command(prompt: str | None = None, model: FrozenModel | None = None,

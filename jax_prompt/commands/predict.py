@@ -22,20 +22,20 @@ from jax_prompt.commands.shared import (
     result_file,
 )
 from jax_prompt.inference.answering import AnswerSettings
-from jax_prompt.inference.bulk import (
+from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.open import FrozenModel
+from jax_prompt.parallel.hosts import check_together, from_first, is_first, wait_for_all
+from jax_prompt.predict.bulk import (
     BulkSettings,
     answer_lines,
     predict_file,
     say_cut,
 )
-from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.inputs import open_lines
-from jax_prompt.inference.progress import ProgressLine
-from jax_prompt.inference.shapes import Shapes
-from jax_prompt.inference.shares import check_mark, leave_mark, merge_parts, take_mark_away
-from jax_prompt.parallel.hosts import check_together, from_first, is_first, wait_for_all
+from jax_prompt.predict.inputs import open_lines
+from jax_prompt.predict.progress import ProgressLine
+from jax_prompt.predict.shares import check_mark, leave_mark, merge_parts, take_mark_away
 from jax_prompt.prompts.file import load_prompt
-from jax_prompt.training.frozen_model import FrozenModel
 
 _log = logging.getLogger(__name__)
 

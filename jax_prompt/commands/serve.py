@@ -3,8 +3,8 @@
 import sys
 
 from jax_prompt.commands.shared import check_types, require
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.serving.settings import ServerSettings
-from jax_prompt.training.frozen_model import FrozenModel
 
 
 def serve_command(model: FrozenModel | None = None, prompts: str | None = None,

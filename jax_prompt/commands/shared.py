@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from jax_prompt import gin_setup
+from jax_prompt.commands import gin_setup
 from jax_prompt.commands.names import CONFIGURABLES
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
-from jax_prompt.training.frozen_model import FrozenModel
 
 
 def require(value: Any, what: str, how: str) -> None:

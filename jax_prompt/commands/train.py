@@ -2,13 +2,13 @@
 
 import optax
 
-from jax_prompt import gin_setup
+from jax_prompt.commands import gin_setup
 from jax_prompt.commands.shared import check_types, print_table, require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.training.card import size_line
-from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.run import Outcome, train
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 

@@ -1,5 +1,5 @@
 """Data: vocabularies, tasks, features with virtual tokens, and batches.
 
 Nothing here imports TensorFlow until seqio itself is needed; the modules that do are
-`quiet_tensorflow` and `seqio_adaptors`.
+`quiet_tensorflow`, `seqio_tasks` and `seqio_adaptors`.
 """

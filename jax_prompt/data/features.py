@@ -10,8 +10,8 @@ import numpy as np
 from jax_prompt.data.examples import Examples
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.vocabularies import token_id
+from jax_prompt.models.t5.config import T5Config
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.t5.config import T5Config
 from jax_prompt.types import Batch
 
 _log = logging.getLogger(__name__)

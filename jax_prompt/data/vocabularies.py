@@ -2,7 +2,7 @@
 
 A vocabulary here is anything with seqio's `encode`, `decode`, `eos_id`, `unk_id`, `pad_id` and
 `vocab_size`: seqio's own, or `HuggingFaceVocabulary`, which needs no TensorFlow, so that a start
-does not pay five seconds for importing it. `seqio_adaptors.as_seqio` makes a seqio.Vocabulary of
+does not pay five seconds for importing it. `seqio_tasks.as_seqio` makes a seqio.Vocabulary of
 it.
 """
 

@@ -39,7 +39,7 @@ from jax_prompt.inference.generate import (
     stack_limits,
     without_end,
 )
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: search(frozen, prompt_PD, ids_BS, rows) -> Beams

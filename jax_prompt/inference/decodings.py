@@ -9,7 +9,7 @@ import jax
 from jax_prompt.inference.beam import BeamSettings, search_beams, stack_beam_settings
 from jax_prompt.inference.generate import check_beams
 from jax_prompt.inference.sampling import SamplingSettings, sample_tokens, stack_settings
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array
 
 

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.virtual import embed
-from jax_prompt.t5.model import T5
 from jax_prompt.types import Array, Params
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.encode import encode_inputs
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]

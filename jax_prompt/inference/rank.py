@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.encode import encode_examples
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: score(frozen, prompt_PD, ids_BS) -> float32[B, C]

@@ -13,8 +13,8 @@ import numpy as np
 
 from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.rank import label_arrays, score_row_labels
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: score(frozen, prompt_PD, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]

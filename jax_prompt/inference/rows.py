@@ -18,8 +18,8 @@ from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.row_labels import LabelSet
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.file import PromptFile
-from jax_prompt.t5.model import T5
 from jax_prompt.types import Params
 
 #: What the plain model reads and writes where a request does not say: T5's own lengths.

@@ -29,7 +29,7 @@ from jax_prompt.inference.generate import (
     likeliest,
     stack_limits,
 )
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 from jax_prompt.types import Array, Params
 
 #: sample(frozen, prompt_PD, ids_BS, rows) -> int32[B, L]

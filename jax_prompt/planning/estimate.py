@@ -11,13 +11,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.int8 import quantised_shapes
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import DATA, MODEL
 from jax_prompt.parallel.rules import path_name, rule_for
 from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.request import PlanRequest
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.int8 import quantised_shapes
-from jax_prompt.t5.model import T5
 
 #: What another bound than the longest adds to the time: work overlaps, but not wholly.
 _NOT_HIDDEN = 0.25

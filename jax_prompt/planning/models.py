@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from jax_prompt.t5.config import T5Config, t5_1_1
+from jax_prompt.models.t5.config import T5Config, t5_1_1
 
 # The first T5: layers, d_model, d_ff, heads, d_kv (Raffel et al. 2020, section 3.7 and the released
 # checkpoints' configurations). 3B and 11B differ in d_ff and heads alone.

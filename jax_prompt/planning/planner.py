@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jax_prompt.parallel.collectives import Collective, collectives
-from jax_prompt.parallel.hlo_work import hbm_bytes, product_flops
+from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
+from jax_prompt.planning.collectives import Collective, collectives
+from jax_prompt.planning.hlo_work import hbm_bytes, product_flops
 from jax_prompt.planning.models import find_config
 from jax_prompt.planning.program import Program, generation_program, training_program
 from jax_prompt.planning.request import PlanRequest
@@ -22,7 +23,6 @@ from jax_prompt.planning.topology import (
     parse_topology,
     read_refusal,
 )
-from jax_prompt.t5.model import REMAT_POLICIES
 
 
 @dataclasses.dataclass(frozen=True)

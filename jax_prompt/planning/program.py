@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_prompt.inference.generate import make_generator
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.int8 import quantised_shapes
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import DATA, divisors, one_of
 from jax_prompt.parallel.rules import (
     batch_sharding,
@@ -18,9 +21,6 @@ from jax_prompt.parallel.rules import (
 )
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.int8 import quantised_shapes
-from jax_prompt.t5.model import T5
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
 from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.estimate import Estimate, estimate
@@ -12,8 +14,6 @@ from jax_prompt.planning.report import describe as describe_plan
 from jax_prompt.planning.report import describe_try
 from jax_prompt.planning.request import WEIGHTS, PlanRequest
 from jax_prompt.planning.topology import capacity_of, devices_of, find_chip, parse_topology
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import REMAT_POLICIES
 
 _MICROBATCHES = (1, 2, 4, 8, 16)
 #: The policies, those that keep most for the backward pass first.

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from jax_prompt.checkpoints.train_state import TrainStateStore
 from jax_prompt.parallel.hosts import arrays_from_first, from_first, is_first
 from jax_prompt.training.reporting import MetricsLog
+from jax_prompt.training.state import TrainStateStore
 from jax_prompt.types import TrainState
 
 

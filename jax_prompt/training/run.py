@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 from jax_prompt.data.batches import train_batches
 from jax_prompt.data.features import Features
 from jax_prompt.data.packing import choose_packing, packed_train_batches
+from jax_prompt.evaluation.evaluator import make_features
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import from_first, is_first
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
@@ -23,9 +25,7 @@ from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.training import optimizers
 from jax_prompt.training.card import Card, write_card
 from jax_prompt.training.curves import draw_curves
-from jax_prompt.training.evaluation import make_features
 from jax_prompt.training.first_host import StateKeeper, load_from_first, open_metrics
-from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.loop import Loop, Progress, run_loop
 from jax_prompt.training.run_folder import (
     CARD_FILE,

@@ -13,11 +13,11 @@ import optax
 from jax_prompt.data.batches import choose_buckets
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import Features
+from jax_prompt.evaluation.evaluator import Evaluator, make_evaluator, make_features
+from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import fetch
 from jax_prompt.prompts.initializers import InitContext, class_labels, sampled_vocabulary
 from jax_prompt.prompts.methods import Method, direct
-from jax_prompt.training.evaluation import Evaluator, make_evaluator, make_features
-from jax_prompt.training.frozen_model import FrozenModel
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.types import Params
 

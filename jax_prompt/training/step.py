@@ -8,10 +8,10 @@ import optax
 from jax.sharding import Mesh
 
 from jax_prompt.inference.encode import encode_inputs
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.model import T5
 from jax_prompt.training.losses import token_loss
 from jax_prompt.types import Array, Batch, Params, TrainState
 

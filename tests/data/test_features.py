@@ -7,8 +7,8 @@ from jax_prompt.data.examples import Examples, encode_texts, load_examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.models.t5.config import T5Config
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.t5.config import T5Config
 
 V, P = 200, 3
 PROMPT = [V, V + 1, V + 2]

@@ -7,7 +7,8 @@ import pytest
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.quiet_tensorflow import seqio, tf
-from jax_prompt.data.seqio_adaptors import PromptFeatureConverter, as_seqio
+from jax_prompt.data.seqio_adaptors import PromptFeatureConverter
+from jax_prompt.data.seqio_tasks import as_seqio
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch, token_id, vocabulary_fingerprint

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
 
 #: (rows, layout, what the task is), each different from the others in several ways.
 TASKS = {

@@ -7,7 +7,6 @@ import pytest
 
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.inference.bulk import BulkSettings, answer_lines, predict_file
 from jax_prompt.inference.calibration import (
     CONTENT_FREE,
     Calibration,
@@ -17,10 +16,11 @@ from jax_prompt.inference.calibration import (
 from jax_prompt.inference.content_free import contextual_calibration
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.inputs import open_lines
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.inference.shares import merge_parts
+from jax_prompt.predict.bulk import BulkSettings, answer_lines, predict_file
+from jax_prompt.predict.inputs import open_lines
+from jax_prompt.predict.shares import merge_parts
 from jax_prompt.prompts.layout import Layout
 from tests.inference.many_prompts import open_tiny, prompt_file, prompts
 

@@ -17,7 +17,7 @@ from jax_prompt.inference.beam import (
     stack_beam_settings,
 )
 from jax_prompt.inference.generate import make_generator
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 from tests.inference import beam_reference
 from tests.inference.beam_reference import LENGTH, NUM_BEAMS, SETTINGS, SHAPES
 
@@ -226,9 +226,9 @@ def test_what_does_not_fit_is_refused(make, message):
 @pytest.mark.slow
 def test_the_demos_model_writes_what_pytorch_writes():
     torch = pytest.importorskip('torch', reason='PyTorch is not installed')
-    from jax_prompt.checkpoints.weights import load_t5
     from jax_prompt.data.vocabularies import load_vocabulary
-    from tests.t5.reference import torch_model
+    from jax_prompt.weights.load import load_t5
+    from tests.models.t5.reference import torch_model
 
     loaded = load_t5('package:traceforge_title_model/data/span')
     vocabulary = load_vocabulary(str(loaded.folder))

@@ -17,7 +17,7 @@ from jax_prompt.inference.generate import (
     make_generator,
     stack_limits,
 )
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.model import T5
 
 LENGTH = 10
 compiled = functools.cache(make_generator)

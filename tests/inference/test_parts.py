@@ -13,7 +13,7 @@ from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.parts import Part, Parts
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.t5.kernel_first import with_steps
+from jax_prompt.models.t5.kernel_first import with_steps
 from tests.inference.many_prompts import open_tiny, prompts, requests
 
 SHAPES = Shapes(batch_sizes=(8, 32), lengths=(16, 32, 48), labels=((8, 4),), targets=(16,),

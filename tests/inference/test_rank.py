@@ -10,8 +10,8 @@ import pytest
 
 from jax_prompt.inference import rank
 from jax_prompt.inference.rank import make_label_scorer, probabilities
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 
 LABELS = ((7,), (9, 3, 22, 5), (9, 4))
 compiled = functools.cache(make_label_scorer)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.cudnn import fused_attention_stablehlo
 
+from jax_prompt.models.t5 import attention
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
-from jax_prompt.t5 import attention
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
 
 B, S, D, H, K = 16, 10, 32, 8, 8
 MESHES = ('data:8,model:1', 'data:2,model:4', 'data:1,model:8')

@@ -10,7 +10,7 @@ from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.training.frozen_model import MeshSettings, open_model
+from jax_prompt.models.open import MeshSettings, open_model
 from tests.inference.many_prompts import prompts, requests
 
 WAYS = {

@@ -9,11 +9,11 @@ import numpy as np
 port, processes, index = sys.argv[1:]
 jax.distributed.initialize(f'127.0.0.1:{port}', int(processes), int(index))
 
+from jax_prompt.models.t5.config import T5Config  # noqa: E402
+from jax_prompt.models.t5.model import T5  # noqa: E402
 from jax_prompt.parallel.mesh import make_mesh  # noqa: E402  (after the processes have met)
 from jax_prompt.parallel.placement import global_batch, host_rows, place  # noqa: E402
 from jax_prompt.parallel.rules import frozen_shardings, replicated  # noqa: E402
-from jax_prompt.t5.config import T5Config  # noqa: E402
-from jax_prompt.t5.model import T5  # noqa: E402
 
 ROWS = 16
 

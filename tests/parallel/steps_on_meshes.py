@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import optax
 
-from jax_prompt.parallel.collectives import collective_bytes
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.int8 import quantise_tree
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, state_shardings
+from jax_prompt.planning.collectives import collective_bytes
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.int8 import quantise_tree
-from jax_prompt.t5.model import T5
 from jax_prompt.training.step import forward, init_state, make_train_step
 
 B, S, L, P, D, V = 16, 24, 4, 5, 64, 64

@@ -9,6 +9,9 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as Spec
 
+from jax_prompt.models.t5.config import T5Config, t5_1_1
+from jax_prompt.models.t5.int8 import quantised_shapes
+from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel import rules
 from jax_prompt.parallel.rules import (
     batch_sharding,
@@ -18,9 +21,6 @@ from jax_prompt.parallel.rules import (
     rule_for,
     state_shardings,
 )
-from jax_prompt.t5.config import T5Config, t5_1_1
-from jax_prompt.t5.int8 import quantised_shapes
-from jax_prompt.t5.model import T5
 
 TINY = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=24, num_heads=8, num_layers=2,
                 num_decoder_layers=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_prompt.parallel.collectives import axis_bytes
+from jax_prompt.planning.collectives import axis_bytes
 from tests.parallel import devices
 
 pytestmark = pytest.mark.slow

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jax_prompt.parallel.hlo import read_module, type_parts
-from jax_prompt.parallel.hlo_work import product_flops
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
+from jax_prompt.planning.hlo import read_module, type_parts
+from jax_prompt.planning.hlo_work import product_flops
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
 from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import forward, init_state, make_train_step

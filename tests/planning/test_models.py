@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from jax_prompt.models.t5.model import T5
 from jax_prompt.planning.models import NAMES, find_config
-from jax_prompt.t5.model import T5, count_parameters
+from jax_prompt.types import count_parameters
 
 
 @pytest.mark.parametrize('name, count', [

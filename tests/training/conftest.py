@@ -3,7 +3,7 @@
 import pytest
 
 from jax_prompt.data.tasks.files import file_task
-from jax_prompt.training.frozen_model import open_model
+from jax_prompt.models.open import open_model
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 

@@ -19,12 +19,12 @@ from jax_prompt.data.packing import (
     packed_train_batches,
 )
 from jax_prompt.data.ragged import Ragged
+from jax_prompt.evaluation import evaluator as evaluation
 from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
-from jax_prompt.training import evaluation
 from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import forward, init_state, make_train_step

@@ -18,10 +18,10 @@ from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.evaluation.evaluator import make_evaluator, make_features
+from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import uniform
-from jax_prompt.training.evaluation import make_evaluator, make_features
-from jax_prompt.training.frozen_model import open_model
 from jax_prompt.training.loop import Loop
 from jax_prompt.training.run import AFTER, BEFORE, NO_PROMPT, train
 from jax_prompt.training.settings import PromptSettings

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.methods import Method
-from jax_prompt.t5.config import T5Config
-from jax_prompt.t5.model import T5
 from jax_prompt.training.optimizers import adafactor, adamw
 from jax_prompt.training.step import forward, init_state, make_train_step
 

@@ -36,7 +36,7 @@ class RegisteredTask:
         A task's preprocessors take the vocabulary from its output features; one that closes over a
         vocabulary of its own keeps it.
         """
-        from jax_prompt.data.seqio_adaptors import as_seqio
+        from jax_prompt.data.seqio_tasks import as_seqio
 
         task = _look_up(self.name)
         features = {name: dataclasses.replace(feature, vocabulary=as_seqio(vocabulary))

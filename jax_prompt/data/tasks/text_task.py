@@ -141,9 +141,9 @@ class TextTask:
             A seqio.Task over the same splits; `seqio.TaskRegistry.add_provider(name, task)` makes
             it known by name.
         """
-        from jax_prompt.data.seqio_adaptors import build_task
+        from jax_prompt.data.seqio_tasks import build_task
 
-        return build_task(self, vocabulary)
+        return build_task(self.name, self.texts, tuple(self.splits), vocabulary)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the splits, as a prompt file's metadata holds it."""

@@ -1,1 +1,0 @@
-"""Weights in, training states in and out."""

@@ -1,0 +1,1 @@
+"""Prompts in and out: PEFT, T5X, numpy, the Hugging Face hub."""

@@ -1,0 +1,203 @@
+"""Prompts in and out: one way in for every kind of file, one way out, and a look inside.
+
+    prompt_file = import_prompt('adapter', model, {'name': 'sst2'})
+    save_prompt('sst2.safetensors', prompt_file)
+    export_prompt(prompt_file, 'adapter-again', 'peft', base_model='google/t5-base-lm-adapt')
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.exchange.numpy_prompt import (
+    find_numpy_prompt,
+    read_numpy_prompt,
+    write_numpy_prompt,
+)
+from jax_prompt.exchange.peft import is_peft, read_peft_prompt, write_peft_prompt
+from jax_prompt.exchange.t5x_prompt import is_t5x, read_t5x_prompt
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
+from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.nearest import nearest_words, row_norms
+from jax_prompt.types import Array
+
+IMPORTED = ('peft', 't5x', 'numpy')
+EXPORTED = ('peft', 'numpy')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What a prompt file says of its model, which no foreign file says.
+
+    Attributes:
+        name: what to call the frozen model.
+        fingerprint: digest of its weights.
+        vocabulary_fingerprint: digest of its tokenizer.
+        d_model: its width D.
+    """
+
+    name: str
+    fingerprint: str
+    vocabulary_fingerprint: str
+    d_model: int
+
+
+def import_prompt(source: str | os.PathLike, model: ModelFacts, task: Mapping[str, Any],
+                  layout: Layout | None = None, form: str | None = None,
+                  parameter: str | None = None) -> PromptFile:
+    """Make a prompt file's content of a prompt that another tool trained.
+
+    Numbers are taken as they are; what the other tool does not say of them, the caller does.
+
+    Args:
+        source: a numpy file of any name, a T5X checkpoint's folder or gs:// address, or the folder
+            of a PEFT adapter (prompt tuning or P-tuning).
+        model: the frozen model that the prompt was trained for.
+        task: as a prompt file holds it: name, inputs_template, labels, inputs_length,
+            targets_length.
+        layout: where its rows stood in training; before the text unless given.
+        form: 'numpy', 't5x' or 'peft'; by default told from what is there.
+        parameter: of a T5X checkpoint with several prompts, the one that is meant.
+
+    Returns:
+        The prompt with its metadata, of which `method` tells where it comes from; step and seed are
+        0, since these files do not tell.
+
+    Raises:
+        FileNotFoundError: the source or a part of it is not there.
+        ValueError: it is damaged, or no prompt for this model.
+    """
+    source, layout = os.fspath(source), layout or Layout()
+    form = _form_of(source) if form is None else form
+    prompt_PD, method = _read_foreign(source, form, layout, parameter)
+    if prompt_PD.shape[1] != model.d_model:
+        raise ValueError(f'{source} has D={prompt_PD.shape[1]} but {model.name} has '
+                         f'D={model.d_model}; give the model that the prompt was trained for')
+    return PromptFile(prompt_PD, PromptMetadata(
+        base_model=model.name, base_model_fingerprint=model.fingerprint,
+        vocabulary_fingerprint=model.vocabulary_fingerprint, task=task, layout=layout,
+        method=method, step=0, metrics={}, seed=0))
+
+
+def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form: str,
+                  base_model: str | None = None, config: T5Config | None = None,
+                  overwrite: bool = False) -> Path:
+    """Write a prompt for other tools.
+
+    Args:
+        prompt_file: the prompt.
+        destination: for 'peft' a folder, for 'numpy' a file.
+        form: 'peft' or 'numpy'. A numpy file holds the rows alone, in any layout.
+        base_model: for 'peft', what to load the model by there: a hub repository or a folder; the
+            prompt file's name of it unless given.
+        config: for 'peft', the model's shape, if it is at hand.
+        overwrite: replace what is there.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        ValueError: an unknown form, or one that cannot express the prompt.
+        FileExistsError: something is there that may not be replaced.
+    """
+    if form == 'numpy':
+        return write_numpy_prompt(destination, prompt_file.prompt_PD, overwrite)
+    if form == 'peft':
+        base_model = base_model or prompt_file.metadata.base_model
+        return write_peft_prompt(destination, prompt_file, base_model, config, overwrite)
+    raise ValueError(f'cannot export to {form!r}; choose one of {", ".join(EXPORTED)}')
+
+
+def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None = None,
+                   word: Callable[[int], str] | None = None, count: int = 5,
+                   num_words: int | None = None) -> dict[str, Any]:
+    """Tell what a prompt is: its metadata, the lengths of its rows, the words that they are near.
+
+    Args:
+        path: of a prompt file, or of anything that can be imported.
+        table_VD: float[V, D], the model's embedding table, to find the nearest words.
+        word: token id -> text, to name them; ids alone without it.
+        count: how many words a row.
+        num_words: how many ids the tokenizer has, where the table has more.
+
+    Returns:
+        What JSON can hold: path, form, rows, width, row_norms, metadata (of a prompt file) or
+        origin (of others, in words), and with a table nearest, a list a row of
+        {id, cosine, word}.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `import_prompt` and `load_prompt`.
+    """
+    path = os.fspath(path)
+    form = _form_of(path, prompt_files=True)
+    told: dict[str, Any] = {'path': path, 'form': form}
+    if form == 'prompt file':
+        prompt_file = load_prompt(path)
+        prompt_PD = prompt_file.prompt_PD
+        told['metadata'] = {
+            field.name: getattr(prompt_file.metadata, field.name)
+            for field in dataclasses.fields(prompt_file.metadata)}
+        told['metadata']['layout'] = prompt_file.metadata.layout.to_dict()
+    else:
+        prompt_PD, told['origin'] = _read_foreign(path, form, Layout(), None)
+    told |= {'rows': prompt_PD.shape[0], 'width': prompt_PD.shape[1],
+             'row_norms': [float(norm) for norm in row_norms(prompt_PD)]}
+    if table_VD is not None:
+        ids, cosines = nearest_words(prompt_PD, table_VD, count, num_words=num_words)
+        told['nearest'] = [
+            [{'id': int(i), 'cosine': round(float(cosine), 6)} | ({'word': word(int(i))} if word
+                                                                  else {})
+             for i, cosine in zip(*row, strict=True)] for row in zip(ids, cosines, strict=True)]
+    return told
+
+
+def _read_foreign(source: str, form: str, layout: Layout,
+                  parameter: str | None) -> tuple[np.ndarray, str]:
+    """Return the rows of another tool's prompt, and where they come from in words."""
+    if parameter is not None and form != 't5x':
+        raise ValueError(f'parameter={parameter!r} names a part of a T5X checkpoint, '
+                         f'but {source} is read as {form}; leave it out')
+    if form == 'peft':
+        if layout.placement != 'before':
+            raise ValueError(f"{source} is PEFT's, which puts prompts before the text, but the "
+                             f"layout given has placement {layout.placement!r}; use 'before'")
+        found = read_peft_prompt(source)
+        trained_for = f' (trained for {found.base_model})' if found.base_model else ''
+        return found.prompt_PD, f'imported from PEFT {found.method}{trained_for}'
+    name = Path(source).resolve().name
+    if form == 't5x':
+        return read_t5x_prompt(source, parameter), f'imported from the T5X checkpoint {name}'
+    if form == 'numpy':
+        return read_numpy_prompt(source), f'imported from the numpy file {name}'
+    raise ValueError(f'cannot import from {form!r}; choose one of {", ".join(IMPORTED)}')
+
+
+def _form_of(address: str, prompt_files: bool = False) -> str:
+    """Tell by what is there which kind of prompt a path means."""
+    if address.startswith('gs://'):
+        return 't5x'
+    source = Path(address)
+    if source.is_dir():
+        if is_peft(source):
+            return 'peft'
+        if find_numpy_prompt(source) is not None:
+            return 'numpy'
+        if is_t5x(source) or any(source.glob('checkpoint_*')):
+            return 't5x'
+        raise FileNotFoundError(
+            f'no prompt in the folder {source}: expected a PEFT adapter (adapter_config.json), a '
+            'T5X checkpoint (a file checkpoint), or one numpy file')
+    if not source.exists():
+        raise FileNotFoundError(f'no prompt at {source}: no such file or folder; check the path')
+    if find_numpy_prompt(source) is not None:
+        return 'numpy'
+    if prompt_files:
+        return 'prompt file'
+    raise ValueError(
+        f'{source} cannot be imported: it is no numpy file; give a .npy file, the folder of a T5X '
+        'checkpoint or of a PEFT adapter (a prompt file of jax_prompt needs no import)')

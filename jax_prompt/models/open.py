@@ -1,0 +1,143 @@
+"""Open a frozen T5 with its vocabulary, on the devices at hand."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.models.t5.attention import check_device
+from jax_prompt.models.t5.kernel_first import with_steps
+from jax_prompt.models.t5.model import T5
+from jax_prompt.parallel.mesh import make_mesh
+from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
+from jax_prompt.types import Params, count_parameters
+from jax_prompt.weights.load import load_t5
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """How the devices share the work.
+
+    Attributes:
+      shape: 'data:4,model:2': examples of a batch are spread over `data`, weights over `model`; -1
+        for what the other leaves. The default spreads the batch over all devices.
+      shard_weights_over_data: spread the weights over `data` too (fully sharded), for models that
+        do not fit otherwise; every layer's weights then travel at every step.
+      each_host: every host has a mesh of its own, of its own devices, and the whole model.
+    """
+
+    shape: str = 'data:-1'
+    shard_weights_over_data: bool = False
+    each_host: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """How the layers are computed: the same results, up to rounding, at another speed.
+
+    Attributes:
+      scan: one compiled layer in a loop; None for a loop on accelerators and unrolled layers on
+        CPU, where they are a tenth faster.
+      attention: how the encoder attends: 'xla', or 'cudnn', a fused kernel of NVIDIA GPUs for
+        bfloat16 activations without dropout.
+    """
+
+    scan: bool | None = None
+    attention: str = 'xla'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenModel:
+    """A T5 that is ready to run, and who it is.
+
+    Attributes:
+      model: the shape, with how to compute.
+      frozen: the weights, on the devices of the mesh.
+      mesh: the devices.
+      vocabulary: encodes and decodes text for it.
+      source: where it was loaded from.
+      name: what prompt files and messages call it.
+      fingerprint: tells its weights from any others.
+      vocabulary_fingerprint: tells its vocabulary from any other.
+      vocabulary_source: where its vocabulary was loaded from; None for the model's own folder.
+    """
+
+    model: T5
+    frozen: Params
+    mesh: Mesh
+    vocabulary: Any
+    source: str
+    name: str
+    fingerprint: str
+    vocabulary_fingerprint: str
+    vocabulary_source: str | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the frozen numbers."""
+        return count_parameters(self.frozen)
+
+    @functools.cached_property
+    def for_generation(self) -> Params:
+        """The weights as generation reads them: on CPU with copies, see `kernel_first.with_steps`.
+
+        Made when it is first asked for, so that a model that only ranks does not hold them.
+        """
+        copied = jax.default_backend() == 'cpu' and not self.model.scan_layers
+        return with_steps(self.frozen) if copied else self.frozen
+
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of the frozen weights as they are held."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.frozen))
+
+
+def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
+               remat: str = 'none', name: str | None = None, mesh: MeshSettings | None = None,
+               weights: str | None = None, layers: LayerSettings | None = None) -> FrozenModel:
+    """Load a T5 and its vocabulary.
+
+    Args:
+      source: a Hugging Face folder or repository id, a folder of ONNX files, or
+        `package:NAME/folder`; see `checkpoints.weights.load_t5`.
+      vocabulary: the tokenizer's source where the model's folder has none.
+      dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
+        bfloat16 elsewhere. (Not float16: T5 overflows in it.)
+      remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
+      name: what to call it; None for its folder's or repository's name.
+      mesh: how the devices share the work; None for the batch spread over all of them.
+      weights: 'int8' keeps the kernels as 8-bit numbers, half of bfloat16's memory; None for
+        `dtype`.
+      layers: how the layers are computed; None for a way that every device has.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError, FileNotFoundError: when model or vocabulary cannot be had, in one line.
+    """
+    if source is None:
+        raise ValueError('no model given; name one with --model=SOURCE or as model.source in gin')
+    layers = layers or LayerSettings()
+    check_device(layers.attention)
+    on_cpu = jax.default_backend() == 'cpu'
+    dtype = dtype or ('float32' if on_cpu else 'bfloat16')
+    mesh = mesh or MeshSettings()
+    devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
+    shardings = functools.partial(frozen_shardings, devices,
+                                  shard_weights_over_data=mesh.shard_weights_over_data)
+    loaded = load_t5(source, dtype, shardings, weights)
+    if vocabulary is None and loaded.folder is None:
+        raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
+                         "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
+    words = load_vocabulary(vocabulary or str(loaded.folder))
+    model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
+               scan_layers=not on_cpu if layers.scan is None else layers.scan,
+               activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
+    return FrozenModel(model, loaded.frozen, devices, words, source,
+                       name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
+                       vocabulary)

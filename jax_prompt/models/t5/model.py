@@ -1,0 +1,331 @@
+"""T5 as functions of a plain parameter tree: embed, encode, decode, logits, and cached decoding.
+
+The tree is nested dicts; the weights of a stack's layers are stacked on a leading axis N, so that
+one compiled layer serves every depth:
+
+    token_embedder/embedding                        [V, D]
+    encoder/relative_bias/embedding                 [buckets, H]   (shared by the layers)
+    encoder/layers/self_attention/norm/scale        [N, D]
+    encoder/layers/self_attention/query/kernel      [N, D, H, K]   (key, value alike)
+    encoder/layers/self_attention/out/kernel        [N, H, K, D]
+    encoder/layers/feed_forward/wi_0/kernel         [N, D, F]      (wi_1 alike; `wi` if not gated)
+    encoder/layers/feed_forward/wo/kernel           [N, F, D]
+    encoder/final_norm/scale                        [D]
+    decoder/...                                     the same, with cross_attention in its layers
+    lm_head/kernel                                  [D, V]         (absent where the head is tied)
+
+Kernels of layers may stand there as `Int8` (see `int8.py`) instead of arrays, with the same shape.
+For generation on a CPU there is a copy in another form besides (see `kernel_first.py`).
+
+The model knows nothing of prompts: it encodes embeddings, wherever they came from.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.initial import init_stack
+from jax_prompt.models.t5.kernel_first import for_step, steps_of
+from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer, RMSNorm
+from jax_prompt.models.t5.positions import (
+    MASKED,
+    Biases,
+    bias_from_table,
+    mask_bias,
+    relative_buckets,
+)
+from jax_prompt.types import Array, Params
+
+#: What to keep for the backward pass: everything, the results of products, or layer inputs alone.
+REMAT_POLICIES = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5:
+    """A T5 model without its weights: hashable, so it can be closed over by a jitted function.
+
+    Attributes:
+      config: the shape.
+      dtype: of activations; norms, softmax and logits are float32 whatever it is.
+      scan_layers: one compiled layer in a loop (short compile), or all layers in a row (faster
+        on CPU).
+      remat: 'none', 'dots' or 'full'; a key of `REMAT_POLICIES`.
+      dropout_rate: used only by calls that are given a `dropout_rng`.
+      attention: how the encoder attends: 'xla', or 'cudnn', a fused kernel of NVIDIA GPUs; see
+        `attention.py`. It treats the position bias as frozen.
+      activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`. Without it,
+        weights that are split over `data` make the compiler split D and sum activations there.
+    """
+
+    config: T5Config
+    dtype: jnp.dtype = jnp.float32
+    scan_layers: bool = True
+    remat: str = 'none'
+    dropout_rate: float = 0.0
+    attention: str = 'xla'
+    activation_sharding: jax.sharding.NamedSharding | None = None
+
+    def __post_init__(self):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f'remat={self.remat!r} is no rematerialisation policy; '
+                             f'choose one of {", ".join(REMAT_POLICIES)}')
+        check_attention(self.attention, self.config, self.dtype, self.dropout_rate)
+
+    def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Return a randomly initialised tree (T5's initial scales), for tests and benchmarks.
+
+        Args:
+          rng: a PRNG key.
+          dtype: of every weight.
+
+        Returns:
+          The parameter tree of this module's docstring.
+        """
+        cfg = self.config
+        keys = jax.random.split(rng, 6)
+        tree = {
+            'token_embedder': {'embedding': jax.random.normal(keys[0], (cfg.vocab_size,
+                                                                        cfg.d_model))},
+            'encoder': init_stack(keys[1], self._encoder_layer(), cfg.num_layers),
+            'decoder': init_stack(keys[2], self._decoder_layer(), cfg.num_decoder_layers),
+        }
+        if not cfg.tied_head:
+            kernel = jax.random.normal(keys[3], (cfg.d_model, cfg.vocab_size))
+            tree['lm_head'] = {'kernel': kernel * cfg.d_model**-0.5}
+        return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+    def param_shapes(self, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Return the tree's shapes as `jax.ShapeDtypeStruct`; nothing is allocated."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
+
+    def embed(self, frozen: Params, ids: Array) -> Array:
+        """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
+        return jnp.take(frozen['token_embedder']['embedding'], ids, axis=0).astype(self.dtype)
+
+    def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
+               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None) -> Array:
+        """Run the encoder over embeddings.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_BSD: embeddings, virtual tokens included.
+          mask_BS: bool[B, S], True where there is a token.
+          segment_ids_BS: int32[B, S]; where given, a position attends to its own segment alone.
+          dropout_rng: a PRNG key switches dropout on.
+
+        Returns:
+          dtype[B, S, D].
+        """
+        length, stack = hidden_BSD.shape[1], frozen['encoder']
+        fused = self.attention == 'cudnn'
+        if fused:
+            hidden_BSD, mask_BS, segment_ids_BS = fit_to_kernel(
+                hidden_BSD, mask_BS, segment_ids_BS)
+        positions = jnp.arange(hidden_BSD.shape[1])
+        buckets = self._buckets(positions, positions, bidirectional=True)
+        biases = self._position_bias(stack, buckets)
+        if fused:
+            biases = fused_bias(biases, mask_BS, segment_ids_BS, self.dtype)
+        else:
+            biases += (mask_bias(mask_BS, segment_ids_BS, segment_ids_BS),)
+        return self._run_stack(self._encoder_layer(), stack, hidden_BSD, (biases, buckets),
+                               dropout_rng)[:, :length]
+
+    def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
+               segment_ids: tuple[Array, Array] | None = None,
+               dropout_rng: Array | None = None) -> Array:
+        """Run the decoder over all target positions at once (teacher forcing).
+
+        Pads at the end of a row need no mask: attention is causal.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_BLD: embeddings of the decoder's input tokens.
+          encoded_BSD: the encoder's outputs.
+          encoder_mask_BS: bool[B, S], True where the encoder had a token.
+          segment_ids: (int32[B, S], int32[B, L]) of encoder and decoder positions, for packed rows.
+          dropout_rng: a PRNG key switches dropout on.
+
+        Returns:
+          dtype[B, L, D], to be given to `logits`.
+        """
+        length = hidden_BLD.shape[1]
+        stack = frozen['decoder']
+        encoder_segments, decoder_segments = segment_ids or (None, None)
+        positions = jnp.arange(length)
+        buckets = self._buckets(positions, positions, bidirectional=False)
+        causal = jnp.where(positions[:, None] >= positions[None], 0.0, MASKED)
+        biases = (*self._position_bias(stack, buckets), causal)
+        if decoder_segments is not None:
+            biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
+        cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
+        return self._run_stack(self._decoder_layer(), stack, hidden_BLD,
+                               (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
+
+    def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
+        """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
+        if self.config.tied_head:
+            equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
+        else:
+            equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
+        return jnp.einsum(equation, self._scaled(hidden_BLD), kernel.astype(self.dtype),
+                          preferred_element_type=jnp.float32)
+
+    def step_logits(self, frozen: Params, hidden_BD: Array, cache: Params) -> Array:
+        """Score the vocabulary for one position a row: dtype[B, D] -> float32[V, B].
+
+        The vocabulary comes first, as in a product whose left operand is the head: on CPU, moving
+        it would cost more than the choice that is made of it.
+        """
+        if self.scan_layers:
+            return self.logits(frozen, hidden_BD[:, None])[:, 0].T
+        kernel = cache['steps'].get('head', frozen['token_embedder']['embedding'])
+        return jnp.einsum('VD,BD->VB', kernel.astype(self.dtype), self._scaled(hidden_BD),
+                          preferred_element_type=jnp.float32)
+
+    def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
+                   max_length: int) -> Params:
+        """Prepare cached decoding: cross keys and values of every layer, room for the others.
+
+        Args:
+          frozen: the parameter tree.
+          encoded_BSD: the encoder's outputs.
+          encoder_mask_BS: bool[B, S], True where the encoder had a token.
+          max_length: decoder positions to make room for.
+
+        Returns:
+          A pytree for `decode_step`: `self` and `cross` keys and values [N, B, H, T, K], the
+          cross-attention bias, and the position to decode next. Where layers are not scanned, what
+          is stacked here and in the tree is taken apart, once: slices inside the decoding loop
+          would be copies of all weights and caches at every position. (`kernel_first.with_steps`
+          does it for the weights once and for all.)
+        """
+        cfg, layer = self.config, self._decoder_layer()
+
+        def project(params):
+            return layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
+
+        room = (encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
+        if self.scan_layers:
+            empty = jnp.zeros((cfg.num_decoder_layers, *room), self.dtype)
+            layers = {'self': (empty, empty),
+                      'cross': jax.lax.map(project, frozen['decoder']['layers'])}
+        else:
+            empty, steps = jnp.zeros(room, self.dtype), steps_of(frozen)
+            layers = {'steps': steps, 'self': [(empty, empty)] * cfg.num_decoder_layers,
+                      'cross': [project(params) for params in steps['layers']]}
+        return layers | {'cross_bias': mask_bias(encoder_mask_BS, None, None),
+                         'index': jnp.zeros((), jnp.int32)}
+
+    def decode_step(self, frozen: Params, hidden_BGD: Array, cache: Params,
+                    visible: Array | None = None) -> tuple[Array, Params]:
+        """Decode one position for every row, from the cache of those before it.
+
+        A row may be continued in G ways side by side (the beams of a search), which stand where
+        positions stand and share the row's cross keys and values.
+
+        Args:
+          frozen: the parameter tree.
+          hidden_BGD: embeddings of the tokens at the cache's position; G = 1 but for beams.
+          cache: from `init_cache`, with room for G times the positions, or the step before. Its
+            room must not be exceeded. Position t of way g is put at t * G + g.
+          visible: bool[B, G, T], where in the cache each way may look; None if G = 1.
+
+        Returns:
+          (dtype[B, G, D] to be given to `logits`, the cache for the next position).
+        """
+        layer, stack, index = self._decoder_layer(), frozen['decoder'], cache['index']
+        ways = hidden_BGD.shape[1]
+        keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2]) // ways
+        buckets = self._buckets(index[None], keys, bidirectional=False)
+        allowed = keys <= index if visible is None else visible[:, None]
+        biases = (*self._position_bias(stack, buckets), jnp.where(allowed, 0.0, MASKED))
+        context = (biases, buckets, (cache['cross_bias'],))
+
+        def body(hidden_BGD, layer_inputs):
+            params, *layer_cache = layer_inputs
+            return layer.apply({'params': params}, hidden_BGD, context, layer_cache, index * ways,
+                               method='step')
+
+        if self.scan_layers:
+            hidden_BGD, self_cache = jax.lax.scan(
+                body, hidden_BGD, (stack['layers'], cache['self'], cache['cross']))
+        else:
+            self_cache = []
+            each = map(for_step, cache['steps']['layers'])
+            for inputs in zip(each, cache['self'], cache['cross'], strict=True):
+                hidden_BGD, layer_cache = body(hidden_BGD, inputs)
+                self_cache.append(layer_cache)
+        hidden_BGD = self._final_norm(stack, hidden_BGD)
+        return hidden_BGD, cache | {'self': self_cache, 'index': index + 1}
+
+    def _scaled(self, hidden: Array) -> Array:
+        """Scale the decoder's outputs, where the head is not trained for that."""
+        if not self.config.scale_decoder_outputs:
+            return hidden
+        return hidden * jnp.asarray(self.config.d_model**-0.5, self.dtype)
+
+    def _encoder_layer(self) -> EncoderLayer:
+        return EncoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
+
+    def _decoder_layer(self) -> DecoderLayer:
+        return DecoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
+
+    def _buckets(self, queries: Array, keys: Array, bidirectional: bool) -> Array:
+        """Return int32[Q, T] buckets of key positions as seen from query positions."""
+        return relative_buckets(keys[None, :] - queries[:, None], bidirectional, self.config)
+
+    def _position_bias(self, stack: Params, buckets: Array) -> Biases:
+        """Return the stack's shared bias float32[1, H, Q, T]; none where layers own theirs."""
+        if self.config.per_layer_relative_bias:
+            return ()
+        return (bias_from_table(stack['relative_bias']['embedding'], buckets),)
+
+    def _final_norm(self, stack: Params, hidden: Array) -> Array:
+        return RMSNorm(self.config.layer_norm_epsilon, self.dtype).apply(
+            {'params': stack['final_norm']}, hidden)
+
+    def _run_stack(self, layer, stack: Params, hidden: Array, context: tuple,
+                   dropout_rng: Array | None) -> Array:
+        """Run the layers one after the other over `hidden`; `context` is the same for all."""
+        if self.activation_sharding is not None:
+            hidden = jax.lax.with_sharding_constraint(hidden, self.activation_sharding)
+        if isinstance(stack['layers'], list):
+            assert dropout_rng is None, 'layers apart are for inference'
+            for params in stack['layers']:
+                hidden = layer.apply({'params': params}, hidden, *context)
+            return self._final_norm(stack, hidden)
+        depth = jax.tree.leaves(stack['layers'])[0].shape[0]
+        in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
+            jax.random.split(dropout_rng, 3))
+        keys = None if dropout_rng is None else jax.random.split(layers_rng, depth)
+
+        def body(hidden, layer_inputs):
+            params, key = layer_inputs
+            rngs = None if key is None else {'dropout': key}
+            return layer.apply({'params': params}, hidden, *context, rngs=rngs), None
+
+        hidden, _ = jax.lax.scan(self._rematerialised(body), self._dropout(hidden, in_rng),
+                                 (stack['layers'], keys), unroll=not self.scan_layers)
+        return self._dropout(self._final_norm(stack, hidden), out_rng)
+
+    def _rematerialised(self, body: Callable) -> Callable:
+        if self.remat == 'none':
+            return body
+        # The loop already keeps XLA from merging the recomputation with the first computation.
+        return jax.checkpoint(body, policy=REMAT_POLICIES[self.remat],
+                              prevent_cse=not self.scan_layers)
+
+    def _dropout(self, hidden: Array, rng: Array | None) -> Array:
+        if rng is None or self.dropout_rate == 0.0:
+            return hidden
+        kept = jax.random.bernoulli(rng, 1.0 - self.dropout_rate, hidden.shape)
+        return jnp.where(kept, hidden / (1.0 - self.dropout_rate), 0).astype(hidden.dtype)

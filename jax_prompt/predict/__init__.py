@@ -1,0 +1,1 @@
+"""Prediction over files larger than memory, resumable, on several hosts."""

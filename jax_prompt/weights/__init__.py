@@ -1,0 +1,1 @@
+"""Models in: Hugging Face, T5X, ONNX, torch pickles, converted folders -> their shards."""

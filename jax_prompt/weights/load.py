@@ -1,0 +1,162 @@
+"""Load a frozen T5 from wherever it is: a folder, an installed package, the Hugging Face hub."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.types import Params
+from jax_prompt.weights.assemble import Shardings, check_weights
+
+_PACKAGE = 'package:'
+_TOKENIZER_FILES = ('tokenizer.json', 'spiece.model', 'tokenizer_config.json')
+_HUGGING_FACE = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
+                 'pytorch_model.bin.index.json')
+_BUCKET = 'gs://'
+#: What the hub allows as an id: a name, or an owner and a name.
+_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[\w.-]+)?')
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A frozen T5 and who it is.
+
+    Attributes:
+      config: its shape.
+      frozen: its weights, the layers of a stack on a leading axis: numpy arrays, or JAX arrays
+        where shardings were given.
+      name: what prompt files and messages call it.
+      fingerprint: tells it from any other model; independent of the dtype it was loaded in.
+      folder: where its tokenizer files are, or None if it came without.
+    """
+
+    config: T5Config
+    frozen: Params
+    name: str
+    fingerprint: str
+    folder: pathlib.Path | None
+
+
+def load_t5(source: str | pathlib.Path, dtype: str = 'float32', shardings: Shardings = None,
+            weights: str | None = None) -> LoadedModel:
+    """Load a T5's weights into the frozen tree, tensor by tensor.
+
+    Args:
+      source: one of
+        a folder in Hugging Face's format (`config.json` with safetensors or `pytorch_model.bin`,
+        whole or in shards);
+        a folder with a T5 as ONNX (`encoder.onnx` and `decoder.onnx`), float or quantised;
+        a T5X checkpoint (`.../checkpoint_1100000`, native or Orbax's), also as `gs://bucket/path`;
+        a folder that `converted.convert_model` wrote;
+        `package:NAME/sub/folder`, any of these inside an installed Python package;
+        a repository id on the Hugging Face hub, such as `google/flan-t5-small`.
+      dtype: 'float32' or 'bfloat16', to keep the weights in.
+      shardings: where the weights live: a tree of `jax.sharding.Sharding` like the frozen tree, or
+        a function that makes one of a tree of `jax.ShapeDtypeStruct`, such as
+        `functools.partial(frozen_shardings, mesh)`. Each device of this process is then given its
+        own parts as they are read, and the host never holds the model. None for numpy arrays.
+      weights: 'int8' to keep kernels as `t5.int8.Int8`, quantised as they are read, and the rest in
+        `dtype`; 'float32' or 'bfloat16' are the same as giving them as `dtype`.
+
+    Returns:
+      The model.
+
+    Raises:
+      FileNotFoundError: when nothing is found, saying where it was looked for.
+      ValueError: for weights that are corrupt, or not all there, or not those of a T5.
+    """
+    check_weights(dtype, weights)
+    if str(source).startswith(_BUCKET):
+        name = _called(pathlib.PurePosixPath(str(source)))
+        loaded = _load_t5x(str(source), dtype, name, weights, shardings)
+        return LoadedModel(loaded[0], loaded[1], name, loaded[2], None)
+    folder, name = locate(str(source))
+    loader = _loader(folder)
+    config, frozen, fingerprint = loader(folder, dtype, name, weights, shardings)
+    has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    return LoadedModel(config, frozen, config.name, fingerprint,
+                       folder if has_tokenizer else None)
+
+
+def locate(source: str) -> tuple[pathlib.Path, str]:
+    """Find the folder that a source means, fetching it from the hub if need be.
+
+    Args:
+      source: as for `load_t5`.
+
+    Returns:
+      The folder, and what to call the model in it.
+
+    Raises:
+      FileNotFoundError: when nothing is found, saying where it was looked for.
+      ValueError: when the hub cannot give it.
+    """
+    if source.startswith(_PACKAGE):
+        return _in_package(source), source.removeprefix(_PACKAGE).strip('/')
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        return folder, _called(folder.resolve())
+    if not _HUB_ID.fullmatch(source):
+        found = 'a file' if folder.is_file() else 'nothing'
+        raise FileNotFoundError(
+            f'no model at {source!r}: found {found} there, expected a folder, '
+            'package:NAME/folder, or a Hugging Face repository id such as google/flan-t5-small')
+    from jax_prompt.weights.huggingface import download
+    try:
+        return download(source), source
+    except ValueError as error:
+        raise ValueError(f'no folder {source!r} here, and {error}') from error
+
+
+def _in_package(source: str) -> pathlib.Path:
+    """The folder inside an installed package; the package is found, not imported."""
+    package, _, inner = source.removeprefix(_PACKAGE).strip('/').partition('/')
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f'model source {source!r} needs the Python package {package!r}, '
+                                f'which is not installed: pip install {package.replace("_", "-")}')
+    if '..' in pathlib.PurePosixPath(inner).parts:
+        raise ValueError(f'model source {source!r} leaves its package; '
+                         'expected package:NAME/folder')
+    tried = [pathlib.Path(root) / inner for root in spec.submodule_search_locations]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f'model source {source!r}: the package {package!r} has no folder '
+                            f'{inner!r} (looked in {tried[0]})')
+
+
+def _called(folder: pathlib.PurePath) -> str:
+    """What to call the model of a folder; a step of training is no name."""
+    step = re.fullmatch(r'checkpoint_\d+', folder.name)
+    return f'{folder.parent.name}/{folder.name}' if step and folder.parent.name else folder.name
+
+
+def _load_t5x(*args):
+    # Imported here, as are the others below: each brings a library that only it needs.
+    from jax_prompt.weights.t5x import load_t5x
+    return load_t5x(*args)
+
+
+def _loader(folder: pathlib.Path):
+    """The loader for what a folder holds."""
+    from jax_prompt.weights.converted import is_converted, load_converted
+    from jax_prompt.weights.huggingface import load_hugging_face
+    from jax_prompt.weights.onnx import find_onnx, load_onnx
+    from jax_prompt.weights.t5x import is_t5x
+    if is_converted(folder):
+        return load_converted
+    if any((folder / file).is_file() for file in _HUGGING_FACE):
+        return load_hugging_face
+    if find_onnx(folder) is not None:
+        return load_onnx
+    if is_t5x(folder):
+        return _load_t5x
+    if any(folder.glob('*.bin')) or (folder / 'config.json').is_file():
+        return load_hugging_face
+    steps = sorted(folder.glob('checkpoint_*'))
+    hint = f'; a T5X checkpoint is a folder such as {steps[-1]}' if steps else ''
+    raise FileNotFoundError(
+        f'no T5 in the folder {folder}: expected config.json with {_HUGGING_FACE[0]} (Hugging '
+        f'Face), encoder.onnx with decoder.onnx (ONNX) or the file checkpoint (T5X){hint}')

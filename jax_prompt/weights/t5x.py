@@ -1,0 +1,210 @@
+"""Read T5 weights from T5X checkpoints, the format of Google's releases.
+
+T5X names its parameters by module and keeps projections as one multiplies by them:
+
+    encoder/layers_3/attention/query/kernel   [D, H*K]         or [D, H, K]
+    encoder/encoder/attention/query/kernel    [D, N, H*K]      where its layers are scanned
+    encoder/relpos_bias/rel_embedding         [H, buckets]
+
+Its queries and keys are not scaled either, and a tied head is preceded by the same scale as here.
+
+Source: t5x/examples/t5 and t5x/examples/scalable_t5 (`layers.py`, `network.py`).
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.names import EMBEDDING, HEAD
+from jax_prompt.models.t5.shapes import fields_from_shapes
+from jax_prompt.types import Params
+from jax_prompt.weights.array_folder import Array, Folder
+from jax_prompt.weights.assemble import Shardings, assemble, check_depth, check_weights
+from jax_prompt.weights.huggingface import config_of
+from jax_prompt.weights.t5x_arrays import open_model
+from jax_prompt.weights.tensors import SAMPLE_BYTES, Stored, digest_arrays, digest_rows
+
+_BIAS = 'SelfAttention.relative_attention_bias'
+_ENCODER = {'pre_attention_layer_norm': '0.layer_norm', 'attention': '0.SelfAttention',
+            'pre_mlp_layer_norm': '1.layer_norm', 'mlp': '1.DenseReluDense', 'relpos_bias': '0'}
+_DECODER = {'pre_self_attention_layer_norm': '0.layer_norm', 'self_attention': '0.SelfAttention',
+            'pre_cross_attention_layer_norm': '1.layer_norm',
+            'encoder_decoder_attention': '1.EncDecAttention',
+            'pre_mlp_layer_norm': '2.layer_norm', 'mlp': '2.DenseReluDense', 'relpos_bias': '0'}
+_LEAVES = {'query/kernel': '.q', 'key/kernel': '.k', 'value/kernel': '.v', 'out/kernel': '.o',
+           'wi/kernel': '.wi', 'wi_0/kernel': '.wi_0', 'wi_1/kernel': '.wi_1', 'wo/kernel': '.wo',
+           'scale': '', 'rel_embedding': f'.{_BIAS}'}
+_WHOLE = {'token_embedder/embedding': EMBEDDING, 'decoder/logits_dense/kernel': HEAD,
+          'encoder/encoder_norm/scale': 'encoder.final_layer_norm.weight',
+          'decoder/decoder_norm/scale': 'decoder.final_layer_norm.weight',
+          'encoder/relpos_bias/rel_embedding': f'encoder.block.0.layer.0.{_BIAS}.weight',
+          'decoder/relpos_bias/rel_embedding': f'decoder.block.0.layer.0.{_BIAS}.weight'}
+_LAYER = re.compile(r'(encoder|decoder)/(?:layers_(\d+)|\1)/(\w+)/(.+)')
+#: What is larger is read by rows.
+_WHOLE_BYTES = 2**28
+_MOST_LAYERS = 1024
+
+
+def is_t5x(folder: pathlib.Path) -> bool:
+    """Tell whether a local folder looks like a T5X checkpoint."""
+    return any((folder / inner / name).is_file() for inner in ('', 'state')
+               for name in ('checkpoint', '_METADATA'))
+
+
+def load_t5x(folder: str | pathlib.Path, dtype: str = 'float32', name: str | None = None,
+             weights: str | None = None,
+             shardings: Shardings = None) -> tuple[T5Config, Params, str]:
+    """Read a T5 from one T5X checkpoint, native or Orbax's.
+
+    A T5X checkpoint says nothing of its configuration. A `config.json` in Hugging Face's form may
+    lie in the folder and tells it then. Without one the shapes do, but for what they cannot tell: a
+    gated feed-forward layer is taken for T5 1.1's (GELU) and any other for T5 1.0's (ReLU), so that
+    UL2 (gated SiLU) needs the file; the largest distance of the relative bias, the special ids and
+    the dropout rate take T5's usual values. The head is tied where there is no `logits_dense`.
+
+    The fingerprint is that of the same numbers in Hugging Face's format, in the same dtype.
+
+    Args:
+      folder: one checkpoint, such as '.../checkpoint_1100000'; may be a gs:// address.
+      dtype, weights, shardings: as for `weights.load_t5`.
+      name: what to call the model; the folder's name unless given.
+
+    Returns:
+      The configuration, the frozen tree (layers stacked) and the fingerprint.
+
+    Raises:
+      FileNotFoundError: when there is no checkpoint.
+      ValueError: for a damaged checkpoint, or a missing, extra or misshapen array, naming it.
+    """
+    check_weights(dtype, weights)
+    path = str(folder)
+    arrays = open_model(path)
+    tensors = {}
+    for parameter, array in arrays.items():
+        for tensor, stored in _tensors(parameter, array, path):
+            if tensor in tensors:
+                raise ValueError(f'{path} has {tensor!r} twice, once as {parameter!r}; '
+                                 'expected scanned layers or single ones, not both')
+            tensors[tensor] = stored
+    config = _config(path, name or pathlib.PurePosixPath(path).name, tensors, arrays)
+    check_depth(config, len(tensors), path)
+    frozen, fingerprint = assemble(config, tensors, path, dtype, weights, shardings)
+    return config, frozen, fingerprint
+
+
+def _tensors(parameter: str, array: Array, path: str) -> Iterator[tuple[str, Stored]]:
+    """The tensors by Hugging Face's names that one parameter of T5X holds."""
+    if parameter in _WHOLE:
+        yield _WHOLE[parameter], _stored(parameter, array, path)
+        return
+    found = _LAYER.fullmatch(parameter)
+    modules = _ENCODER if found and found[1] == 'encoder' else _DECODER
+    if not found or found[3] not in modules or found[4] not in _LEAVES:
+        prompt = ('; a prompt is imported by itself, and the model from the checkpoint it was '
+                  'trained on' if 'prompt' in parameter else '')
+        raise ValueError(f'{path} has an unexpected parameter {parameter!r:.200} '
+                         f'{list(array.shape)}; a T5 has no such parameter{prompt}')
+    stack, layer, module, leaf = found.groups()
+    tensor = f'layer.{modules[module]}{_LEAVES[leaf]}.weight'
+    if layer is not None:
+        if int(layer) >= _MOST_LAYERS:
+            raise ValueError(f'{path} has a layer {layer}; expected fewer than {_MOST_LAYERS}')
+        yield f'{stack}.block.{int(layer)}.{tensor}', _stored(parameter, array, path)
+        return
+    if len(array.shape) < 2 or array.shape[1] > _MOST_LAYERS:
+        raise ValueError(f'{path} has the scanned parameter {parameter!r} with shape '
+                         f'{list(array.shape)}; expected the layers on axis 1')
+    for number in range(array.shape[1]):
+        yield (f'{stack}.block.{number}.{tensor}',
+               _stored(parameter, _one_layer(array, number), path))
+
+
+def _one_layer(array: Array, number: int) -> Array:
+    """One layer of a scanned parameter, whose layers are on axis 1."""
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        return array.read((*index[:1], number, *index[1:]))
+
+    return Array((array.shape[0], *array.shape[2:]), array.dtype, read)
+
+
+def _stored(parameter: str, array: Array, path: str) -> Stored:
+    """A parameter as a matrix of inputs and outputs, a table or a vector."""
+    where, shape = f'{path} ({parameter})', array.shape
+    if parameter.endswith('rel_embedding'):
+        def table() -> np.ndarray:
+            return array.read((slice(None),) * len(shape)).T
+        return Stored(where, array.dtype, shape[::-1], lambda start, stop: table()[start:stop],
+                      lambda: digest_arrays((table(),)), sliced=False)
+    is_kernel = parameter.endswith('kernel')
+    split = 2 if parameter.endswith('out/kernel') and len(shape) == 3 else 1
+    matrix = (_product(shape[:split]), _product(shape[split:])) if is_kernel else shape
+    sliced = len(shape) == 2 and _product(shape) * array.dtype.itemsize > _WHOLE_BYTES
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = slice(start, stop) if split == 1 else slice(None)
+        block = array.read((rows, *(slice(None),) * (len(shape) - 1)))
+        return block.reshape(-1, *matrix[1:]) if is_kernel else block
+
+    return Stored(where, array.dtype, matrix, *_read_once(array, matrix, read, is_kernel, sliced),
+                  inputs_first=is_kernel, sliced=sliced)
+
+
+def _read_once(array: Array, matrix: tuple[int, ...], read, is_kernel: bool, sliced: bool):
+    """Functions that read and that digest, as Hugging Face would store it, reading but once."""
+    digests = []
+
+    def read_and_digest(start: int, stop: int) -> np.ndarray:
+        block = read(start, stop)
+        if not sliced and not digests:
+            digests.append(digest_arrays((block.T if is_kernel else block,)))
+        return block
+
+    def digest() -> str:
+        if sliced:
+            return digest_rows(matrix[::-1] if is_kernel else matrix,
+                               *_ends_of_large(array, matrix, is_kernel))
+        if not digests:
+            read_and_digest(0, matrix[0])
+        return digests[0]
+
+    return read_and_digest, digest
+
+
+def _ends_of_large(array: Array, matrix: tuple[int, ...],
+                   is_kernel: bool) -> Iterator[np.ndarray]:
+    """The first and last rows, as Hugging Face would store them, of a table or a kernel."""
+    length = matrix[1] if is_kernel else matrix[0]
+    rows = min(length, -(-SAMPLE_BYTES // (_product(matrix) // length * array.dtype.itemsize)))
+    for part in (slice(0, rows), slice(length - rows, length)):
+        block = array.read((slice(None), part) if is_kernel else (part, slice(None)))
+        yield block.T if is_kernel else block
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    return int(np.prod(sizes, dtype=object))
+
+
+def _config(path: str, name: str, tensors: dict[str, Stored], arrays: dict[str, Array]) -> T5Config:
+    """The configuration from config.json or else from the shapes; the head as found."""
+    fields = fields_from_shapes(tensors, path)
+    fields |= dict(activation='gelu' if fields['gated'] else 'relu', name=name)
+    content = Folder(path).file('config.json')
+    if content is not None:
+        try:
+            said = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{path}/config.json is not valid JSON ({error}); '
+                             'mend or remove it') from error
+        if not isinstance(said, dict):
+            raise ValueError(f'{path}/config.json holds a JSON {type(said).__name__}; '
+                             'expected an object')
+        fields = config_of(said, f'{path}/config.json', name).to_dict()
+    tied = HEAD not in tensors
+    shared = 'encoder/relpos_bias/rel_embedding' in arrays
+    return dataclasses.replace(T5Config(**fields), tied_head=tied, scale_decoder_outputs=tied,
+                               per_layer_relative_bias=not shared)

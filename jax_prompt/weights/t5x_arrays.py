@@ -1,0 +1,191 @@
+"""The arrays of a T5X checkpoint, native or Orbax's, in a local folder or in a bucket.
+
+A native checkpoint is a folder with a msgpack file `checkpoint`, the state as nested dictionaries:
+small arrays stand in it, large ones in zarr folders beside it that it refers to. T5X's early Orbax
+checkpoints have the same two parts and name the folders by text; the later ones have a JSON file
+`_METADATA` and keep everything in one OCDBT database, in the folder or in `state` within it.
+
+All of it is read by TensorStore, which knows local files and `gs://` alike. What a file says of
+other places (drivers, buckets, paths) is not followed: arrays are looked for in the checkpoint.
+
+Sources: t5x/checkpoints.py (version 3), orbax.checkpoint's tree metadata.
+"""
+
+import ast
+import dataclasses
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from jax_prompt.types import Params
+from jax_prompt.weights.array_folder import AGAIN, FLOATS, Array, Folder, first_line
+
+_VERSION = 3
+_ARRAY_CODE = 1  # flax.serialization's msgpack code for arrays
+_PLACEHOLDER = 'PLACEHOLDER://'
+_PLAIN_NAME = re.compile(r'[\w.\-]+')
+#: Where a checkpoint keeps the model, in the order of looking.
+_MODEL = (('optimizer', 'target'), ('target',), ('params',))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """The name of the folder that an array is in, and the shape it should have, if that is said."""
+
+    name: str
+    shape: tuple[int, ...] | None = None
+
+
+def open_model(path: str) -> dict[str, Array]:
+    """List the model's arrays, without the optimizer's.
+
+    Args:
+      path: one checkpoint, a folder or gs:// address such as '.../checkpoint_1100000'.
+
+    Returns:
+      'encoder/layers_0/mlp/wo/kernel' -> array.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it is damaged, or its format is another.
+    """
+    folder = Folder(path)
+    for inside in (folder, Folder(f'{folder.path}/state')):
+        content = inside.file('checkpoint')
+        metadata = inside.file('_METADATA')
+        if content is not None:
+            leaves = _of_msgpack(content, inside.path)
+        elif metadata is not None:
+            leaves = _of_metadata(metadata, inside.path)
+        else:
+            continue
+        return _open_leaves(inside, leaves, _zarr_version(metadata))
+    raise FileNotFoundError(f'no T5X checkpoint at {path}: there is neither a file checkpoint nor '
+                            '_METADATA; give one checkpoint, such as '
+                            f'{folder.path}/checkpoint_1100000')
+
+
+def _open_leaves(folder: Folder, leaves: dict[str, Any], driver: str) -> dict[str, Array]:
+    """Open all arrays at once: in a bucket each takes a while."""
+    database = folder.file('manifest.ocdbt') is not None
+    opening = {name: folder.start_opening(leaf.name, driver, database)
+               for name, leaf in leaves.items() if isinstance(leaf, _Reference)}
+    arrays = {name: folder.opened(name, started, leaves[name].shape)
+              for name, started in opening.items()}
+    arrays |= {name: Array(leaf.shape, leaf.dtype, leaf.__getitem__)
+               for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+    return {name: arrays[name] for name in leaves}
+
+
+def _zarr_version(metadata: bytes | None) -> str:
+    """Orbax says which zarr it wrote."""
+    said = _json(metadata) if metadata else None
+    return 'zarr3' if isinstance(said, dict) and said.get('use_zarr3') else 'zarr'
+
+
+def _of_msgpack(content: bytes, path: str) -> dict[str, Any]:
+    """Model parameter -> numpy array, or where it is."""
+    import msgpack
+    try:
+        # Sizes that the file declares are held against its own by msgpack.
+        state = msgpack.unpackb(content, ext_hook=_decode, raw=False, strict_map_key=False)
+    except Exception as error:  # beside Python's errors it raises its own
+        raise ValueError(f'{path}/checkpoint is no T5X checkpoint: truncated, corrupt or of '
+                         f'another kind ({first_line(error)}); {AGAIN}') from error
+    if not isinstance(state, dict) or state.get('version', _VERSION) != _VERSION:
+        version = state.get('version') if isinstance(state, dict) else None
+        raise ValueError(f'{path}/checkpoint has the version {version!r:.40} of T5X checkpoints; '
+                         f'expected {_VERSION}: save it again with T5X as of June 2021 or later')
+    return {name: _leaf(leaf, name, path) for name, leaf in _model_leaves(state, path).items()}
+
+
+def _decode(code: int, content: bytes) -> np.ndarray | None:
+    """Flax's form of an array: shape, dtype and bytes. Other extensions are no weights."""
+    if code != _ARRAY_CODE:
+        return None
+    import msgpack
+    shape, dtype, numbers = msgpack.unpackb(content, raw=False)
+    if dtype not in FLOATS:
+        return None
+    return np.frombuffer(numbers, FLOATS[dtype]).reshape(shape)
+
+
+def _model_leaves(state: dict, path: str) -> dict[str, Any]:
+    """Find the model within a state, and flatten it."""
+    for keys in _MODEL:
+        node: Any = state
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node:
+            return _flatten(node)
+    raise ValueError(f'{path} has no model among {sorted(map(str, state))!s:.200}; expected '
+                     '"optimizer" with a "target", as T5X writes it, or "target"')
+
+
+def _flatten(tree: Params) -> dict[str, Any]:
+    """'a/b' -> leaf; a reference to a zarr folder is a leaf."""
+    leaves, waiting = {}, [('', tree)]
+    while waiting:  # not by recursion: a file decides the depth
+        name, node = waiting.pop()
+        if isinstance(node, dict) and 'kvstore' not in node:
+            waiting += [(f'{name}/{key}' if name else str(key), child)
+                        for key, child in node.items()]
+        else:
+            leaves[name] = node
+    return leaves
+
+
+def _leaf(leaf: Any, name: str, path: str) -> np.ndarray | _Reference:
+    """An array, or where it is."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    inner = shape = None
+    if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
+        inner = leaf.removeprefix(_PLACEHOLDER)
+    elif isinstance(leaf, dict) and isinstance(leaf.get('kvstore'), dict):
+        inner = leaf['kvstore'].get('path', leaf.get('path'))
+        said = leaf.get('metadata')
+        shape = said.get('shape') if isinstance(said, dict) else None
+    inner = inner.removesuffix('/') if isinstance(inner, str) else None
+    # A checkpoint from elsewhere must not make us open files outside of its folder.
+    if inner is None or not _PLAIN_NAME.fullmatch(inner) or inner in ('.', '..'):
+        raise ValueError(f'{path} has {name!r:.200} as {leaf!r:.200}; expected an array of floats '
+                         f'or the name of a folder beside it; {AGAIN}')
+    return _Reference(inner, tuple(shape) if isinstance(shape, list) else None)
+
+
+def _of_metadata(content: bytes, path: str) -> dict[str, Any]:
+    """Model parameter -> where it is, by Orbax's tree metadata."""
+    said = _json(content)
+    tree = said.get('tree_metadata') if isinstance(said, dict) else None
+    if not isinstance(tree, dict) or not tree:
+        raise ValueError(f'{path}/_METADATA is not Orbax\'s list of arrays; {AGAIN}')
+    leaves = {}
+    for key in tree:
+        try:
+            keys = ast.literal_eval(key)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            keys = None
+        if not isinstance(keys, tuple) or not all(isinstance(part, str) for part in keys):
+            raise ValueError(f'{path}/_METADATA names an array {key!r:.200}; expected a tuple of '
+                             f'names; {AGAIN}')
+        if not all(_PLAIN_NAME.fullmatch(part) for part in keys):
+            raise ValueError(f'{path}/_METADATA names an array {key!r:.200}; expected letters, '
+                             f'digits, points and dashes; {AGAIN}')
+        leaves[keys] = _Reference('.'.join(keys))
+    for prefix in _MODEL:
+        model = {'/'.join(keys[len(prefix):]): leaf for keys, leaf in leaves.items()
+                 if keys[:len(prefix)] == prefix}
+        if model:
+            return model
+    tops = sorted({keys[0] for keys in leaves if keys})
+    raise ValueError(f'{path} has no model among {tops!s:.200}; expected "target"')
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,100 @@
+"""The copy that generation on a CPU reads gives what the plain tree gives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_prompt.inference.beam import make_beam_generator
+from jax_prompt.inference.generate import make_generator
+from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.t5.int8 import quantise_tree
+from jax_prompt.models.t5.kernel_first import STEPS, KernelFirst, with_steps
+from tests.inference.conftest import SHAPES, make_case
+
+LENGTH = 7
+
+
+@pytest.fixture(params=sorted(SHAPES))
+def case(request):
+    case = make_case(request.param)
+    return dataclasses.replace(case, model=dataclasses.replace(case.model, scan_layers=False))
+
+
+@pytest.mark.parametrize('make', [make_generator, make_beam_generator])
+def test_tokens_are_those_of_the_plain_tree(case, make):
+    scanned = dataclasses.replace(case.model, scan_layers=True)
+    expected = make(scanned, LENGTH)(case.frozen, case.prompt, case.ids(True))
+    generate = make(case.model, LENGTH)
+    for frozen in (case.frozen, with_steps(case.frozen)):
+        np.testing.assert_array_equal(generate(frozen, case.prompt, case.ids(True)), expected)
+
+
+@pytest.mark.parametrize('shape', ['t5-1.0', 't5-1.1'])
+def test_logits_are_those_of_the_plain_tree(shape):
+    case = make_case(shape)
+    encoded = jax.random.normal(jax.random.key(0), (3, 5, case.model.config.d_model))
+    hidden = jax.random.normal(jax.random.key(1), (3, 1, case.model.config.d_model))
+
+    def logits(model, frozen):
+        cache = model.init_cache(frozen, encoded, jnp.ones((3, 5), bool), 2)
+        step, cache = model.decode_step(frozen, hidden, cache)
+        return model.step_logits(frozen, step[:, 0], cache)
+
+    plain = logits(case.model, case.frozen)
+    model = dataclasses.replace(case.model, scan_layers=False)
+    np.testing.assert_allclose(logits(model, with_steps(case.frozen)), plain, rtol=2e-6, atol=2e-5)
+    assert plain.shape == (case.model.config.vocab_size, 3)
+
+
+def test_eight_bit_kernels_stay_what_they_are():
+    case = make_case('t5-1.1')
+    model = dataclasses.replace(case.model, scan_layers=False)
+    frozen = quantise_tree(case.frozen)
+    generate = make_generator(model, LENGTH)
+    prepared = with_steps(frozen)
+    np.testing.assert_array_equal(generate(prepared, case.prompt, case.ids(True)),
+                                  generate(frozen, case.prompt, case.ids(True)))
+    values = prepared[STEPS]['layers'][0]['feed_forward']['wi_0']['kernel'].values
+    assert values.dtype == jnp.int8
+
+
+def test_the_rest_of_the_tree_is_not_copied():
+    frozen = make_case('t5-1.1').frozen
+    prepared = with_steps(frozen)
+    assert prepared['token_embedder']['embedding'] is frozen['token_embedder']['embedding']
+    assert prepared['decoder'] is frozen['decoder']
+    kernel = frozen['decoder']['layers']['feed_forward']['wo']['kernel']
+    stored = prepared[STEPS]['layers'][1]['feed_forward']['wo']['kernel']
+    np.testing.assert_array_equal(stored, kernel[1].T)
+
+
+@pytest.mark.parametrize('backend, scan, copied', [
+    ('cpu', False, True), ('cpu', True, False), ('gpu', False, False), ('tpu', True, False)])
+def test_weights_are_copied_on_a_cpu_alone(monkeypatch, backend, scan, copied):
+    case = make_case('t5-1.1')
+    opened = FrozenModel(dataclasses.replace(case.model, scan_layers=scan), case.frozen, None, None,
+                         'a', 'a', 'a', 'a')
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    assert (STEPS in opened.for_generation) == copied
+
+
+def test_a_large_encoder_is_not_copied(monkeypatch):
+    frozen = make_case('t5-1.1').frozen
+    assert isinstance(with_steps(frozen)['encoder']['layers'], list)
+    monkeypatch.setattr('jax_prompt.models.t5.kernel_first._SMALL_ENCODER', 100)
+    assert with_steps(frozen)['encoder'] is frozen['encoder']
+
+
+@pytest.mark.parametrize('equation, kernel', [
+    ('BSD,DHK->BSHK', (4, 2, 3)), ('BHSK,HKD->BSD', (2, 3, 4)), ('BSD,DF->BSF', (4, 6))])
+def test_a_product_is_the_einsum(equation, kernel):
+    sizes = dict(zip('BSHKDF', (5, 1, 2, 3, 4, 6), strict=True))
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=[sizes[letter] for letter in equation.split(',')[0]])
+    weights = draw.normal(size=kernel)
+    np.testing.assert_allclose(
+        KernelFirst(jnp.asarray(weights)).product(equation, jnp.asarray(inputs), jnp.float32),
+        np.einsum(equation, inputs, weights), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,298 @@
+"""Training states on disk: bit-identical, whole whenever the run was killed, damage reported."""
+
+import gc
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_prompt.training import state as train_state
+from jax_prompt.training.state import TrainStateStore
+from jax_prompt.types import TrainState
+
+
+def make_state(step, rows=3, optimizer=None):
+    """A state whose every number follows from its step."""
+    optimizer = optimizer or optax.chain(optax.clip(1.0), optax.adafactor(0.3))
+    params = {'prompt': jax.random.normal(jax.random.key(step), (rows, 5))}
+    opt_state = jax.tree.map(lambda leaf: jnp.asarray(leaf + step * 0.37, jnp.asarray(leaf).dtype),
+                             optimizer.init(params))
+    return TrainState(step=jnp.int32(step), params=params, opt_state=opt_state)
+
+
+def assert_same_state(got, expected):
+    """Two states have the same structure, dtypes and bits."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert isinstance(ours, jax.Array) and ours.dtype == theirs.dtype
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+def restore(folder, template=None):
+    """Open a folder as a new process would, and restore its newest state."""
+    store = TrainStateStore(folder)
+    try:
+        return store.restore_latest(template if template is not None else make_state(0))
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def three_steps(tmp_path):
+    """A folder with checkpoints of steps 10, 20 and 30."""
+    store = TrainStateStore(tmp_path / 'checkpoints')
+    for step in (10, 20, 30):
+        store.save(make_state(step), {'step': step})
+    store.close()
+    return tmp_path / 'checkpoints'
+
+
+@pytest.mark.parametrize('optimizer', [
+    optax.sgd(0.1), optax.adamw(0.3), optax.adafactor(0.3),
+    optax.adafactor(0.3, min_dim_size_to_factor=2),
+    optax.inject_hyperparams(optax.adam)(learning_rate=0.1)],
+    ids=['sgd', 'adamw', 'adafactor', 'factored', 'injected'])
+def test_restored_states_are_bit_identical(optimizer, tmp_path):
+    state = make_state(7, optimizer=optimizer)
+    # Numbers that a detour through text or another precision would change.
+    awkward = np.asarray([np.nan, -0.0, 1e-42, np.pi, np.finfo(np.float32).max], np.float32)
+    state = state.replace(params={'prompt': state.params['prompt'].at[0].set(awkward)})
+    host = {'best': 1 / 3, 'digest': 'äöü', 'history': [1, None, True], 'nested': {'a': -1e300}}
+    store = TrainStateStore(tmp_path)
+    assert store.restore_latest(state) is None
+    store.save(state, host)
+    store.close()
+    got, got_host = restore(tmp_path, make_state(0, optimizer=optimizer))
+    assert_same_state(got, state)
+    assert got_host == host
+
+
+def test_the_newest_is_restored_and_the_oldest_removed(tmp_path):
+    store = TrainStateStore(tmp_path, keep=2)
+    for step in (1, 5, 30, 200):
+        store.save(make_state(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['200', '30']
+    state, host = store.restore_latest(make_state(0))
+    assert int(state.step) == 200 and host == {}
+
+
+def test_restoring_keeps_the_templates_sharding(tmp_path):
+    mesh = jax.make_mesh((1,), ('data',))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    store = TrainStateStore(tmp_path)
+    store.save(make_state(4))
+    state, _ = store.restore_latest(jax.device_put(make_state(0), sharding))
+    assert_same_state(state, make_state(4))
+    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(state))
+
+
+def test_saving_a_step_again(tmp_path):
+    """The same state is left alone; another state of the same step replaces it."""
+    store = TrainStateStore(tmp_path)
+    store.save(make_state(3), {'best': 0.5})
+    before = (tmp_path / '3').stat().st_ino
+    store.save(make_state(3), {'best': 0.5})
+    assert (tmp_path / '3').stat().st_ino == before
+    store.save(make_state(3), {'best': 0.6})
+    assert store.restore_latest(make_state(0))[1] == {'best': 0.6}
+
+
+def every_damage(folder):
+    """Each way to damage each file of a checkpoint: cut, emptied, removed, one byte changed."""
+    for path in sorted(p for p in pathlib.Path(folder).rglob('*') if p.is_file()):
+        content = path.read_bytes()
+        yield f'{path.name} cut', lambda p=path, c=content: p.write_bytes(c[:len(c) // 2])
+        yield f'{path.name} emptied', lambda p=path: p.write_bytes(b'')
+        yield f'{path.name} removed', lambda p=path: p.unlink()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+        yield f'{path.name} changed', lambda p=path, f=flipped: p.write_bytes(f)
+
+
+@pytest.mark.parametrize('listed', [True, False])
+def test_any_damage_to_the_newest_is_harmless_or_reported(listed, three_steps, tmp_path, caplog,
+                                                          monkeypatch):
+    """Never a wrong number: the newest state bit for bit, or the one before it and a report.
+
+    Also where a kill came between the checkpoint and the list of its files.
+    """
+    if not listed:
+        (three_steps / '30' / 'files.json').unlink()
+        # Reads that Orbax gives up complain once more when they are collected.
+        monkeypatch.setattr(sys, 'unraisablehook', lambda _: None)
+    shutil.copytree(three_steps, tmp_path / 'pristine')
+    reported = []
+    for name, damage in list(every_damage(three_steps / '30')):
+        shutil.rmtree(three_steps)
+        shutil.copytree(tmp_path / 'pristine', three_steps)
+        damage()
+        caplog.clear()
+        state, host = restore(three_steps)
+        assert_same_state(state, make_state(host['step']))
+        warnings = [record.getMessage() for record in caplog.records
+                    if record.name.startswith('jax_prompt')]
+        if host['step'] == 30:
+            assert not warnings
+            continue
+        assert host['step'] == 20, name
+        assert len(warnings) == 1 and f'{three_steps}/30 is damaged (' in warnings[0]
+        assert 'using the one of step 20' in warnings[0] and '\n' not in warnings[0]
+        reported.append(name)
+    assert any(name.startswith('metadata') for name in reported)
+    assert len(reported) > 10
+    gc.collect()
+
+
+@pytest.mark.parametrize('mixture', ['arrays', 'host state'])
+def test_a_mixture_of_two_checkpoints_is_noticed(mixture, three_steps, caplog):
+    """Each file whole by itself, as a copy that was broken off leaves them."""
+    (three_steps / '30' / 'files.json').unlink()
+    if mixture == 'arrays':
+        shutil.rmtree(three_steps / '30' / 'state')
+        shutil.copytree(three_steps / '10' / 'state', three_steps / '30' / 'state')
+    else:
+        record = three_steps / '30' / 'host' / 'metadata'
+        record.write_text(record.read_text().replace('"step": 30', '"step": 31'))
+    assert int(restore(three_steps)[0].step) == 20
+    assert '30 is damaged (its ' in caplog.text and 'match' in caplog.text
+
+
+def test_the_report_names_the_file(three_steps, caplog):
+    cut = truncate_largest(three_steps / '30')
+    size = cut.stat().st_size
+    restore(three_steps)
+    assert f'{cut.relative_to(three_steps / "30")} has {size} bytes instead of' in caplog.text
+
+
+def truncate_largest(folder):
+    """Halve the largest file of a checkpoint: the one with the prompt."""
+    largest = max((p for p in folder.glob('state/**/d/*')), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:largest.stat().st_size // 2])
+    return largest
+
+
+def test_a_damaged_checkpoint_does_not_block_its_step(three_steps, caplog):
+    truncate_largest(three_steps / '30')
+    store = TrainStateStore(three_steps)
+    with caplog.at_level(logging.WARNING):
+        state, _ = store.restore_latest(make_state(0))
+    assert int(state.step) == 20 and 'is damaged' in caplog.text
+    assert (three_steps / 'unusable-30').is_dir() and not (three_steps / '30').exists()
+    store.save(make_state(30), {'again': True})
+    assert store.restore_latest(make_state(0))[1] == {'again': True}
+    store.close()
+    # A second accident at the same step replaces what was set aside.
+    truncate_largest(three_steps / '30')
+    assert int(restore(three_steps)[0].step) == 20
+    assert int(restore(three_steps)[0].step) == 20
+
+
+def test_saving_over_a_damaged_checkpoint(three_steps):
+    truncate_largest(three_steps / '30')
+    (three_steps / '30' / 'host' / 'metadata').write_text('{')
+    store = TrainStateStore(three_steps)
+    store.save(make_state(30), {'again': True})
+    assert store.restore_latest(make_state(0))[1] == {'again': True}
+
+
+def test_a_half_deleted_old_checkpoint_is_no_obstacle(three_steps):
+    """What a kill in the middle of the removal of the oldest leaves behind."""
+    for name in ('state', 'host', '_CHECKPOINT_METADATA', 'commit_success.txt'):
+        path = three_steps / '10' / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert int(restore(three_steps)[0].step) == 30
+    store = TrainStateStore(three_steps)
+    store.save(make_state(40))
+    assert int(store.restore_latest(make_state(0))[0].step) == 40
+
+
+def test_no_checkpoint_can_be_read(three_steps):
+    for step in ('10', '20', '30'):
+        truncate_largest(three_steps / step)
+    with pytest.raises(ValueError, match=r'no checkpoint in .*checkpoints can be read \(30: .*; '
+                                         r'20: .*; 10: .*\); remove or rename the folder'):
+        restore(three_steps)
+    assert (three_steps / '30').is_dir()
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(rows=4), r'30 has float32\[3, 5\] for .* but this run needs float32\[4, 5\]'),
+    (dict(optimizer=optax.sgd(0.1)), r'30 has \w+\[.*\] for .* but this run needs nothing'),
+    (dict(optimizer=optax.adam(0.1)), r'30 has nothing for .* but this run needs \w+\[.*\]'),
+], ids=['rows', 'fewer', 'other'])
+def test_another_configuration_is_refused(changes, message, three_steps):
+    """Not taken for damage: nothing is set aside."""
+    with pytest.raises(ValueError, match=message + '; it is of another configuration: use the'):
+        restore(three_steps, make_state(0, **changes))
+    assert sorted(p.name for p in three_steps.iterdir()) == ['10', '20', '30']
+
+
+def test_another_format_is_refused(three_steps, monkeypatch):
+    store = TrainStateStore(three_steps)
+    with monkeypatch.context() as later_version:
+        later_version.setattr(train_state, '_FORMAT', 99)
+        store.save(make_state(40))
+    with pytest.raises(ValueError, match='40 has format 99; expected 1'):
+        restore(three_steps)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match='keep=0 checkpoints; expected at least 1'):
+        TrainStateStore(tmp_path, keep=0)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match='file is a file; expected a folder'):
+        TrainStateStore(tmp_path / 'file')
+    store = TrainStateStore(tmp_path / 'new')
+    with pytest.raises(ValueError, match='host state cannot be saved .*; expected what JSON'):
+        store.save(make_state(1), {'prompt': np.zeros(3)})
+    assert store.restore_latest(make_state(0)) is None
+
+
+SAVER = '''
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_train_state import TrainStateStore, make_state
+store = TrainStateStore(sys.argv[1], keep=2)
+restored = store.restore_latest(make_state(0))
+step = 0 if restored is None else restored[1]['step']
+print('start', step, flush=True)
+while True:
+    step += 1
+    store.save(make_state(step), {'step': step})
+    print('saved', step, flush=True)
+'''
+
+
+def test_killed_while_saving(tmp_path):
+    """After SIGKILL at any moment the newest state is whole, and no older than the last save."""
+    folder = tmp_path / 'checkpoints'
+    last = 0
+    for delay in (0.0, 0.017, 0.031):
+        process = subprocess.Popen(
+            [sys.executable, '-c', SAVER, str(folder), os.path.dirname(__file__)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == f'start {last}\n', process.stderr.read()
+        for _ in range(3):
+            last = int(process.stdout.readline().split()[1])
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        for line in process.communicate()[0].splitlines():
+            last = int(line.split()[1])
+        state, host = restore(folder)
+        assert host['step'] in (last, last + 1)
+        assert_same_state(state, make_state(host['step']))
+        last = host['step']
+    store = TrainStateStore(folder)
+    store.save(make_state(last + 1))
+    store.close()
+    assert all(path.name.isdigit() for path in folder.iterdir())

@@ -1,0 +1,191 @@
+"""A converted model is the model, in one piece or not at all."""
+
+import json
+import pathlib
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jax_prompt.models.t5.int8 import Int8
+from jax_prompt.weights import converted
+from jax_prompt.weights.convert import convert_model
+from jax_prompt.weights.load import load_t5
+from tests.weights.model_files import assert_same_tree
+
+
+@pytest.fixture
+def folder(plain_config, random_tree, hugging_face_folder):
+    """A Hugging Face folder with a tokenizer."""
+    folder = hugging_face_folder(random_tree(plain_config), plain_config)
+    (folder / 'tokenizer.json').write_text('{"version": "1.0"}')
+    return folder
+
+
+def test_it_is_an_orbax_tree(folder, tmp_path):
+    """Other programs can read it, a dict of values and scale for each kernel in eight bits."""
+    import orbax.checkpoint as ocp
+    convert_model(folder, tmp_path / 'out', 'int8')
+    expected = load_t5(folder, 'bfloat16', weights='int8').frozen
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        got = checkpointer.restore(tmp_path / 'out' / 'tree')
+    leaves = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+              for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
+    assert {jax.tree_util.keystr(path, simple=True, separator='/')
+            for path, _ in jax.tree_util.tree_flatten_with_path(got)[0]} == set(leaves)
+    wo = got['encoder']['layers']['feed_forward']['wo']['kernel']
+    np.testing.assert_array_equal(
+        wo['values'], leaves['encoder/layers/feed_forward/wo/kernel/values'])
+
+
+@pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
+def test_many_chunks_are_one_tree(weights, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(converted, '_CHUNK_BYTES', 64)
+    convert_model(folder, tmp_path / 'out', weights, 'float32')
+    monkeypatch.undo()
+    assert_same_tree(load_t5(tmp_path / 'out', weights if weights != 'int8' else 'float32').frozen,
+                     load_t5(folder, 'float32', weights=weights).frozen)
+
+
+@pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
+def test_it_is_what_loading_gives(weights, folder, tmp_path):
+    output = convert_model(folder, tmp_path / 'out' / 'model', weights)
+    assert output == tmp_path / 'out' / 'model'
+    dtype = 'float32' if weights == 'float32' else 'bfloat16'
+    expected = load_t5(folder, dtype, weights=weights)
+    model = load_t5(output, dtype)
+    assert_same_tree(model.frozen, expected.frozen)
+    assert (model.name, model.fingerprint, model.config) == (
+        expected.name, expected.fingerprint, expected.config)
+    assert model.folder == output
+    assert (output / 'tokenizer.json').read_text() == '{"version": "1.0"}'
+    assert [path.name for path in output.parent.iterdir()] == ['model']
+
+
+def test_every_shape(config, random_tree, hugging_face_folder, tmp_path):
+    frozen = random_tree(config)
+    convert_model(hugging_face_folder(frozen, config), tmp_path / 'out', 'float32')
+    model = load_t5(tmp_path / 'out')
+    assert_same_tree(model.frozen, frozen)
+    assert model.folder is None
+
+
+def test_it_can_be_converted_again(folder, tmp_path):
+    convert_model(folder, tmp_path / 'one', 'float32')
+    convert_model(tmp_path / 'one', tmp_path / 'two', 'bfloat16')
+    expected = load_t5(folder, 'bfloat16')
+    model = load_t5(tmp_path / 'two', 'bfloat16')
+    assert_same_tree(model.frozen, expected.frozen)
+    assert (model.name, model.fingerprint) == (expected.name, expected.fingerprint)
+
+
+def test_dtypes_are_changed_while_it_is_read(folder, tmp_path):
+    convert_model(folder, tmp_path / 'out', 'bfloat16')
+    rounded = load_t5(folder, 'bfloat16').frozen
+    expected = jax.tree.map(lambda leaf: leaf.astype(np.float32), rounded)
+    assert_same_tree(load_t5(tmp_path / 'out', 'float32').frozen, expected)
+    assert_same_tree(load_t5(tmp_path / 'out', weights='float32').frozen, expected)
+    convert_model(folder, tmp_path / 'int8', 'int8')
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(load_t5(tmp_path / 'int8', 'float32').frozen)}
+    assert kinds == {np.dtype(np.int8), np.dtype(np.float32)}
+
+
+def test_it_stands_where_shardings_say(folder, tmp_path):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    convert_model(folder, tmp_path / 'out', 'int8')
+    got = load_t5(tmp_path / 'out', 'bfloat16', lambda shapes: jax.tree.map(lambda _: one, shapes))
+    wo = got.frozen['encoder']['layers']['feed_forward']['wo']
+    assert isinstance(wo['kernel'], Int8)
+    assert all(isinstance(leaf, jax.Array) and leaf.sharding == one
+               for leaf in jax.tree.leaves(got.frozen))
+    assert got.frozen['token_embedder']['embedding'].dtype == ml_dtypes.bfloat16
+    assert_same_tree(got.frozen, load_t5(folder, 'bfloat16', weights='int8').frozen)
+
+
+def test_what_was_kept_otherwise_is_refused(folder, tmp_path):
+    convert_model(folder, tmp_path / 'int8', 'int8')
+    with pytest.raises(ValueError, match='was converted to int8, but bfloat16 is wanted; convert '
+                                         'the model again with weights=bfloat16, or leave'):
+        load_t5(tmp_path / 'int8', weights='bfloat16')
+    convert_model(folder, tmp_path / 'half', 'bfloat16')
+    with pytest.raises(ValueError, match='was converted to bfloat16, but int8 is wanted'):
+        load_t5(tmp_path / 'half', weights='int8')
+    with pytest.raises(ValueError, match="cannot be kept in 'float16'"):
+        convert_model(folder, tmp_path / 'x', 'float16')
+
+
+def test_nothing_is_replaced_unasked(folder, tmp_path):
+    output = tmp_path / 'out'
+    output.mkdir()
+    convert_model(folder, output, 'float32')  # an empty folder is no loss
+    with pytest.raises(FileExistsError, match='out is there; allow overwriting it'):
+        convert_model(folder, output, 'bfloat16')
+    convert_model(folder, output, 'bfloat16', overwrite=True)
+    assert json.loads((output / converted.RECORD).read_text())['weights'] == 'bfloat16'
+    with pytest.raises(FileExistsError, match='tiny-t5 is there and is no converted model; choose'):
+        convert_model(output, folder, overwrite=True)
+
+
+def test_a_conversion_that_breaks_off_leaves_nothing(folder, tmp_path, monkeypatch):
+    convert_model(folder, tmp_path / 'out', 'float32')
+    before = load_t5(tmp_path / 'out').frozen
+
+    def full(path):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(converted, '_sum', full)
+    for name in ('out', 'new'):
+        with pytest.raises(OSError, match='No space left'):
+            convert_model(folder, tmp_path / name, 'bfloat16', overwrite=True)
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'tiny-t5']
+    assert_same_tree(load_t5(tmp_path / 'out').frozen, before)
+
+
+def largest_file(folder) -> pathlib.Path:
+    files = [path for path in (folder / 'tree').rglob('*') if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def cut(folder):
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder):
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_record(folder):
+    record = json.loads((folder / converted.RECORD).read_text())
+    record['config']['relative_attention_max_distance'] = 64
+    (folder / converted.RECORD).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize('damage, message', [
+    (cut, r'out is damaged: tree/.* has \d+ bytes instead of \d+; convert it again'),
+    (flip, 'out is damaged: tree/.* does not match its checksum; convert it again'),
+    (lambda folder: largest_file(folder).unlink(), 'tree/.* is missing'),
+    (lambda folder: (folder / 'tree' / 'd' / 'more').write_text(''), 'tree/d/more does not belong'),
+    (change_record, 'jax_prompt.json has been changed'),
+    (lambda folder: (folder / converted.RECORD).write_text('{'), 'jax_prompt.json cannot be read'),
+    (lambda folder: (folder / converted.RECORD).write_text('[1]'), 'jax_prompt.json'),
+])
+def test_damage_is_named(damage, message, folder, tmp_path):
+    convert_model(folder, tmp_path / 'out', 'bfloat16')
+    damage(tmp_path / 'out')
+    with pytest.raises(ValueError, match=message):
+        load_t5(tmp_path / 'out')
+
+
+def test_another_format_is_refused(folder, tmp_path):
+    convert_model(folder, tmp_path / 'out')
+    path = tmp_path / 'out' / converted.RECORD
+    record = json.loads(path.read_text()) | {'format_version': 2}
+    path.write_text(json.dumps(converted._sealed(record)))
+    with pytest.raises(ValueError, match='was converted in format 2; expected 1: convert the'):
+        load_t5(tmp_path / 'out')
