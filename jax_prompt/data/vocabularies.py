@@ -8,13 +8,14 @@ it.
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from jax_prompt.files import package_path
 
 PAD_ID = 0  # seqio.PAD_ID
 
@@ -157,7 +158,7 @@ def load_vocabulary(source: str) -> Any:
     if path == 'byt5':
         return _byte_vocabulary()
     if path.startswith('package:'):
-        path = package_path(path)
+        path = str(package_path(path))
     if os.path.isdir(path):
         return _from_folder(path)
     if path.endswith('.model'):
@@ -165,22 +166,6 @@ def load_vocabulary(source: str) -> Any:
     if path.endswith('.json') or path.startswith(('.', '/')) or os.path.isfile(path):
         return HuggingFaceVocabulary.from_file(path)
     return _from_transformers(path)
-
-
-def package_path(source: str) -> str:
-    """Return the path behind 'package:NAME/sub/file' without running the package's code.
-
-    Raises:
-        FileNotFoundError: the package is not installed or has no such file.
-    """
-    name, _, inside = source.removeprefix('package:').partition('/')
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f'{source}: the Python package {name!r} is not installed')
-    path = os.path.join(list(spec.submodule_search_locations)[0], inside)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f'{source}: the Python package {name!r} has no {inside!r}')
-    return path
 
 
 def encode_batch(vocabulary: Any, texts: Sequence[str]) -> list[list[int]]:

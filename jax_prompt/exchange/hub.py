@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from jax_prompt.exchange.peft import CARD, CONFIG, WEIGHTS
+from jax_prompt.files import first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = F
                                    allow_patterns=[CONFIG, WEIGHTS, CARD], commit_message=message)
     except HfHubHTTPError as error:
         status, said = error.response.status_code, error.server_message
-        reason = f'{status}, {_first_line(said)}' if said else f'{status}'
+        reason = f'{status}, {first_line(said)}' if said else f'{status}'
         hint = ('; log in with a token that may write there (hf auth login)'
                 if status in (401, 403, 404) else '')
         raise ValueError(f'the hub at {api.endpoint} refused the push to {repository!r} '
@@ -67,17 +68,11 @@ def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = F
         raise ValueError(f'cannot push to {repository!r}: {api.endpoint} does not answer as a hub '
                          'does; check HF_ENDPOINT') from error
     except (HFValidationError, ValueError, OSError) as error:
-        raise ValueError(f'cannot push to {repository!r}: {_first_line(error)}') from error
+        raise ValueError(f'cannot push to {repository!r}: {first_line(error)}') from error
     # Network errors are the HTTP client's own, which changed between releases of huggingface_hub.
     except Exception as error:
         if type(error).__module__.partition('.')[0] in ('httpx', 'httpx2', 'requests'):
             raise ValueError(f'cannot reach the hub at {api.endpoint} to push to {repository!r}: '
-                             f'{_first_line(error)}') from error
+                             f'{first_line(error)}') from error
         raise
     return Pushed(made.repo_id, commit.commit_url)
-
-
-def _first_line(said: Exception | str) -> str:
-    """Return what an error says, in one line of moderate length."""
-    lines = str(said).strip().splitlines()
-    return lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__

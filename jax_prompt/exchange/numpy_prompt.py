@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.exchange.prompt_rows import as_prompt
-from jax_prompt.prompts.files import write_file
+from jax_prompt.files import write_file
 from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 
 

@@ -16,9 +16,9 @@ import safetensors.numpy
 
 from jax_prompt.exchange.peft_card import model_card
 from jax_prompt.exchange.prompt_rows import as_prompt
+from jax_prompt.files import write_folder
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.prompts.file import PromptFile
-from jax_prompt.prompts.files import write_folder
 from jax_prompt.weights.safetensors_file import open_safetensors
 from jax_prompt.weights.tensors import RawFile
 from jax_prompt.weights.torch_files import open_torch

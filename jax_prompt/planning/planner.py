@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jax_prompt.files import first_line
 from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
@@ -147,7 +148,7 @@ def _compile(request: PlanRequest, config: Any, mesh: Mesh) -> Plan:
         refusal = read_refusal(str(error))
         if refusal is None:
             raise ValueError(f'the TPU compiler refuses this program: '
-                             f'{str(error).strip().splitlines()[0]}') from error
+                             f'{first_line(error)}') from error
         return Plan(request, False, mesh.size, chips, _refused(program, refusal), None,
                     time.monotonic() - start)
     seconds = time.monotonic() - start

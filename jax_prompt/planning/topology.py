@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from jax_prompt.files import first_line
 from jax_prompt.planning.chips import CHIPS, Chip
 
 #: What libtpu looks for on a machine without TPUs: nothing, in few words.
@@ -108,7 +109,7 @@ def devices_of(name: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc(
             platform='tpu', topology_name=name, **options).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        reason = _first_line(error)
+        reason = first_line(error).removeprefix('INVALID_ARGUMENT: ')
         raise ValueError(f'the TPU compiler does not take topology {name!r}: {reason}; usual ones '
                          f'are {", ".join(f"{chip.name}:{one}" for one in chip.shapes)}'
                          ) from error
@@ -173,8 +174,3 @@ def prepare() -> None:
 
 def _bytes(number: str, unit: str) -> int:
     return round(float(number) * _UNITS[unit])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix(
-        'INVALID_ARGUMENT: ').rstrip('.')

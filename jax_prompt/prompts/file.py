@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from jax_prompt import __version__
+from jax_prompt.files import write_file
 from jax_prompt.prompts import container
-from jax_prompt.prompts.files import write_file
 from jax_prompt.prompts.layout import Layout
 
 FORMAT_VERSION = '1'

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax_prompt
-from jax_prompt.training.reporting import write_atomically
+from jax_prompt.files import write_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_card(path: str | os.PathLike, card: Card) -> None:
         path: the file, by custom `card.md` in the run's folder.
         card: what it tells.
     """
-    write_atomically(path, render_card(card).encode())
+    write_file(path, render_card(card).encode(), overwrite=True)
 
 
 def render_card(card: Card) -> str:

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jax_prompt.training.reporting import HEADING_END, read_metrics, write_atomically
+from jax_prompt.files import write_file
+from jax_prompt.training.reporting import HEADING_END, read_metrics
 
 #: Points of one curve, (step, value), by (split, name).
 _Curves = dict[tuple[str, str], list[tuple[int, float]]]
@@ -50,7 +51,7 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike) ->
     _draw_panel(scores, curves, _SCORES, 'score')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
-    write_atomically(png_path, buffer.getvalue())
+    write_file(png_path, buffer.getvalue(), overwrite=True)
 
 
 def _curves(records: Iterable[dict[str, Any]]) -> _Curves:

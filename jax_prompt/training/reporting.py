@@ -8,9 +8,10 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
+
+from jax_prompt.files import write_file
 
 METRICS_FILE = 'metrics.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
@@ -53,7 +54,7 @@ class MetricsLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / METRICS_FILE
         kept = [] if resume_step is None else _records_up_to(path, resume_step)
-        write_atomically(path, ''.join(_line(record) for record in kept).encode())
+        write_file(path, ''.join(_line(record) for record in kept).encode(), overwrite=True)
         self._file = open(path, 'a', encoding='utf-8')
         self._tensorboard = tensorboard
         self._events: Any = None
@@ -160,20 +161,3 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
             'name and value; mend or remove this line'
         ) from error
     return {'step': step, 'split': split, 'name': name, 'value': value}
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that it is seen whole or not at all, even if the process is killed."""
-    path = pathlib.Path(path)
-    # A name of its own for each writer: two runs by mistake in one folder must not mix their bytes.
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide a run from one's colleagues.
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

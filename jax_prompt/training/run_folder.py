@@ -5,8 +5,9 @@ import json
 import pathlib
 from typing import Any
 
+from jax_prompt.files import write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
-from jax_prompt.training.reporting import METRICS_FILE, write_atomically
+from jax_prompt.training.reporting import METRICS_FILE
 
 RUN_FILE = 'run.json'
 PROMPT_FILE = 'prompt.safetensors'
@@ -47,7 +48,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file, whole or not at all."""
-        write_atomically(self.path / name, text.encode())
+        write_file(self.path / name, text.encode(), overwrite=True)
 
 
 def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
@@ -76,7 +77,7 @@ def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
         raise ValueError(f'output folder {output} holds files but no {RUN_FILE}, so it is not a '
                          'run of jax_prompt; choose an empty or a new folder')
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
+    write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
     return folder
 
 

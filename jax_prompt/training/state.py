@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.files import first_line
 from jax_prompt.types import TrainState
 
 _FORMAT = 1
@@ -149,7 +150,7 @@ class TrainStateStore:
             restored = self._manager.restore(step, args=self._ocp.args.Composite(
                 state=self._ocp.args.StandardRestore(abstract)))['state']
         except Exception as error:
-            raise _Unusable(_first_line(error)) from error
+            raise _Unusable(first_line(error)) from error
         if _arrays_digest(restored) != record['arrays']:
             raise _Unusable('its arrays do not match their digest')
         structure = jax.tree.structure(template)
@@ -162,7 +163,7 @@ class TrainStateStore:
             record = self._manager.restore(step, args=self._ocp.args.Composite(
                 host=self._ocp.args.JsonRestore()))['host']
         except Exception as error:
-            raise _Unusable(_first_line(error)) from error
+            raise _Unusable(first_line(error)) from error
         if not isinstance(record, dict) or record.get('digest') != _seal(record)['digest']:
             raise _Unusable('its host state does not match its digest')
         if record['format'] != _FORMAT:
@@ -282,10 +283,6 @@ def _check_structure(saved: dict[str, list], wanted: dict[str, list], where) -> 
 
 def _describe(spec: list | None) -> str:
     return 'nothing' if spec is None else f'{spec[0]}{spec[1]}'
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _alone(ocp):

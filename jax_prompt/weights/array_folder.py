@@ -8,6 +8,8 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 
+from jax_prompt.files import first_line
+
 _BUCKET = re.compile(r'gs://([^/]+)/(.+)')
 FLOATS = {'float32': np.float32, 'float64': np.float64, 'float16': np.float16,
           'bfloat16': ml_dtypes.bfloat16}
@@ -134,8 +136,3 @@ class Folder:
                                  f'{first_line(error)}; {AGAIN}') from error
 
         return Array(tuple(array.shape), dtype, read, tuple(chunk))
-
-
-def first_line(error: Exception) -> str:
-    """Shorten an error of a library to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,10 +1,10 @@
 """Load a frozen T5 from wherever it is: a folder, an installed package, the Hugging Face hub."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
 
+from jax_prompt.files import package_path
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.types import Params
 from jax_prompt.weights.assemble import Shardings, check_weights
@@ -93,7 +93,7 @@ def locate(source: str) -> tuple[pathlib.Path, str]:
       ValueError: when the hub cannot give it.
     """
     if source.startswith(_PACKAGE):
-        return _in_package(source), source.removeprefix(_PACKAGE).strip('/')
+        return package_path(source), source.removeprefix(_PACKAGE).strip('/')
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         return folder, _called(folder.resolve())
@@ -107,24 +107,6 @@ def locate(source: str) -> tuple[pathlib.Path, str]:
         return download(source), source
     except ValueError as error:
         raise ValueError(f'no folder {source!r} here, and {error}') from error
-
-
-def _in_package(source: str) -> pathlib.Path:
-    """The folder inside an installed package; the package is found, not imported."""
-    package, _, inner = source.removeprefix(_PACKAGE).strip('/').partition('/')
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f'model source {source!r} needs the Python package {package!r}, '
-                                f'which is not installed: pip install {package.replace("_", "-")}')
-    if '..' in pathlib.PurePosixPath(inner).parts:
-        raise ValueError(f'model source {source!r} leaves its package; '
-                         'expected package:NAME/folder')
-    tried = [pathlib.Path(root) / inner for root in spec.submodule_search_locations]
-    for folder in tried:
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f'model source {source!r}: the package {package!r} has no folder '
-                            f'{inner!r} (looked in {tried[0]})')
 
 
 def _called(folder: pathlib.PurePath) -> str:

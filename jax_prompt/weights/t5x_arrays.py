@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from jax_prompt.files import first_line
 from jax_prompt.types import Params
-from jax_prompt.weights.array_folder import AGAIN, FLOATS, Array, Folder, first_line
+from jax_prompt.weights.array_folder import AGAIN, FLOATS, Array, Folder
 
 _VERSION = 3
 _ARRAY_CODE = 1  # flax.serialization's msgpack code for arrays

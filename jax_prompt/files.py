@@ -1,9 +1,10 @@
-"""Write files and folders for others so that a kill leaves the old content or the new, never half.
+"""Files: written so that a kill leaves the old content or the new, found inside packages, told of.
 
 An existing file or folder is replaced only when that was asked for.
 """
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ def write_file(path: str | os.PathLike, content: bytes, overwrite: bool = False)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path
 
 
@@ -78,7 +79,7 @@ def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], key: str
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     return folder
 
 
@@ -101,7 +102,7 @@ def refuse_to_replace(path: Path, overwrite: bool, kind: str) -> None:
                               'or say that it may be overwritten')
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power failure, where folders can be synchronised."""
     with contextlib.suppress(OSError):  # Windows and some network file systems cannot.
         descriptor = os.open(folder, os.O_RDONLY)
@@ -109,3 +110,34 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def package_path(source: str) -> Path:
+    """Return the path behind 'package:NAME/sub/file'; the package is found, not imported.
+
+    Args:
+        source: names a file or a folder inside an installed Python package.
+
+    Raises:
+        FileNotFoundError: the package is not installed or has no such file or folder.
+        ValueError: the path leaves its package.
+    """
+    package, _, inside = source.removeprefix('package:').strip('/').partition('/')
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f'{source} needs the Python package {package!r}, which is not '
+                                f'installed: pip install {package.replace("_", "-")}')
+    if '..' in Path(inside).parts:
+        raise ValueError(f'{source} leaves its package; expected package:NAME/sub/path')
+    tried = [Path(root) / inside for root in spec.submodule_search_locations]
+    for path in tried:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f'{source}: the Python package {package!r} has no {inside!r} (looked '
+                            f'in {tried[0]})')
+
+
+def first_line(said: Exception | str) -> str:
+    """Return what an error says in one line of moderate length; its kind where it says nothing."""
+    lines = str(said).strip().splitlines()
+    return lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
