@@ -261,7 +261,7 @@ def test_bad_arguments(tmp_path):
 SAVER = '''
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_train_state import TrainStateStore, make_state
+from test_state import TrainStateStore, make_state
 store = TrainStateStore(sys.argv[1], keep=2)
 restored = store.restore_latest(make_state(0))
 step = 0 if restored is None else restored[1]['step']

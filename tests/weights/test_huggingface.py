@@ -346,7 +346,7 @@ def test_sources_that_are_nothing(tmp_path):
         load_t5(str(tmp_path))
     with pytest.raises(FileNotFoundError, match='pip install no-such-package'):
         load_t5('package:no_such_package/data')
-    with pytest.raises(FileNotFoundError, match="package 'safetensors' has no folder 'weights'"):
+    with pytest.raises(FileNotFoundError, match="package 'safetensors' has no 'weights'"):
         load_t5('package:safetensors/weights')
     with pytest.raises(ValueError, match='leaves its package'):
         load_t5('package:safetensors/../numpy')
