@@ -21,13 +21,14 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each part may import of the others: one way, as ARCHITECTURE says. `models.open` is a part of
 # its own, above the weights and vocabularies that it opens a model with; `commands` is the part of
 # `cli` that is too heavy to import for --help.
-GROUND = {'types', 'files'}
+GROUND = {'types', 'files', 'progress'}
 FIRST = GROUND | {'models', 'prompts', 'parallel'}
 SECOND = FIRST | {'weights', 'exchange', 'data'}
 OPENED = SECOND | {'models.open'}
 MAY_IMPORT = {
     'types': set(),
     'files': set(),
+    'progress': set(),
     'parallel': GROUND,
     'prompts': GROUND,
     'models': FIRST,

@@ -11,8 +11,8 @@ import numpy as np
 from jax_prompt.parallel.hosts import stop_requests
 from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import state_shardings
+from jax_prompt.progress import ProgressBar
 from jax_prompt.training.first_host import StateKeeper
-from jax_prompt.training.progress import ProgressBar
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import TrainStep

@@ -1,4 +1,4 @@
-"""How a run speaks to the person who waits: its progress bar."""
+"""How a long run speaks to the person who waits: its progress bar."""
 
 import collections
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class ProgressBar:
-    """Shows how far a run is: loss, accuracy, examples per second and the time left.
+    """Shows how far a run is: its numbers, such as the loss, its speed and the time left.
 
     On a terminal it is a bar; elsewhere (a file, a CI log, a notebook's pipe) a plain line now and
     then. It writes to standard error, so that standard output carries results alone.
@@ -21,9 +21,11 @@ class ProgressBar:
                 bar.update(step + 1, examples=32, loss=0.42)
 
     Args:
-        total: the step at which the run ends.
+        total: the step at which the run ends; a step may be anything that is counted, even a byte.
         start: the step from which it starts; above 0 when resumed.
         quiet: show nothing at all.
+        unit: what the speed is told in.
+        label: how to write where the run is; of `step`, `total` and `percent`.
         seconds_between_lines: how often a plain line is printed where there is no terminal.
         stream: where to write; standard error by default.
         clock: seconds that only grow.
@@ -34,6 +36,8 @@ class ProgressBar:
         total: int,
         start: int = 0,
         quiet: bool = False,
+        unit: str = 'examples',
+        label: str = 'step {step}/{total}',
         seconds_between_lines: float = 10.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -41,6 +45,7 @@ class ProgressBar:
         self.total = total
         self._start = self._step = start
         self._quiet = quiet
+        self._unit, self._label = unit, label
         self._interval = seconds_between_lines
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -53,12 +58,21 @@ class ProgressBar:
         self._began = self._last_line = self._clock()
         self._speed.rest()
         if not self._quiet and self._stream.isatty():
-            self._rich = _RichBar(self._stream, self.total, self._start)
+            # Imported here: neither --help nor a run without a terminal needs it.
+            from rich import console, progress
+
+            self._rich = progress.Progress(
+                progress.TextColumn('{task.description}'), progress.BarColumn(bar_width=24),
+                progress.TextColumn('{task.fields[text]}', markup=False),
+                console=console.Console(file=self._stream, highlight=False))
+            self._rich.add_task(self._place(), total=self.total, text='')
+            self._show('starting ...')
+            self._rich.start()
         return self
 
     def __exit__(self, kind, *_) -> None:
         if self._rich is not None:
-            self._rich.show(self._step, self._describe())
+            self._show(self._describe())
             self._rich.stop()
             self._rich = None
         elif not self._quiet and self._step > self._start:
@@ -69,23 +83,26 @@ class ProgressBar:
 
         Args:
             step: steps done, those before `start` included.
-            examples: examples since they were last told; 0 where only the step is known, which
-                moves the bar but says nothing of the speed.
+            examples: examples since they were last told; 0 for steps that an earlier process did,
+                which say nothing of the speed and the time left.
             **numbers: what to show, such as loss and accuracy; stays until given again.
         """
-        self._step = step
-        self._shown.update(numbers)
         if examples:
             self._speed.count(examples)
+        else:
+            self._start += step - self._step
+            self._speed.rest()
+        self._step = step
+        self._shown.update(numbers)
         if self._rich is not None:
-            self._rich.show(step, self._describe())
+            self._show(self._describe())
         elif not self._quiet and self._clock() - self._last_line >= self._interval:
             self._print_line()
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         if self._rich is not None:
-            self._rich.say(text)
+            self._rich.console.print(text, markup=False)
         elif not self._quiet:
             print(text, file=self._stream, flush=True)
 
@@ -97,7 +114,7 @@ class ProgressBar:
         rest of the run will stop for it too.
         """
         if self._rich is not None:
-            self._rich.show(self._step, f'{activity} ...')
+            self._show(f'{activity} ...')
         try:
             yield
         finally:
@@ -110,25 +127,36 @@ class ProgressBar:
             return None
         return (self._clock() - self._began) / done * max(self.total - self._step, 0)
 
+    def _place(self) -> str:
+        """Write where the run is."""
+        return self._label.format(step=self._step, total=self.total,
+                                  percent=100 * self._step / max(self.total, 1))
+
     def _describe(self) -> str:
-        """Format the numbers: '12.3 examples/s' only once it is known."""
-        parts = [f'{name} {value:.4g}' for name, value in self._shown.items()]
-        rate = self._speed.examples_per_second()
+        """Format the numbers, '1,000 lines' or 'loss 0.42', and the speed once it is known."""
+        parts = [f'{value:,} {name}' if isinstance(value, int) else f'{name} {value:.4g}'
+                 for name, value in self._shown.items()]
+        rate = self._speed.per_second()
         if rate is not None:
-            parts.append(f'{rate:.1f} examples/s')
+            parts.append(f'{rate:,.1f} {self._unit}/s')
         left = self.seconds_left()
         if left is not None and self._step < self.total:
             parts.append(f'{format_seconds(left)} left')
         return ', '.join(parts)
 
+    def _show(self, text: str) -> None:
+        """Draw the bar."""
+        self._rich.update(self._rich.task_ids[0], completed=self._step, text=text,
+                          description=self._place())
+
     def _print_line(self) -> None:
         self._last_line = self._clock()
-        text = f'step {self._step}/{self.total}: {self._describe()}'
+        text = f'{self._place()}: {self._describe()}'
         print(text.rstrip(': '), file=self._stream, flush=True)
 
 
 class _Speed:
-    """Examples per second over the last steps, without the pauses between them."""
+    """What is counted per second over the last steps, without the pauses between them."""
 
     def __init__(self, clock: Callable[[], float], window: int = 20):
         self._clock = clock
@@ -149,37 +177,11 @@ class _Speed:
         """Leave the time since the last step out of the count."""
         self._since = self._clock()
 
-    def examples_per_second(self) -> float | None:
+    def per_second(self) -> float | None:
         """Return the speed, or None before anything was counted."""
         seconds = sum(duration for _, duration in self._steps)
         examples = sum(examples for examples, _ in self._steps)
         return examples / seconds if seconds > 0 and examples else None
-
-
-class _RichBar:
-    """The bar on a terminal."""
-
-    def __init__(self, stream: TextIO, total: int, start: int):
-        # Imported here: neither --help nor a run without a terminal needs it.
-        from rich import console, progress
-
-        self._progress = progress.Progress(
-            progress.TextColumn('step {task.completed:.0f}/{task.total:.0f}'),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn('{task.fields[text]}', markup=False),
-            console=console.Console(file=stream, highlight=False),
-        )
-        self._task = self._progress.add_task('', total=total, completed=start, text='starting ...')
-        self._progress.start()
-
-    def show(self, step: int, text: str) -> None:
-        self._progress.update(self._task, completed=step, text=text)
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
-
-    def stop(self) -> None:
-        self._progress.stop()
 
 
 def format_seconds(seconds: float) -> str:
