@@ -63,6 +63,7 @@ RESERVED = {
     'uvicorn': ('serving',),
     'prometheus_client': ('serving',),
     'gin': ('commands',),
+    'typeguard': ('commands',),
     'argparse': ('cli',),
     'absl.flags': ('cli',),
     'absl.app': ('cli',),

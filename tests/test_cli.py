@@ -195,6 +195,10 @@ BAD_SETTINGS = [
     (['--gin.train.optimizer=adamw'], ["train.optimizer is 'adamw'", 'write @adamw()']),
     (['--gin.train.optimizer=@adamw'], ['train.optimizer is @adamw', 'write @adamw()']),
     (['--gin.train.optimizer=@layout()'], ['train.optimizer is Layout']),
+    (['--gin.prompt.initializer=@layout()'],
+     ['prompt.initializer is Layout; expected a function or None']),
+    (['--gin.file_task.labels={"0": 1}'],
+     ["file_task.labels is {'0': 1}; expected a Mapping[Any, str] or a tuple[str, ...] or text"]),
     (['--gin.prompt.initializer=uniform'], ["prompt.initializer is 'uniform'", 'write @uniform()']),
     (['--gin.prompt.layout=after'], ["prompt.layout is 'after'", 'write @layout()']),
     (['--gin.TASK=imdb'], ["TASK is 'imdb'; expected a task, such as @imdb()"]),
@@ -269,8 +273,7 @@ def test_the_operative_configuration_keeps_values_exactly():
                'uniform.scale=%SIZE', 'from_string.fallback=@uniform()',
                'PARTS=@a/from_string()', 'class_labels.fallback=%PARTS',
                f'a/from_string.text={text}')
-    gin.get_configurable('class_labels')()
-    found = gin_setup.operative_configuration()
+    found = gin_setup.operative_configuration('class_labels')
     assert found['a/from_string.text'] == repr(text)
     assert found['class_labels.labels'] == "['1', '0']" and found['SIZE'] == '0.25'
     assert not any(name.startswith('PARTS/') for name in found)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import gin
 import jax
+from gin.config_parser import BindingStatement
 
 from jax_prompt.commands import gin_setup
 from jax_prompt.commands.convert import convert_command
@@ -75,16 +76,12 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
 
 
 def configure(files: Sequence[str], bindings: Sequence[str],
-              folders: Sequence[str] = ()) -> list[gin_setup.Binding]:
+              folders: Sequence[str] = ()) -> list[BindingStatement]:
     """Register the names, then parse and check files and bindings; see `gin_setup.configure`."""
-    register()
+    _register()
     return gin_setup.configure(CONFIGURABLES | COMMANDS, files, bindings, folders)
 
 
 @functools.cache
-def register() -> None:
-    """Make the constructors and commands known to gin, once a process."""
-    for name, constructor in CONFIGURABLES.items():
-        gin.external_configurable(constructor, name=name)
-    for name, command in COMMANDS.items():
-        gin.external_configurable(command, name=name)
+def _register() -> None:
+    gin_setup.register(CONFIGURABLES | COMMANDS)  # gin takes a name once a process

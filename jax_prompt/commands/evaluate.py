@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jax_prompt.commands.shared import check_types, open_prompt, print_table, require
+from jax_prompt.commands.shared import open_prompt, print_table, require
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
@@ -32,7 +32,6 @@ def evaluate_command(model: FrozenModel | None = None,
     right, as they are and at the `answers.label_temperature` that suits this split best. Choose the
     temperature on validation examples, not on those that results are reported for.
     """
-    check_types('evaluate', evaluate_command, locals())
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     settings = settings or TrainSettings()

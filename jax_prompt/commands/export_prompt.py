@@ -1,6 +1,6 @@
 """`jax-prompt export`."""
 
-from jax_prompt.commands.shared import check_types, require
+from jax_prompt.commands.shared import require
 from jax_prompt.exchange.hub import push_to_hub
 from jax_prompt.exchange.prompts_in_out import export_prompt
 from jax_prompt.prompts.file import load_prompt
@@ -10,7 +10,6 @@ def export_command(prompt: str | None = None, output: str | None = None, to: str
                    base_model: str | None = None, overwrite: bool = False,
                    push: str | None = None, private: bool = False) -> int:
     """Write a prompt for other tools, and upload it where `push` names a repository."""
-    check_types('export_prompt', export_command, locals())
     require(prompt, 'prompt file', '--prompt=FILE')
     require(output, 'output', '--output=FOLDER (or FILE.npy)')
     if push is not None and to != 'peft':

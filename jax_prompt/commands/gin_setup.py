@@ -4,42 +4,47 @@ gin itself takes a misspelt name for a macro, passes values of any type on, and 
 parameters that nobody reads. Here each of these is told, with the place it stands at.
 """
 
+import contextlib
+import importlib
 import inspect
 import logging
+import os
+import re
 import tokenize
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-
-from jax_prompt.commands.gin_reading import (
-    MACRO,
-    Binding,
-    alternatives,
-    hints_of,
-    located,
-    node_of,
-    read_binding,
-    read_file,
-    references_in,
+from gin.config_parser import (
+    BindingStatement,
+    ConfigParser,
+    ImportStatement,
+    IncludeStatement,
+    parse_binding_key,
 )
+
+from jax_prompt.commands.argument_types import alternatives, check, checked, hints_of
+from jax_prompt.files import first_line
+
+_MACRO = 'gin.macro'
+#: The macro that base.gin reads wherever a command has a task; it may stand unused.
+_TASK = 'TASK'
 
 _log = logging.getLogger(__name__)
 
-#: The macro that base.gin reads wherever a command has a task; it may stand unused.
-_TASK = 'TASK'
-_PLAIN_TYPES = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
-                type(None): 'None'}
-_LITERALS = (str, int, float, tuple, list, dict, type(None))
+
+def register(names: Mapping[str, Callable]) -> None:
+    """Make constructors and commands known to gin; their arguments' types are checked."""
+    for name, constructor in names.items():
+        gin.external_configurable(checked(name, constructor, names), name=name)
 
 
 def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Sequence[str],
-              folders: Sequence[str] = ()) -> list[Binding]:
+              folders: Sequence[str] = ()) -> list[BindingStatement]:
     """Replace gin's configuration by what files and bindings say, and check it.
 
     Args:
-      names: configurables by name, registered with gin.
+      names: what `register` was given.
       files: gin files; later ones win.
       bindings: 'NAME=VALUE', which win over all files.
       folders: where included files are looked for, after the folder of the including file.
@@ -54,19 +59,23 @@ def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Seq
     gin.clear_config()
     read = []
     for file in files:
-        for binding in read_file(file, folders):
-            read.append(_bind(binding))
+        read += _read_file(file, folders)
     for text in bindings:
-        read.append(_bind(read_binding(text, names)))
-    effective = list({binding.key: binding for binding in read}.values())
-    _check_macros(read, effective, names)
+        read.append(_read_binding(text, names))
+    for binding in read:
+        with _located(_where(binding)):
+            gin.bind_parameter(_key(binding), binding.value)
+    referred = {reference.config_key for reference in gin.config.iterate_references(read)}
+    effective = list({_key(binding): binding for binding in read}.values())
     for binding in effective:
-        if not binding.is_macro and binding.node in names:
-            _check_value(binding, names)
+        with _located(_where(binding)):
+            _check_binding(binding, names)
+            if not binding.arg_name and _key(binding)[:2] not in referred:
+                _check_unused_macro(binding, names)
     return effective
 
 
-def check_use(effective: Iterable[Binding], command: str, commands: Iterable[str]) -> None:
+def check_use(effective: Iterable[BindingStatement], command: str, commands: Iterable[str]) -> None:
     """Tell which bindings have no effect.
 
     Args:
@@ -79,54 +88,40 @@ def check_use(effective: Iterable[Binding], command: str, commands: Iterable[str
         of the log: those of files that no command reads, and those of the command line that only
         another command reads.
     """
-    effective = list(effective)
-    used, by_any = _reachable([command], effective), _reachable(commands, effective)
+    used, by_any = ({_short(name) for _, name in _reachable(roots)}
+                    for roots in ([command], commands))
     told = set()
     for binding in effective:
-        if binding.is_macro or binding.node in used:
+        owner, typed = _short(binding.selector), binding.location is None
+        unread = f'{_name(binding)} ({_where(binding)}) has no effect: '
+        if not binding.arg_name or owner in used or owner in by_any and not typed:
             continue
-        unread = f'{binding.name} ({binding.where}) has no effect: '
-        if binding.node in by_any:
-            if binding.on_command_line:
-                _log.warning('%snothing that %s uses reads it', unread, command)
-        elif binding.on_command_line:
-            raise ValueError(f'{unread}nothing refers to @{binding.node}(); bind it somewhere, as '
-                             f'in --gin.NAME=@{binding.node}(), or leave this out')
-        elif binding.node not in told:
-            told.add(binding.node)
-            _log.warning('%snothing refers to @%s()', unread, binding.node)
+        if owner in by_any:
+            _log.warning('%snothing that %s uses reads it', unread, command)
+        elif typed:
+            raise ValueError(f'{unread}nothing refers to @{owner}(); bind it somewhere, as in '
+                             f'--gin.NAME=@{owner}(), or leave this out')
+        elif owner not in told:
+            told.add(owner)
+            _log.warning('%snothing refers to @%s()', unread, owner)
 
 
-def check_arguments(command: str, function: Callable, values: Mapping[str, Any],
-                    names: Mapping[str, Callable]) -> None:
-    """Check the types of what gin has evaluated for a command.
-
-    Raises:
-      ValueError: naming the parameter.
-    """
-    hints = hints_of(function)
-    for parameter, value in values.items():
-        if not _fits(value, hints[parameter]):
-            raise ValueError(_mismatch(f'{command}.{parameter}', value, hints[parameter], names))
-
-
-def operative_configuration() -> dict[str, str]:
-    """Return what gin has been asked for so far, name -> value, defaults included.
+def operative_configuration(command: str) -> dict[str, str]:
+    """Return all that a command is configured with, name -> value, defaults included.
 
     gin's own text of it is not used: it sorts dictionaries, whose order is that of the labels, and
     records what a macro calls under the macro's name, where it would win over later flags.
     """
-    recorded = dict(gin.config._OPERATIVE_CONFIG)
-    macros = {scope for scope, selector in recorded if selector == MACRO}
     found: dict[str, str] = {}
-    for (scope, selector), parameters in recorded.items():
-        if selector == MACRO:
-            found[scope] = repr(parameters['value'])
-        elif selector != 'gin.constant':
-            scopes = [part for part in scope.split('/') if part and part not in macros]
-            owner = '/'.join([*scopes, selector.rsplit('.', 1)[-1]])
-            found |= {f'{owner}.{name}': repr(value) for name, value in parameters.items()
-                      if _is_readable(value)}
+    for (scope, selector), values in _reachable([command]).items():
+        if selector == _MACRO:
+            found[scope] = repr(values['value'])
+            continue
+        parameters = inspect.signature(gin.get_configurable(selector)).parameters.values()
+        values = {one.name: one.default for one in parameters} | values
+        owner = '/'.join(filter(None, [scope, _short(selector)]))
+        found |= {f'{owner}.{name}': repr(value) for name, value in values.items()
+                  if _is_readable(value)}
     return found
 
 
@@ -138,86 +133,145 @@ def _is_readable(value: Any) -> bool:
         return False
 
 
-def _bind(binding: Binding) -> Binding:
-    with located(lambda: binding.where):
-        gin.bind_parameter(binding.key, binding.value)
-    return binding
-
-
-def _reachable(roots: Iterable[str], bindings: Iterable[Binding]) -> set[str]:
-    """Return all that the roots' parameters refer to, directly or not."""
-    below: dict[str, set[str]] = {}
-    for binding in bindings:
-        below.setdefault(binding.node, set()).update(map(node_of, references_in(binding.value)))
-    seen, waiting = set(), list(roots)
+def _reachable(roots: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return (scope, configurable) -> what is bound there, for all that the roots lead to."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    waiting = [('', root) for root in roots]
     while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += below.get(node, ())
-    return seen
+        scope, selector = key = waiting.pop()
+        if key not in found:
+            found[key] = gin.get_bindings('/'.join(filter(None, key)), resolve_references=False)
+            for reference in gin.config.iterate_references(found[key]):
+                inner, called = reference.config_key
+                # Without a scope of its own it is in that of its caller; macros have none.
+                waiting.append((inner if _MACRO in (selector, called) else inner or scope, called))
+    return found
 
 
-def _check_macros(read: Iterable[Binding], effective: Iterable[Binding],
-                  names: Mapping[str, Callable]) -> None:
-    """Refuse macros that are referred to but not there, and those that nothing refers to."""
-    referred = {node_of(found) for binding in read for found in references_in(binding.value)}
-    defined = {binding.node for binding in effective if binding.is_macro}
-    for binding in effective:
-        for node in map(node_of, references_in(binding.value)):
-            if node.startswith('%') and node not in defined:
-                raise ValueError(f'{binding.name} is {node}, but nothing sets {node[1:]} '
-                                 f'({binding.where})')
-        if binding.name == _TASK and isinstance(binding.value, str):
-            name = binding.value if binding.value in names else 'file_task'
-            raise ValueError(f'{_TASK} is {binding.value!r}; expected a task, such as @{name}() '
-                             f'({binding.where})')
-        if binding.is_macro and binding.node not in referred | {f'%{_TASK}'}:
-            owners = [f'{name}.{binding.name}' for name, constructor in names.items()
-                      if binding.name in inspect.signature(constructor).parameters]
-            close = f'did you mean {" or ".join(owners)}?' if owners else (
-                'expected one such as prompt.rows')
-            raise ValueError(f'{binding.name!r} names no parameter, and nothing refers to it as '
-                             f'%{binding.name}; {close} ({binding.where})')
+def _read_file(path: str, folders: Sequence[str],
+               chain: tuple[str, ...] = ()) -> Iterator[BindingStatement]:
+    """Yield a file's bindings and those of the files that it includes, in order."""
+    if os.path.realpath(path) in chain:
+        raise ValueError(f'gin file {path} includes itself; take the include out')
+    parser = None
+
+    def where() -> str:
+        return f'line {parser.current_token.start[0]} of {path}' if parser else f'in {path}'
+
+    with open(path, encoding='utf-8-sig') as file:
+        with _located(where):
+            parser = ConfigParser(file, gin.config.ParserDelegate())
+        while True:
+            with _located(where):
+                statement = parser.parse_statement()
+            if statement is None:
+                return
+            if isinstance(statement, IncludeStatement):
+                included = _included(statement, path, folders)
+                yield from _read_file(included, folders, (*chain, os.path.realpath(path)))
+            elif isinstance(statement, ImportStatement):
+                with _located(_where(statement)):
+                    importlib.import_module(statement.module)
+            elif isinstance(statement, BindingStatement):
+                yield statement
 
 
-def _check_value(binding: Binding, names: Mapping[str, Callable]) -> None:
-    """Refuse a literal of the wrong type, and a constructor that is named but not called."""
-    hint = hints_of(names[binding.node]).get(binding.key[2], Any)
-    references = list(references_in(binding.value))
+def _included(statement: IncludeStatement, by: str, folders: Sequence[str]) -> str:
+    """Find an included file: beside the including one, in the package, then from here."""
+    for folder in (os.path.dirname(by), *folders, ''):
+        if os.path.isfile(os.path.join(folder, statement.filename)):
+            return os.path.join(folder, statement.filename)
+    raise FileNotFoundError(f'no gin file {statement.filename!r} to include ({_where(statement)})')
+
+
+def _read_binding(text: str, names: Mapping[str, Callable]) -> BindingStatement:
+    """Read NAME=VALUE of the command line.
+
+    A parameter of type text takes the value as it is. For all others it is a gin literal or
+    reference, or, being neither, text.
+    """
+    name, _, value = text.partition('=')
+    name = name.strip()
+    if not re.fullmatch(r'[A-Za-z_][\w./]*', name):
+        raise ValueError(f'{name!r} is no name of a setting; expected one such as prompt.rows')
+    scope, selector, parameter = parse_binding_key(name)
+    hint = hints_of(names[_short(selector)]).get(parameter) if _short(selector) in names else None
+    if set(alternatives(hint)) - {type(None)} == {str}:
+        value = None if value == 'None' and hint is not str else value
+    else:
+        with _located(f'{name}={value}'):
+            value = _read_value(value)
+    return BindingStatement(scope, selector, parameter, value, None)
+
+
+def _read_value(text: str) -> Any:
+    """Read a literal or a reference; what is neither is text."""
+    try:
+        statement, = ConfigParser(f'value = {text.strip()}\n', gin.config.ParserDelegate())
+        return statement.value
+    except (SyntaxError, tokenize.TokenError):
+        if text.strip().startswith(('@', '%')):
+            raise
+        return text
+
+
+@contextlib.contextmanager
+def _located(where: str | Callable[[], str]) -> Iterator[None]:
+    """Turn what gin raises into a line that names the place."""
+    try:
+        yield
+    except (SyntaxError, tokenize.TokenError, ValueError, ImportError) as error:
+        unread = isinstance(error, SyntaxError | tokenize.TokenError)
+        told = f'not readable as gin: {error.args[0]}' if unread else str(error)
+        place = where if isinstance(where, str) else where()
+        raise ValueError(f'{first_line(told)} ({place})') from error
+
+
+def _where(statement: BindingStatement | ImportStatement | IncludeStatement) -> str:
+    at = statement.location
+    return f'line {at.line_num} of {at.filename}' if at else 'on the command line'
+
+
+def _name(binding: BindingStatement) -> str:
+    """Return what a binding sets, as it was written."""
+    owner = '/'.join(filter(None, [binding.scope, binding.selector]))
+    return f'{owner}.{binding.arg_name}' if binding.arg_name else owner
+
+
+def _key(binding: BindingStatement) -> tuple[str, str, str]:
+    """Return what gin calls it: scope, configurable and parameter."""
+    return binding[:3] if binding.arg_name else (_name(binding), _MACRO, 'value')
+
+
+def _short(selector: str) -> str:
+    return selector.rsplit('.', 1)[-1]
+
+
+def _check_binding(binding: BindingStatement, names: Mapping[str, Callable]) -> None:
+    """Refuse a macro that is not there, a constructor that is not called, and a wrong type."""
+    name, owner = _name(binding), _short(binding.selector)
+    references = list(gin.config.iterate_references([binding.value]))
     for reference in references:
-        if not reference.evaluate and node_of(reference) in names:
-            raise ValueError(f'{binding.name} is {reference!r}, the constructor itself; write '
-                             f'{reference!r}() ({binding.where})')
-    if not references and not _fits(binding.value, hint):
-        raise ValueError(f'{_mismatch(binding.name, binding.value, hint, names)} '
-                         f'({binding.where})')
+        scope, selector = reference.config_key
+        if selector == _MACRO and not gin.get_bindings(f'{scope}/{_MACRO}', False):
+            raise ValueError(f'{name} is {reference!r}, but nothing sets {scope}')
+        if not reference.evaluate and _short(selector) in names:
+            raise ValueError(f'{name} is {reference!r}, the constructor itself; write '
+                             f'{reference!r}()')
+    if binding.arg_name and owner in names and not references:
+        check(name, binding.value, hints_of(names[owner]).get(binding.arg_name, Any), names)
+    if name == _TASK and isinstance(binding.value, str):
+        task = binding.value if binding.value in names else 'file_task'
+        raise ValueError(f'{_TASK} is {binding.value!r}; expected a task, such as @{task}()')
 
 
-def _mismatch(name: str, value: Any, hint: Any, names: Mapping[str, Callable]) -> str:
-    """Say what was got, what was expected and, where constructors are, which one to write."""
-    wanted = alternatives(hint)
-    made = [f'@{key}()' for key, constructor in names.items() if constructor in wanted]
-    if isinstance(value, str) and value.strip('@()') in names:
-        made = [f'@{value.strip("@()")}()']
-    expected = ' or '.join(_PLAIN_TYPES.get(kind, _type_name(kind)) for kind in wanted)
-    shown = repr(value) if isinstance(value, _LITERALS) else type(value).__name__
-    return f'{name} is {shown}; expected {expected}' + (f'; write {made[0]}' if made else '')
-
-
-def _type_name(kind: Any) -> str:
-    origin = typing.get_origin(kind) or kind
-    return 'a function' if origin is Callable else f'a {getattr(origin, "__name__", origin)}'
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Say whether a value has a type, as far as its outermost part tells."""
-    kinds = [typing.get_origin(kind) or kind for kind in alternatives(hint)]
-    if Any in kinds:
-        return True
-    if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, int) and float in kinds or isinstance(value, list) and tuple in kinds:
-        return True
-    return any(callable(value) if kind is Callable else
-               isinstance(value, kind) if isinstance(kind, type) else True for kind in kinds)
+def _check_unused_macro(binding: BindingStatement, names: Mapping[str, Callable]) -> None:
+    """Refuse a name without a dot that nothing refers to."""
+    name = _name(binding)
+    if name != _TASK:
+        owners = [f'{owner}.{name}' for owner in names
+                  if name in inspect.signature(names[owner]).parameters]
+        close = f'did you mean {" or ".join(owners)}?' if owners else (
+            'expected one such as prompt.rows')
+        raise ValueError(f'{name!r} names no parameter, and nothing refers to it as %{name}; '
+                         f'{close}')

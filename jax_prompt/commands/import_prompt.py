@@ -1,6 +1,6 @@
 """`jax-prompt import`."""
 
-from jax_prompt.commands.shared import check_types, require
+from jax_prompt.commands.shared import require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.exchange.prompts_in_out import ModelFacts, import_prompt
@@ -14,7 +14,6 @@ def import_command(model: FrozenModel | None = None, source: str | None = None,
                    layout: Layout | None = None, form: str | None = None,
                    parameter: str | None = None) -> int:
     """Make a prompt file of another tool's prompt; see `prompts_in_out.import_prompt`."""
-    check_types('import_prompt', import_command, locals())
     require(model, 'model', '--model=SOURCE')
     require(source, 'prompt to import', '--source=PATH')
     require(task, 'task', '--task=NAME or --task=FILE.csv')

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.commands.shared import check_types, require
+from jax_prompt.commands.shared import require
 from jax_prompt.exchange.prompts_in_out import inspect_prompt
 from jax_prompt.models.open import FrozenModel
 from jax_prompt.parallel.hosts import fetch
@@ -14,7 +14,6 @@ from jax_prompt.parallel.hosts import fetch
 def inspect_command(prompt: str | None = None, model: FrozenModel | None = None,
                     count: int = 5, json_only: bool = False) -> int:
     """Tell what a prompt file holds, and with a model the words nearest to its rows."""
-    check_types('inspect_prompt', inspect_command, locals())
     require(prompt, 'prompt file', '--prompt=FILE')
     words = {}
     if model is not None:

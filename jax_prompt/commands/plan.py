@@ -3,7 +3,6 @@
 import json
 import sys
 
-from jax_prompt.commands.shared import check_types
 from jax_prompt.planning import (
     PlanRequest,
     describe,
@@ -17,7 +16,6 @@ from jax_prompt.planning.report import describe_try
 def plan_command(request: PlanRequest | None = None, suggest_one: bool = False,
                  json_only: bool = False) -> int:
     """Say whether a program fits on a TPU, and how fast at most; exit code 1 where it does not."""
-    check_types('plan', plan_command, locals())
     request = request or PlanRequest()  # which says what is missing
     print('compiling for a TPU that need not be here; large models take a minute or two',
           file=sys.stderr)

@@ -15,7 +15,6 @@ from jax_prompt.commands.predict_files import (
 )
 from jax_prompt.commands.shared import (
     check_output,
-    check_types,
     flag_named,
     is_device,
     require,
@@ -70,7 +69,6 @@ def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
     Raises:
       ValueError, OSError: for what the user can mend.
     """
-    check_types('predict', predict_command, locals())
     require(model, 'model', '--model=SOURCE')
     check_together(lambda: check_files(inputs, output))
     if prompts is None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from jax_prompt.commands.shared import check_types, require
+from jax_prompt.commands.shared import require
 from jax_prompt.models.open import FrozenModel
 from jax_prompt.serving.settings import ServerSettings
 
@@ -10,7 +10,6 @@ from jax_prompt.serving.settings import ServerSettings
 def serve_command(model: FrozenModel | None = None, prompts: str | None = None,
                   server: ServerSettings | None = None) -> int:
     """Answer requests over HTTP with the prompts of a folder, until SIGTERM."""
-    check_types('serve', serve_command, locals())
     require(model, 'model', '--model=SOURCE')
     require(prompts, 'folder of prompts', '--prompts=FOLDER')
     try:

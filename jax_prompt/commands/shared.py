@@ -5,11 +5,9 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from jax_prompt.commands import gin_setup
-from jax_prompt.commands.names import CONFIGURABLES
 from jax_prompt.models.open import FrozenModel
 from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
 
@@ -18,11 +16,6 @@ def require(value: Any, what: str, how: str) -> None:
     """Raise ValueError where nothing names a thing that the command cannot do without."""
     if value is None:
         raise ValueError(f'no {what} given; name one with {how} or in a gin file')
-
-
-def check_types(command: str, function: Callable, values: Mapping[str, Any]) -> None:
-    """Check what gin has evaluated for a command, as its signature says."""
-    gin_setup.check_arguments(command, function, values, CONFIGURABLES)
 
 
 def open_prompt(command: str, path: str, model: FrozenModel,

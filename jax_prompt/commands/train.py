@@ -3,7 +3,7 @@
 import optax
 
 from jax_prompt.commands import gin_setup
-from jax_prompt.commands.shared import check_types, print_table, require
+from jax_prompt.commands.shared import print_table, require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.models.open import FrozenModel
@@ -18,12 +18,11 @@ def train_command(model: FrozenModel | None = None, task: TextTask | RegisteredT
                   optimizer: optax.GradientTransformation | None = None,
                   settings: TrainSettings | None = None, quiet: bool = False) -> int:
     """Train a prompt and print what it gained; see `training.run.train`."""
-    check_types('train', train_command, locals())
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     require(output, 'output folder', '--output=FOLDER')
     outcome = train(model, task, output, prompt, optimizer, settings,
-                    gin_setup.operative_configuration(), quiet)
+                    gin_setup.operative_configuration('train'), quiet)
     if is_first():
         _print_outcome(outcome, task)
     return 0

@@ -147,7 +147,8 @@ def test_not_a_tokenizer(write):
 @pytest.mark.parametrize('source, message', [
     ('./none/tokenizer.json', 'tokenizer file ./none/tokenizer.json does not exist'),
     ('none/spiece.model', 'SentencePiece model none/spiece.model does not exist'),
-    ('package:no_such_package/data', "needs the Python package 'no_such_package', which is not installed"),
+    ('package:no_such_package/data',
+     "needs the Python package 'no_such_package', which is not installed"),
     ('package:tokenizers/none.json', "the Python package 'tokenizers' has no 'none.json'"),
 ])
 def test_missing_files(source, message):

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.splits import split_of, without_duplicates
@@ -15,7 +16,7 @@ def file_task(
     test_file: str | None = None,
     inputs_template: str = '{text}',
     target_column: str = 'label',
-    labels: Mapping[str, str] | tuple[str, ...] | str | None = None,
+    labels: Mapping[Any, str] | tuple[str, ...] | str | None = None,
     inputs_length: int = 512,
     targets_length: int = 64,
 ) -> TextTask:
