@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from jax_prompt.commands.shared import is_device
-from jax_prompt.serving.names import BadName, split_name, version_order
+from jax_prompt.prompts.versions import BadName, split_name, version_order
 
 #: Inputs that are no lines of their own, by the ends of their names.
 _OTHER_FORMATS = ('.csv', '.tsv', '.json')

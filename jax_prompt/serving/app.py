@@ -19,11 +19,11 @@ from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row
+from jax_prompt.prompts.versions import NAME_PATTERN, BadName
 from jax_prompt.serving import schemas
-from jax_prompt.serving.batcher import BatchFailed, Busy, Stopped
-from jax_prompt.serving.names import NAME_PATTERN, BadName
+from jax_prompt.serving.batching import BatchFailed, Busy, Stopped
 from jax_prompt.serving.prompt_folder import Exists, Version
-from jax_prompt.serving.service import READY, Service, TooLate, Unavailable, Unfit
+from jax_prompt.serving.service import READY, Refused, Service
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ _ALWAYS = (403, 503)
 
 
 def create_app(service: Service) -> FastAPI:
-    """Make the application of a service; `gate.Gate` goes around it."""
+    """Make the application of a service; `limits.Limits` goes around it."""
     app = FastAPI(
         title='jax_prompt', version=__version__, docs_url=None, redoc_url=None,
         description='One frozen T5 and many soft prompts: requests of all tasks share batches.',
-        # Where other machines can ask, the gate wants a token of everyone; here it is documented.
+        # Where other machines can ask, `Limits` wants a token of everyone; here it is documented.
         dependencies=[] if service.settings.is_loopback else [Depends(_BEARER)])
     _add_answers(app, service)
     _add_prompts(app, service)
@@ -50,7 +50,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _problems(service: Service, *codes: int) -> dict[int | str, dict[str, Any]]:
-    """Document refusals, those of the gate among them."""
+    """Document refusals, those of `Limits` among them."""
     token = () if service.settings.is_loopback else (401,)
     return schemas.problems(*sorted({*codes, *_ALWAYS, *token}))
 
@@ -81,11 +81,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         prompt, name = service.prompt(body.prompt)
 
         def make_row() -> Row:
-            schemas.check_generation(body)
-            decoding, options = AnswerSettings(
+            answers = AnswerSettings(
                 num_beams=body.num_beams, length_penalty=body.length_penalty,
-                temperature=body.temperature, top_k=body.top_k,
-                top_p=body.top_p).generation(body.seed)
+                temperature=body.temperature, top_k=body.top_k, top_p=body.top_p)
+            answers.check_effects()
+            decoding, options = answers.generation(body.seed)
             row = service.engine.rows_of(
                 prompt, [body.inputs], rank=False, max_tokens=body.max_tokens,
                 decoding=decoding, options=options)[0]
@@ -120,11 +120,11 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         version = service.find(name)
         return schemas.NearestWords(prompt=version.full_name, rows=[
             [schemas.NearestWord(word=word, cosine=cosine) for word, cosine in row]
-            for row in service.nearest.of(version, count)])
+            for row in service.nearest(version, count)])
 
 
 def _add_changes(app: FastAPI, service: Service) -> None:
-    """Add the routes that change the folder of prompts; the gate asks for the token."""
+    """Add the routes that change the folder of prompts; `Limits` asks for the token."""
     # Where there is no token, none helps.
     token, dependencies = ((), []) if service.settings.token is None else ((401,), [
         Depends(_BEARER)])
@@ -140,7 +140,8 @@ def _add_changes(app: FastAPI, service: Service) -> None:
     def upload(name: _Name, response: Response, body: Annotated[bytes, Body(
             media_type='application/octet-stream', description='A prompt file.',
             )] = b'') -> schemas.Uploaded:
-        version, is_new = service.upload(name, body)
+        with service.changing_folder() as folder:
+            version, is_new = folder.upload(name, body)
         response.status_code = 201 if is_new else 200
         return schemas.Uploaded(name=version.name, version=version.version,
                                 default=_is_default(service, version))
@@ -149,7 +150,8 @@ def _add_changes(app: FastAPI, service: Service) -> None:
                 summary='Remove a version of a prompt, or all of them',
                 responses=_problems(service, *token, 404, 422))
     def remove(name: _Name) -> schemas.Removed:
-        return schemas.Removed(removed=service.remove(name))
+        with service.changing_folder() as folder:
+            return schemas.Removed(removed=folder.remove(name))
 
 
 def _add_states(app: FastAPI, service: Service) -> None:
@@ -193,9 +195,8 @@ def _sender(content: bytes, kind: str) -> Callable[[], Any]:
 
 def _add_errors(app: FastAPI) -> None:
     """Give every refusal the same form: {"detail": one line}."""
-    for error, status in ((BadName, 422), (UnknownPrompt, 404), (Exists, 409), (Unfit, 409),
-                          (BatchFailed, 500), (Busy, 503), (Stopped, 503), (Unavailable, 503),
-                          (TooLate, 504)):
+    for error, status in ((Refused, None), (BadName, 422), (UnknownPrompt, 404), (Exists, 409),
+                          (BatchFailed, 500), (Busy, 503), (Stopped, 503)):
         app.add_exception_handler(error, _refusal(status))
 
     @app.exception_handler(RequestValidationError)
@@ -226,12 +227,13 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({'detail': 'the server failed; its log says how'}, 500)
 
 
-def _refusal(status: int) -> Callable[[Request, Exception], Any]:
+def _refusal(status: int | None) -> Callable[[Request, Exception], Any]:
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         del request
-        headers = {'retry-after': '1'} if status == 503 else None
+        code = status or error.status
+        headers = {'retry-after': '1'} if code == 503 else None
         lines = str(error).splitlines() or [type(error).__name__]
-        return JSONResponse({'detail': lines[0]}, status, headers)
+        return JSONResponse({'detail': lines[0]}, code, headers)
 
     return refuse
 

@@ -15,10 +15,10 @@ class Metrics:
     def __init__(self):
         self._registry = CollectorRegistry()
         own = {'registry': self._registry, 'namespace': 'jax_prompt'}
-        self.requests = Counter('requests', 'Requests by route and status code.',
-                                ('route', 'code'), **own)
-        self.seconds = Histogram('request_seconds', 'Seconds from a request to its answer.',
-                                 ('route',), buckets=_SECONDS, **own)
+        self._requests = Counter('requests', 'Requests by route and status code.',
+                                 ('route', 'code'), **own)
+        self._seconds = Histogram('request_seconds', 'Seconds from a request to its answer.',
+                                  ('route',), buckets=_SECONDS, **own)
         self._batch_rows = Histogram('batch_rows', 'Rows of a batch, fillers left out.',
                                      buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256), **own)
         self._batch_prompts = Histogram('batch_prompts', 'Different prompts in a batch.',
@@ -32,6 +32,11 @@ class Metrics:
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a value that is read when it is asked for."""
         Gauge(name, help, **self._own).set_function(read)
+
+    def note_request(self, route: str, code: int | str, seconds: float) -> None:
+        """Take down a request; its code is 'dropped' where it was not answered."""
+        self._requests.labels(route, code).inc()
+        self._seconds.labels(route).observe(seconds)
 
     def note_batch(self, rows: Sequence[Row], waited: float, seconds: float) -> None:
         """Take down a batch."""

@@ -1,29 +1,34 @@
 """The folder of prompts that a server serves: names, versions, and what is new there.
 
 A file `NAME@VERSION.safetensors` is that version of prompt NAME. A file `NAME.safetensors`, such as
-a training run overwrites, is a version named by its content; contents that it had before stay in
-use, in memory, for those who name them. A version is one content, however many files hold it. A
-request that names no version gets `NAME.safetensors` where it exists, else the highest version that
-has a file, numbers inside versions counting as numbers, else the newest of the earlier contents.
+a training run overwrites, is a version named by its content, for as long as it has that content. A
+request that names no version gets `NAME.safetensors` where it exists, else the highest version,
+numbers inside versions counting as numbers.
 """
 
+import contextlib
 import dataclasses
-import itertools
 import logging
+import math
 import os
 import pathlib
+import re
 import secrets
 import threading
+import time
 from collections.abc import Callable
 
+from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.files import write_file
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.rows import ServedPrompt
 from jax_prompt.prompts.file import PromptFile, load_prompt
-from jax_prompt.serving.folder_scan import ENDING, Seen, scan
-from jax_prompt.serving.names import split_name, version_order
-from jax_prompt.serving.uploads import Numbers, check_size, place, written_aside
+from jax_prompt.prompts.versions import ENDING, split_name, version_order
 
 _log = logging.getLogger(__name__)
+
+#: Seconds until a file that failed, though not for its content, is tried again.
+_REST = 30.0
 
 
 class Exists(ValueError):
@@ -35,15 +40,13 @@ class Version:
     """One version of a prompt in use.
 
     Attributes:
-      name, version: together `name@version`, by which the engine knows it.
-      prompt: in the engine.
-      path: its file; None for an earlier content of a file that was overwritten.
+      name, version: together `name@version`, by which requests know it.
+      prompt: in the engine, which knows it by its file's name.
     """
 
     name: str
     version: str
     prompt: ServedPrompt
-    path: pathlib.Path | None
 
     @property
     def full_name(self) -> str:
@@ -61,14 +64,13 @@ class PromptFolder:
       'sst2@3'
     """
 
-    def __init__(self, engine: Engine, path: str | os.PathLike, kept_versions: int = 4,
-                 warm_up_length: int | None = None, stop: Callable[[], bool] = lambda: False):
+    def __init__(self, engine: Engine, path: str | os.PathLike, warm_up_length: int | None = None,
+                 stop: Callable[[], bool] = lambda: False):
         """Name a folder.
 
         Args:
           engine: whose prompts it holds.
           path: the folder.
-          kept_versions: of a file that is overwritten, how many earlier contents stay in use.
           warm_up_length: up to which lengths programs are compiled before a prompt is in use.
           stop: is asked now and then whether to leave the rest undone.
 
@@ -79,15 +81,14 @@ class PromptFolder:
         if not self.path.is_dir():
             raise FileNotFoundError(f'the folder of prompts {path} does not exist; make it, and '
                                     'put prompt files into it')
-        self._engine, self._kept, self._longest = engine, kept_versions, warm_up_length
+        self._engine, self._longest, self._stop = engine, warm_up_length, stop
         # Held by whoever changes something, compiling included; requests read what was published.
-        self._lock, self._stop = threading.RLock(), stop
+        self._lock = threading.RLock()
         self._published: dict[str, list[Version]] = {}
-        self._seen: dict[str, Seen] = {}  # file name -> its last state
-        self._current: dict[str, Version] = {}  # file name -> the content in use
-        # name -> older contents of its file without a version, the newest first
-        self._earlier: dict[str, list[Version]] = {}
-        self._numbers = Numbers()
+        self._files: dict[str, Version] = {}  # file name -> the content in use
+        # File name -> its stamp when it was tried, and when to try it again if it stays as it is.
+        self._tried: dict[str, tuple[tuple, float]] = {}
+        self._numbers: dict[str, int] = {}  # name -> the highest whole number that was a version
 
     def versions(self) -> dict[str, list[Version]]:
         """Return all versions in use, by name; each name's default is the first of its list."""
@@ -114,34 +115,30 @@ class PromptFolder:
         """Take up what is new or changed in the folder, and let go of what is no longer there.
 
         A file that cannot be used is said in the log; what it held before stays in use. It is tried
-        again when it changes, or where the reason may pass, later and later.
+        again when it changes, or after a while where the reason may have passed.
 
         Raises:
           OSError: the folder cannot be read.
         """
         with self._lock:
-            found = scan(self.path)
-            for file_name in set(self._current) - set(found):
-                version = self._current.pop(file_name)
-                if file_name == version.name + ENDING:
-                    self._earlier.pop(version.name, None)
-            self._publish()
-            self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+            found = _scan(self.path)
+            self._let_go([name for name in self._files if name not in found])
+            self._tried = {name: tried for name, tried in self._tried.items() if name in found}
             for file_name, (path, stamp) in found.items():
                 if self._stop():
                     return
-                if self._seen.setdefault(file_name, Seen()).is_due(stamp):
-                    self._try(file_name, path)
+                before, again = self._tried.get(file_name, (None, 0.0))
+                if stamp != before or time.monotonic() >= again:
+                    self._tried[file_name] = stamp, self._try(file_name, path)
 
     def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
         """Add a version of a prompt to the folder, and take it into use.
 
-        It comes into the folder once all that it needs is compiled. It is what the bare name means
-        only where the rule of the folder says so: `NAME.safetensors` goes before it.
+        It comes into the folder once all that it needs is compiled. Whether the bare name means it
+        is for the rule of the folder to say: `NAME.safetensors` goes before it.
 
         Args:
-          name: 'name@version'; or 'name' for the version that has this content in a file, or else
-            the next whole number.
+          name: 'name@version'; or 'name' for the version of this content, else the next number.
           content: of a prompt file.
 
         Returns:
@@ -153,41 +150,35 @@ class PromptFolder:
           ValueError: this is no prompt file, it does not fit the model, or it is too large.
         """
         base, version = split_name(name)
-        with self._lock, written_aside(self.path, content) as aside:
-            digest = self._check(aside)
-            if version is None:
-                self.refresh()  # else a file might hold another content than is known
-                for one in self._published.get(base, ()):
-                    if one.path is not None and one.prompt.digest == digest:
+        with self._lock:
+            self.refresh()  # else a file might hold another content than is known
+            aside = write_file(self.path / f'.{secrets.token_hex(8)}.upload', content)
+            try:
+                file, digest = self._check(aside)
+                known = self._published.get(base, ())
+                for one in known:
+                    if one.prompt.digest == digest and version in (None, one.version):
                         return one, False
-                version = self._next(base)
-            path = self.path / f'{base}@{version}{ENDING}'
-            try:
-                place(aside, path)
-            except FileExistsError:
-                if not path.is_file() or path.read_bytes() != content:
-                    raise _exists(f'{base}@{version}') from None
-                self.refresh()
-                if path.name not in self._current:
-                    raise ValueError(f'{path.name} is in the folder but cannot be used; the log '
-                                     'says why') from None
-                return self._current[path.name], False
-            try:
-                self._take_up(path.name, path)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            return self._current[path.name], True
+                version = version or self._next_number(base)
+                path = self.path / f'{base}@{version}{ENDING}'
+                if path.exists() or any(one.version == version for one in known):
+                    raise Exists(f'prompt {base}@{version} is there with another content; give '
+                                 'another version')
+                # If the file cannot get its name the next refresh lets go of the version.
+                self._use(path.name, file)
+                os.rename(aside, path)
+                self._tried[path.name] = _stamp(path), math.inf
+            finally:
+                aside.unlink(missing_ok=True)
+            return self._files[path.name], True
 
     def remove(self, name: str) -> list[str]:
         """Delete a version, or all of a prompt, from the folder and from use.
 
-        Requests under way are still answered. Of a file that was overwritten the earlier contents
-        stay in use when only the one that it has now is deleted; having no file, they last no
-        longer than this process.
+        Requests under way are still answered.
 
         Args:
-          name: 'name@version', or 'name' for all versions, earlier contents included.
+          name: 'name@version', or 'name' for all versions.
 
         Returns:
           The full names of what was removed.
@@ -202,32 +193,31 @@ class PromptFolder:
             self.find(name)
             gone = [one.full_name for one in self._published[base]
                     if version in (None, one.version)]
-            for file_name, one in list(self._current.items()):
-                if one.full_name in gone:
-                    (self.path / file_name).unlink(missing_ok=True)
-                    del self._current[file_name]
-            self._keep(base, [one for one in self._earlier.get(base, ())
-                              if one.full_name not in gone])
-            self._publish()
+            files = [file_name for file_name, one in self._files.items() if one.full_name in gone]
+            for file_name in files:
+                (self.path / file_name).unlink(missing_ok=True)
+                self._let_go([file_name])
             return gone
 
     def _publish(self) -> None:
-        """Let requests see the versions as they are now; the engine forgets the others."""
-        files = sorted(self._current.values(), key=lambda one: version_order(one.version),
+        """Let requests see the versions as they are now, files without one in their names first."""
+        files = sorted(self._files.items(), key=lambda item: version_order(item[1].version),
                        reverse=True)
-        files.sort(key=lambda one: one.path.name != one.name + ENDING)
         found: dict[str, dict[str, Version]] = {}
-        for one in itertools.chain(files, *self._earlier.values()):
+        for _, one in sorted(files, key=lambda item: '@' in item[0]):
             found.setdefault(one.name, {}).setdefault(one.version, one)
-        before = self._published
         self._published = {name: list(found[name].values()) for name in sorted(found)}
-        for one in itertools.chain(*before.values()):
-            if one.version not in found.get(one.name, ()):
-                self._engine.remove(one.full_name)
-                _log.info('prompt %s is no longer in use', one.full_name)
 
-    def _try(self, file_name: str, path: pathlib.Path) -> None:
-        """Take a file up; whatever is wrong with it is no other file's matter."""
+    def _let_go(self, file_names: list[str]) -> None:
+        """Take what is no longer in the folder out of use."""
+        gone = [self._files.pop(file_name) for file_name in file_names]
+        self._publish()
+        for one in gone:
+            self._engine.remove(one.prompt.name)
+            _log.info('prompt %s is no longer in use', one.full_name)
+
+    def _try(self, file_name: str, path: pathlib.Path) -> float:
+        """Take a file up; return when to try again if it has not changed by then."""
         try:
             self._take_up(file_name, path)
         except Exception as error:
@@ -237,80 +227,102 @@ class PromptFolder:
                          exc_info=None if expected else error)
             # What is wrong with its content stays so; a lack of memory or a lost disk may not.
             if not isinstance(error, ValueError) or isinstance(error.__cause__, OSError):
-                self._seen[file_name].rest()
+                return time.monotonic() + _REST
+        return math.inf
 
     def _take_up(self, file_name: str, path: pathlib.Path) -> None:
         """Take a file into use, in place of what it held before."""
         if not file_name.endswith(ENDING):
             raise ValueError(f'its name does not end in {ENDING}; rename it')
-        base, version = split_name(file_name.removesuffix(ENDING))
+        split_name(file_name.removesuffix(ENDING))
         if not path.is_relative_to(self.path):
             raise ValueError('it leads out of the folder of prompts')
         if not path.is_file():
             raise ValueError('it is no regular file')
         file = load_prompt(path)
-        digest = _digest(file)
-        before = self._current.get(file_name)
-        if before is not None and before.prompt.digest == digest:
-            return
-        full_name = f'{base}@{version or digest}'
-        prompt = self._held_otherwise(full_name, digest, before)
-        if prompt is None:
-            self._warm_up(file)
-            prompt = self._engine.add(full_name, file)
-        self._current[file_name] = Version(base, version or digest, prompt, self.path / file_name)
-        if version is None and before is not None:
-            earlier = [dataclasses.replace(before, path=None), *self._earlier.get(base, ())]
-            self._keep(base, [one for one in earlier if one.version != digest])
-        self._numbers.note(base, version or '')
+        self._warm_up(file)
+        self._use(file_name, file)
+
+    def _use(self, file_name: str, file: PromptFile) -> None:
+        """Let requests have what a file holds."""
+        stem = file_name.removesuffix(ENDING)
+        base, version = split_name(stem)
+        prompt = self._engine.add(stem, file)
+        one = self._files[file_name] = Version(base, version or prompt.digest, prompt)
+        if re.fullmatch('[0-9]+', version or ''):
+            self._numbers[base] = max(int(version), self._numbers.get(base, 0))
         self._publish()
-        _log.info('prompt %s is in use', full_name)
+        _log.info('prompt %s is in use', one.full_name)
 
-    def _held_otherwise(self, full_name: str, digest: str,
-                        before: Version | None) -> ServedPrompt | None:
-        """Return a version that something else than what a file held before holds, if any does."""
-        for one in itertools.chain(self._current.values(), *self._earlier.values()):
-            if one is not before and one.full_name == full_name:
-                if one.prompt.digest != digest:
-                    raise _exists(full_name)
-                return one.prompt
-        return None
-
-    def _keep(self, base: str, earlier: list[Version]) -> None:
-        """Keep earlier contents in use, the newest first; the oldest make room."""
-        self._earlier[base] = earlier[:self._kept]
-
-    def _warm_up(self, file: PromptFile) -> None:
-        """Compile what a prompt needs and nobody has needed so far, before it has its name."""
+    def _warm_up(self, file: PromptFile) -> str:
+        """Compile what a prompt needs and nobody has needed so far; return its digest."""
         self._engine.make_room(len(file.prompt_PD), self._stop)
         name = f'.new.{secrets.token_hex(8)}'
         prompt = self._engine.add(name, file)
         try:
             self._engine.warm_up(self._engine.samples(prompt), self._longest, self._stop)
+            return prompt.digest
         finally:
             self._engine.remove(name)
 
-    def _check(self, path: pathlib.Path) -> str:
-        """Return the digest of what can be used; else say 'uploaded' instead of the file's path."""
+    def _check(self, path: pathlib.Path) -> tuple[PromptFile, str]:
+        """Return an upload that can be used, and its digest; messages do not name its path."""
         try:
             file = load_prompt(path)
-            check_size(file, self._engine)
-            self._warm_up(file)
-            return _digest(file)
+            _check_size(file, self._engine)
+            return file, self._warm_up(file)
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), 'uploaded')) from None
 
-    def _next(self, base: str) -> str:
-        """Return the next whole number as a version."""
-        prefix = f'{base}@'
-        return self._numbers.next(base, [
-            name.removeprefix(prefix).removesuffix(ENDING) for name in os.listdir(self.path)
-            if name.startswith(prefix) and name.endswith(ENDING)])
+    def _next_number(self, base: str) -> str:
+        """Return a whole number as a version that no file has and none has had."""
+        pattern = re.compile(rf'{re.escape(base)}@([0-9]+){re.escape(ENDING)}')
+        taken = [int(found[1]) for name in os.listdir(self.path)
+                 if (found := pattern.fullmatch(name))]
+        return str(1 + max([self._numbers.get(base, 0), *taken]))
 
 
-def _digest(file: PromptFile) -> str:
-    return ServedPrompt('', None, None, None, None, file).digest
+def _scan(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, tuple]]:
+    """Return the real path and the stamp of each prompt file, by name and in order.
+
+    Names that no request can give (`A B.safetensors`, `A.SAFETENSORS`) are told of, so are there.
+    """
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith('.') and name.lower().endswith(ENDING):
+            path = pathlib.Path(os.path.realpath(folder / name))
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                found[name] = path, _stamp(path) if path.is_relative_to(folder) else ()
+    return found
 
 
-def _exists(full_name: str) -> Exists:
-    return Exists(f'prompt {full_name} is there with another content; give another version')
+def _stamp(path: pathlib.Path) -> tuple:
+    """Return what tells a change."""
+    stat = path.stat()
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _check_size(file: PromptFile, engine: Engine) -> None:
+    """Refuse an upload that would run at larger sizes than the server was started for.
+
+    A batch's memory grows with them, and what one prompt takes all the others lack.
+    """
+    try:
+        task = TextTask.from_dict(file.metadata.task)
+    except TypeError as error:
+        raise ValueError(f'the task of the uploaded prompt cannot be read ({error}); save the '
+                         'prompt with a task that training accepts') from None
+    shapes, words = engine.shapes, task.label_words or ()
+    most_labels, longest_label = shapes.labels[-1]
+    sizes = [('rows', len(file.prompt_PD), shapes.lengths[-1]),
+             ('inputs_length', task.inputs_length, shapes.lengths[-1]),
+             ('targets_length', task.targets_length, shapes.targets[-1]),
+             ('number of labels', len(words), most_labels)]
+    if 0 < len(words) <= most_labels:
+        sizes.append(('tokens of a label with its end', engine.label_set(words).shape[1],
+                      longest_label))
+    for name, size, most in sizes:
+        if size > most:
+            raise ValueError(f'the uploaded prompt has {name} {size}; expected at most {most}, the '
+                             'largest that the server prepares for: train it with less, or put '
+                             'the file into the folder of prompts by hand')

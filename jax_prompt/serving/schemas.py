@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from jax_prompt.serving.names import NAME_PATTERN
+from jax_prompt.prompts.versions import NAME_PATTERN
 from jax_prompt.serving.settings import ServerSettings
 
 PromptName = Annotated[str, Field(
@@ -134,23 +134,6 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
             'above 1.')
 
     return ClassifyRequest, GenerateRequest
-
-
-def check_generation(body: Any) -> None:
-    """Refuse what would do nothing, which its sender cannot have meant.
-
-    Args:
-      body: a request to generate.
-
-    Raises:
-      ValueError: it narrows a draw without drawing, or weighs beams without a beam search.
-    """
-    if body.temperature == 0 and (body.top_k != 0 or body.top_p != 1):
-        raise ValueError(f'top_k={body.top_k} and top_p={body.top_p:g} do nothing at temperature '
-                         '0; give a temperature above 0, or leave them out')
-    if body.num_beams == 1 and body.length_penalty != 1:
-        raise ValueError(f'length_penalty={body.length_penalty:g} does nothing without a beam '
-                         'search; give num_beams above 1, or leave it out')
 
 
 class ClassifyAnswer(BaseModel):

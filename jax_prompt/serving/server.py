@@ -1,6 +1,5 @@
 """Serve until told to stop: uvicorn on a thread, signals on the main one."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -8,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -17,15 +15,15 @@ import uvicorn
 from jax_prompt.inference.rows import OpenedModel
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.serving.app import create_app
-from jax_prompt.serving.connection import LAST_CHANCE, Connection
-from jax_prompt.serving.door import close_door
-from jax_prompt.serving.gate import Gate
+from jax_prompt.serving.limits import Limits
 from jax_prompt.serving.service import Service
 from jax_prompt.serving.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
 _MAX_HEADER_BYTES = 16 * 1024
+#: Who connects while the server starts waits among so many, and is answered by /readyz.
+_BACKLOG = 512
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,6 +31,9 @@ def serve(opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSetti
           shapes: Shapes | None = None,
           announce: Callable[[str], None] = lambda address: None) -> None:
     """Answer requests until SIGTERM or SIGINT; then answer those that were accepted, and return.
+
+    For `settings.drain` seconds after the signal `/readyz` says 503, and every answer ends its
+    connection, so that whoever sends requests turns elsewhere; then nobody is let in.
 
     Args:
       opened: the frozen model.
@@ -50,7 +51,15 @@ def serve(opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSetti
     service = Service(opened, prompts, settings, shapes)
     listener = listen(settings.host, settings.port)
     stop = threading.Event()
-    server = _make_server(service)
+    server = uvicorn.Server(uvicorn.Config(
+        Limits(create_app(service), service), http='h11', ws='none', lifespan='off',
+        loop='asyncio', log_config=None, access_log=False, server_header=False, backlog=_BACKLOG,
+        # It counts the connection of the request that asks, too.
+        limit_concurrency=settings.max_connections + 1,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        timeout_keep_alive=max(5, int(settings.read_limit)),
+        timeout_graceful_shutdown=int(settings.read_limit + settings.time_limit) + 1))
+    logging.getLogger('uvicorn.error').setLevel(logging.CRITICAL)  # every malformed request
     with _signals_set(stop), service:
         thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]}, name='http',
                                   daemon=True)
@@ -62,7 +71,6 @@ def serve(opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSetti
         service.drain()
         if thread.is_alive():
             time.sleep(settings.drain)
-            close_door(listener)
         server.should_exit = True
         thread.join()
     _log.info('stopped')
@@ -87,50 +95,11 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Who connects while the server starts is answered by /readyz, not refused.
-        listener.listen(512)
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise OSError(f'cannot listen on {host}:{port}: {error.strerror or error}; choose another '
                       'host or port') from error
     return listener
-
-
-def _make_server(service: Service) -> uvicorn.Server:
-    settings = service.settings
-    idle_since: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-    async def close_idle() -> None:
-        _close_idle(server.server_state.connections, idle_since, settings.read_limit)
-
-    server = uvicorn.Server(uvicorn.Config(
-        Gate(create_app(service), service), http=Connection, ws='none', lifespan='off',
-        loop='asyncio', log_config=None, access_log=False, server_header=False, backlog=512,
-        limit_concurrency=settings.max_connections, h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        timeout_keep_alive=max(5, int(settings.read_limit)), callback_notify=close_idle,
-        timeout_notify=1, timeout_graceful_shutdown=int(
-            LAST_CHANCE + settings.read_limit + settings.time_limit) + 1))
-    logging.getLogger('uvicorn.error').setLevel(logging.CRITICAL)  # every malformed request
-    return server
-
-
-def _close_idle(connections: set, idle_since: weakref.WeakKeyDictionary, limit: float) -> None:
-    """Close connections whose next request does not arrive, or whose answer is not taken.
-
-    Uvicorn waits for both forever.
-    """
-    now = asyncio.get_running_loop().time()
-    for connection in list(connections):
-        cycle = connection.cycle  # the request in work, or the last one that was answered
-        is_stuck = connection.flow.write_paused
-        if cycle is not None and not cycle.response_complete and not is_stuck:
-            idle_since.pop(connection, None)
-            continue
-        seen, since = idle_since.setdefault(connection, (cycle, now))
-        if seen is not cycle:
-            idle_since[connection] = cycle, now
-        elif now - since > limit:
-            # To close is to wait until all is taken.
-            (connection.transport.abort if is_stuck else connection.transport.close)()
 
 
 @contextlib.contextmanager

@@ -19,38 +19,39 @@ from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.row_labels import LabelSet
 from jax_prompt.inference.rows import OpenedModel, Row, ServedPrompt
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.serving.batcher import Batcher, Busy
-from jax_prompt.serving.content_free import ContentFree
+from jax_prompt.prompts.nearest import nearest_words
+from jax_prompt.prompts.versions import BadName
+from jax_prompt.serving.batching import Batcher, Busy
 from jax_prompt.serving.metrics import Metrics
-from jax_prompt.serving.names import BadName
-from jax_prompt.serving.nearest import NearestWords
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder, Version
 from jax_prompt.serving.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 
 STARTING, READY, DRAINING = 'starting', 'ready', 'draining'
+#: What labels score without an input is remembered for so many prompts and sets of labels.
+_MOST_MEASURED = 1024
 
 T = TypeVar('T')
 
 
-class Unavailable(Exception):
-    """Nothing can be answered now; it may be later."""
+class Refused(Exception):
+    """A request that is not answered, with the status of HTTP that says whose fault it is.
 
+    503: nothing can be answered now, but later; 504: there was no answer in time; 409: it asks for
+    what its prompt, or the model, cannot do; the others see `limits`.
+    """
 
-class TooLate(Exception):
-    """There was no answer in time."""
-
-
-class Unfit(ValueError):
-    """A request asks for what its prompt, or the model, cannot do."""
+    def __init__(self, status: int, detail: str):
+        super().__init__(detail)
+        self.status, self.detail = status, detail
 
 
 class Service:
     """Answer requests; used as a context, in which its threads run.
 
     Attributes:
-      engine, folder, batcher, metrics, settings, nearest: its parts.
+      engine, folder, batcher, metrics, settings: its parts.
     """
 
     def __init__(self, opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSettings,
@@ -75,15 +76,15 @@ class Service:
         self._stop = threading.Event()
         self.engine = Engine(opened, shapes, settings.prompt_rows,
                              beam_decodings(settings.num_beams))
-        self.folder = PromptFolder(self.engine, prompts, settings.kept_versions,
-                                   settings.warm_up_length, self._stop.is_set)
+        self.folder = PromptFolder(self.engine, prompts, settings.warm_up_length,
+                                   self._stop.is_set)
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
                                self.metrics.note_batch)
         self._has_started = self._is_draining = False
         self._making = 0
-        self._content_free = ContentFree(self._measure)
+        # Digest of a prompt and its labels -> what they score without an input.
+        self._measured: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
         self._watcher = threading.Thread(target=self._watch_folder, name='prompts', daemon=True)
-        self.nearest = NearestWords(self.engine)
         self._add_gauges()
 
     def __enter__(self) -> 'Service':
@@ -117,7 +118,7 @@ class Service:
           name: 'name' or 'name@version'; None for the plain model.
 
         Raises:
-          Unavailable: the server has not started.
+          Refused: the server has not started.
           BadName, UnknownPrompt: there is none of that name.
         """
         self._check_started()
@@ -130,7 +131,7 @@ class Service:
         """Return what 'name' or 'name@version' means now.
 
         Raises:
-          Unavailable: it is not there, and may be once the server has started.
+          Refused: it is not there, and may be once the server has started.
           BadName, UnknownPrompt: there is none of that name.
         """
         try:
@@ -141,58 +142,27 @@ class Service:
 
     def _check_started(self) -> None:
         if not self._has_started:
-            raise Unavailable('the server is still compiling; see /readyz')
-
-    def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
-        """Add a version of a prompt; see `PromptFolder.upload`.
-
-        Args:
-          name: 'name@version', or 'name' for the next whole number.
-          content: of a prompt file.
-
-        Returns:
-          The version, and whether it is new.
-
-        Raises:
-          Unavailable: the server has not started, or the folder cannot be written to.
-          BadName, Exists: there can be no such name, or it has another content.
-          Unfit: this is no prompt file, it does not fit the model, or it is too large.
-        """
-        with self._changing_folder():
-            try:
-                return self.folder.upload(name, content)
-            except (BadName, Exists):
-                raise
-            except ValueError as error:
-                raise Unfit(str(error)) from error
-
-    def remove(self, name: str) -> list[str]:
-        """Delete a version, or all of a prompt; see `PromptFolder.remove`.
-
-        Args:
-          name: 'name@version', or 'name' for all versions.
-
-        Returns:
-          The full names of what was removed.
-
-        Raises:
-          Unavailable: the server has not started, or the folder cannot be written to.
-          BadName, UnknownPrompt: there is none of that name.
-        """
-        with self._changing_folder():
-            return self.folder.remove(name)
+            raise Refused(503, 'the server is still compiling; see /readyz')
 
     @contextlib.contextmanager
-    def _changing_folder(self) -> Iterator[None]:
-        """Refuse changes that would wait for minutes, or that the folder does not take."""
+    def changing_folder(self) -> Iterator[PromptFolder]:
+        """Give the folder to who changes it, unless that would wait for minutes.
+
+        Raises:
+          Refused: the server has not started, what is uploaded cannot be used, or the folder cannot
+            be written to.
+        """
         self._check_started()
         try:
-            yield
+            yield self.folder
+        except (BadName, Exists, UnknownPrompt):
+            raise
+        except ValueError as error:
+            raise Refused(409, str(error)) from error
         except OSError as error:
             _log.warning('the folder of prompts %s cannot be changed: %s', self.folder.path, error)
-            raise Unavailable('the folder of prompts cannot be changed now: '
-                              f'{error.strerror or type(error).__name__}; try again later'
-                              ) from error
+            raise Refused(503, 'the folder of prompts cannot be changed now: '
+                          f'{error.strerror or type(error).__name__}; try again later') from error
 
     def label_set(self, words: Sequence[str]) -> LabelSet:
         """Spell a request's own labels.
@@ -223,9 +193,8 @@ class Service:
           The row and its answer.
 
         Raises:
-          Unfit: the row cannot be made, or its prompt gives no answer.
+          Refused: the row cannot be made, its prompt gives no answer, or there was none in time.
           Busy, Stopped: the queue is full or closed.
-          TooLate: there was no answer in time.
           BatchFailed: the engine failed.
         """
         try:
@@ -233,11 +202,11 @@ class Service:
                 row = await self._make(make_row)
                 if calibrate:
                     row = dataclasses.replace(row, options=dataclasses.replace(
-                        row.options, content_free_C=await self._content_free.of(row)))
+                        row.options, content_free_C=await self._measure(row)))
                 answer, = await self._ask([row])
                 return row, answer
         except TimeoutError:
-            raise TooLate(f'no answer within {self.settings.time_limit:g} seconds') from None
+            raise Refused(504, f'no answer within {self.settings.time_limit:g} seconds') from None
 
     async def _make(self, make: Callable[[], T]) -> T:
         """Make rows on a thread aside, for so many requests at a time as may wait in the queue.
@@ -250,7 +219,7 @@ class Service:
         try:
             return await asyncio.to_thread(make)
         except ValueError as error:
-            raise Unfit(str(error)) from error
+            raise Refused(409, str(error)) from error
         finally:
             self._making -= 1
 
@@ -262,15 +231,41 @@ class Service:
                 answers.append(self.batcher.submit(row))
             return await asyncio.gather(*map(asyncio.wrap_future, answers))
         except ValueError as error:
-            raise Unfit(str(error)) from error
+            raise Refused(409, str(error)) from error
         finally:
             for answer in answers:
                 answer.cancel()
 
     async def _measure(self, row: Row) -> np.ndarray:
-        """Return what a row's labels score without an input, float64[C]."""
-        rows = await self._make(lambda: content_free_rows(self.engine, row.prompt, row.labels))
-        return content_free_scores(await self._ask(rows))
+        """Return what a row's labels score without an input, float64[C]; asked of the model once.
+
+        Requests that ask for it before it is known ask the model each for itself.
+        """
+        key = row.prompt.digest, row.labels.words
+        if key not in self._measured:
+            rows = await self._make(lambda: content_free_rows(self.engine, row.prompt, row.labels))
+            self._measured[key] = content_free_scores(await self._ask(rows))
+            while len(self._measured) > _MOST_MEASURED:
+                del self._measured[next(iter(self._measured))]
+        return self._measured[key]
+
+    def nearest(self, version: Version, count: int) -> list[list[tuple[str, float]]]:
+        """Return for each row of a prompt its nearest words, with their cosines.
+
+        Args:
+          version: of the prompt.
+          count: how many words.
+
+        Returns:
+          A list of (word, cosine) for each row, the nearest first.
+        """
+        opened = self.engine.opened
+        ids, cosines = nearest_words(
+            version.prompt.file.prompt_PD, opened.frozen['token_embedder']['embedding'], count,
+            num_special_ids=0, num_words=opened.vocabulary.vocab_size)
+        return [[(opened.vocabulary.decode([token]) or f'[{token}]', cosine)
+                 for token, cosine in zip(*row, strict=True)]
+                for row in zip(ids.tolist(), cosines.tolist(), strict=True)]
 
     def _watch_folder(self) -> None:
         """Take prompts into use, now and whenever the folder changes."""
@@ -287,15 +282,12 @@ class Service:
                 if problem is not None:
                     _log.info('the folder of prompts %s can be read again', self.folder.path)
                     problem = None
-                self._note_started()
+                if not self._has_started and not self._stop.is_set():
+                    self._has_started = True
+                    _log.info('ready: %d prompts, %d programs compiled', len(self.engine.prompts),
+                              self.engine.compilations)
             if self._stop.wait(self.settings.poll):
                 return
-
-    def _note_started(self) -> None:
-        if not self._has_started and not self._stop.is_set():
-            self._has_started = True
-            _log.info('ready: %d prompts, %d programs compiled', len(self.engine.prompts),
-                      self.engine.compilations)
 
     def _add_gauges(self) -> None:
         gauge = self.metrics.gauge

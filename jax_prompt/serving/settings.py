@@ -22,7 +22,8 @@ class ServerSettings:
       max_wait: seconds that a request may wait for others to share its batch.
       max_queue: requests that may wait at one time; more are refused with 503.
       time_limit: seconds after which a request that is not answered gets 504.
-      read_limit: seconds in which a request must have arrived, headers and body.
+      read_limit: seconds in which a request's body must have arrived; a connection that is kept
+        open without a further request is closed after as many, and at least 5.
       max_body: bytes of a request's body.
       max_upload: bytes of a prompt file that is uploaded.
       max_text: characters of a request's inputs, all columns together.
@@ -30,14 +31,13 @@ class ServerSettings:
       max_labels: most labels that a request may bring along, each of at most 200 characters.
       num_beams: of the beam search that requests may ask for; 1 for none, which spares its
         programs.
-      max_connections: open at one time; more are refused with 503.
+      max_connections: open at one time; while there are more, requests are refused with 503.
       warm_up_length: encoder positions up to which the programs of the prompts' own tasks are
         compiled before the server is ready. What else a request can ask for (a longer input, other
         lengths of text, labels of its own, the plain model) is compiled for when the first comes.
       prompt_rows: rows of all prompts together that there is room for to begin with; when they run
         out the room doubles, and all programs are compiled once more.
       poll: seconds between looks into the folder of prompts.
-      kept_versions: of a file that is overwritten, how many earlier contents stay in use.
       drain: seconds after SIGTERM in which requests are still taken, so that whoever sends them
         can see that the server is no longer ready.
 
@@ -65,7 +65,6 @@ class ServerSettings:
     warm_up_length: int = 128
     prompt_rows: int = 4096
     poll: float = 1.0
-    kept_versions: int = 4
     drain: float = 1.0
 
     def __post_init__(self):
@@ -75,7 +74,7 @@ class ServerSettings:
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected more '
                                  'than 0')
-        for name in ('max_wait', 'kept_versions', 'drain', 'port'):
+        for name in ('max_wait', 'drain', 'port'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected 0 or more')
         if self.port > 65535:

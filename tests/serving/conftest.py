@@ -43,9 +43,11 @@ def folder(all_prompts, tmp_path):
 
 
 @pytest.fixture(scope='session', autouse=True)
-def shared_programs(tmp_path_factory):
-    """Let the servers compile each program once."""
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path_factory.mktemp('programs'))
+def shared_programs(compile_once):
+    """Let the servers, and the tests themselves, compile each program once."""
+    import jax
+
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = jax.config.jax_compilation_cache_dir
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     yield
     del os.environ['JAX_COMPILATION_CACHE_DIR']

@@ -12,7 +12,7 @@ schemathesis = pytest.importorskip('schemathesis', reason='could not import sche
 import hypothesis  # noqa: E402
 from hypothesis import HealthCheck  # noqa: E402
 
-from jax_prompt.serving.names import NAME_PATTERN  # noqa: E402
+from jax_prompt.prompts.versions import NAME_PATTERN  # noqa: E402
 from tests.serving.process import TOKEN, running  # noqa: E402
 
 #: Nothing here may remove what other tests use.

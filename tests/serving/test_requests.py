@@ -113,9 +113,9 @@ def test_json_that_is_not_said_to_be_json_is_refused_with_the_header_to_send(ser
 
 
 @pytest.mark.parametrize('wrong, message', [
-    ({'top_k': 3}, 'top_k=3 and top_p=1 do nothing at temperature 0; give a temperature'),
-    ({'top_p': 0.5, 'num_beams': 2}, 'top_k=0 and top_p=0.5 do nothing'),
-    ({'length_penalty': 0.6}, 'length_penalty=0.6 does nothing without a beam search')])
+    ({'top_k': 3}, 'top_k=3 would do nothing: nothing is drawn unless temperature is above 0'),
+    ({'top_p': 0.5, 'num_beams': 2}, 'top_p=0.5 would do nothing: nothing is drawn unless'),
+    ({'length_penalty': 0.6}, 'length_penalty=0.6 would do nothing: there is no beam search')])
 def test_settings_that_would_do_nothing_are_refused(service, wrong, message):
     status, answer = generate(service, 'film', **wrong)
     assert status == 409 and answer['detail'].startswith(message)

@@ -16,9 +16,8 @@ import pytest
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.serving import nearest as nearest_module
 from jax_prompt.serving.app import create_app
-from jax_prompt.serving.gate import Gate
+from jax_prompt.serving.limits import Limits
 from jax_prompt.serving.service import DRAINING, READY, STARTING, Service
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import prompt_file
@@ -75,7 +74,7 @@ async def ask(service, method, path, body=None, host='localhost'):
         (b'host', host.encode()), (b'content-type', kind),
         (b'authorization', f'Bearer {TOKEN}'.encode())]}
     with contextlib.suppress(ValueError):  # what a route fails with is passed on to uvicorn
-        await Gate(create_app(service), service)(scope, receive, send)
+        await Limits(create_app(service), service)(scope, receive, send)
     return sent[0]['status'], json.loads(b''.join(one.get('body', b'') for one in sent))
 
 
@@ -99,7 +98,7 @@ def test_while_it_starts_a_prompt_is_not_missing_but_not_there_yet(opened, folde
         service.drain()
 
 
-def test_calibration_waits_in_the_queue_and_is_shared(opened, mood, monkeypatch):
+def test_calibration_waits_in_the_queue_and_is_remembered(opened, mood, monkeypatch):
     with started(opened, mood, max_queue=5) as service:
         engine, batcher, go, batches = service.engine, service.batcher, threading.Event(), []
         start = engine.start
@@ -113,25 +112,22 @@ def test_calibration_waits_in_the_queue_and_is_shared(opened, mood, monkeypatch)
         monkeypatch.setattr(engine, 'run', lambda rows: pytest.fail('passed by the queue'))
 
         async def run():
-            same = [asyncio.ensure_future(classify(service, calibrate=True)) for _ in range(5)]
+            first = asyncio.ensure_future(classify(service, calibrate=True))
             await until(lambda: (batcher.unanswered, batcher.waiting) == (3, 0))
-            others = [asyncio.ensure_future(classify(
-                service, labels=['film', 'plot'], calibrate=True)) for _ in range(2)]
+            other = asyncio.ensure_future(classify(
+                service, labels=['film', 'plot'], calibrate=True))
             await until(lambda: batcher.waiting == 3)
             status, answer = await classify(service, labels=['film', 'hero'], calibrate=True)
             assert status == 503 and '5 requests are waiting' in answer['detail']
             assert batcher.waiting == 3
-            for number, one in enumerate(others):  # nobody waits for that one any more
-                assert batcher.waiting == 3, number
-                one.cancel()
-                await asyncio.wait([one])
+            other.cancel()  # nobody waits for that one any more
+            await asyncio.wait([other])
             await until(lambda: batcher.waiting == 0)
             go.set()
-            answers = await asyncio.gather(*same)
-            assert answers == [answers[0]] * 5 and answers[0][0] == 200
-            assert sum(batches) == 3 + 5
-            assert (await classify(service, calibrate=True))[1] == answers[0][1]
-            assert sum(batches) == 3 + 5 + 1
+            status, answer = await first
+            assert status == 200 and sum(batches) == 3 + 1
+            assert (await classify(service, calibrate=True))[1] == answer
+            assert sum(batches) == 3 + 1 + 1
 
         asyncio.run(run())
 
@@ -187,7 +183,7 @@ def test_an_error_of_the_server_is_not_laid_at_the_requests_door(opened, mood, m
         assert 'the input without content' in answer['detail']
         assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
         monkeypatch.setattr(service.engine, 'start', fail)
-        monkeypatch.setattr(service.nearest, 'of', fail)
+        monkeypatch.setattr(service, 'nearest', fail)
         for asked in (classify(service), ask(service, 'GET', '/v1/prompts/mood/nearest')):
             status, answer = asyncio.run(asked)
             assert status == 500 and 'its log says how' in answer['detail']
@@ -200,24 +196,6 @@ def test_a_prompt_that_is_removed_meanwhile_is_described(opened, mood, monkeypat
         monkeypatch.setattr(service.folder, 'versions', dict)
         status, answer = asyncio.run(ask(service, 'GET', '/v1/prompts/mood'))
         assert status == 200 and answer['default'] is False
-
-
-def test_nearest_words_are_remembered_for_any_threads(opened, mood, monkeypatch):
-    monkeypatch.setattr(nearest_module, '_MOST_REMEMBERED', 1)
-    found = []
-    with started(opened, mood) as service:
-        version = service.folder.find('mood')
-
-        def work():
-            for number in range(30):
-                found.append(len(service.nearest.of(version, 1 + number % 3)[0]) == 1 + number % 3)
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(found) == 120 and all(found)
 
 
 @pytest.mark.parametrize('host, name', [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.serving.batcher import Batcher, BatchFailed, Busy, Stopped
+from jax_prompt.serving.batching import Batcher, BatchFailed, Busy, Stopped
 
 
 class Row:
@@ -248,21 +248,12 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(engine):
     assert engine.batches == [[0, 2, 3]]
 
 
-def test_an_error_reaches_its_own_batch_alone(engine, monkeypatch):
-    is_warm = engine.is_warm
-
-    def fails(rows):
-        if rows[0].number == 'fails':
-            raise KeyError('no such shape')
-        return is_warm(rows)
-
-    for broken in (is_warm, fails):
-        monkeypatch.setattr(engine, 'is_warm', broken)
-        with Batcher(engine, max_wait=0.001) as batcher:
-            with pytest.raises(BatchFailed, match='its log says how') as failed:
-                batcher.submit(Row('fails')).result(5)
-            assert str(failed.value.__cause__) == 'no such program'
-            assert [batcher.submit(Row(n)).result(5) for n in range(4)] == list(range(4))
+def test_an_error_reaches_its_own_batch_alone(engine):
+    with Batcher(engine, max_wait=0.001) as batcher:
+        with pytest.raises(BatchFailed, match='its log says how') as failed:
+            batcher.submit(Row('fails')).result(5)
+        assert str(failed.value.__cause__) == 'no such program'
+        assert [batcher.submit(Row(n)).result(5) for n in range(4)] == list(range(4))
 
 
 def test_answers_arrive_though_watching_fails(engine):

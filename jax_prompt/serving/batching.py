@@ -5,10 +5,8 @@ it may; while the device is busy rows gather by themselves, so that batches grow
 that need a program nobody has compiled yet wait aside and do not hold up the others.
 """
 
-import collections
 import dataclasses
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ import jax
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rows import Row
-from jax_prompt.serving.choosing import choose_rows
+from jax_prompt.inference.shapes import Shapes
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +27,9 @@ _log = logging.getLogger(__name__)
 _UNDER_WAY, _UNDER_WAY_ON_CPU = 2, 1
 #: Seconds that every row counts as having waited, so that those of this moment compare too.
 _AT_LEAST = 0.001
+#: What reading the weights once costs, in positions: so many take as long to compute with them, on
+#: two cores of a CPU as well as on a TPU, whose operations a byte are about as many.
+_WEIGHTS_COST = 256
 
 
 class Busy(Exception):
@@ -53,7 +54,7 @@ class _Waiting:
 
 
 #: Rows that wait, by group, the oldest first; no group is empty.
-_Groups = dict[tuple, collections.deque[_Waiting]]
+_Groups = dict[tuple, list[_Waiting]]
 
 
 class Batcher:
@@ -65,7 +66,7 @@ class Batcher:
     """
 
     def __init__(self, engine: Engine, max_wait: float = 0.005, max_queue: int = 1024,
-                 watch: Callable[[Sequence[Row], float, float], None] | None = None,
+                 watch: Callable[[Sequence[Row], float, float], None] = lambda *_: None,
                  clock: Callable[[], float] = time.monotonic, under_way: int | None = None):
         """Take an engine; `__enter__` starts the work.
 
@@ -79,20 +80,17 @@ class Batcher:
         """
         self._engine, self._max_wait, self._max_queue = engine, max_wait, max_queue
         self._watch, self._clock = watch, clock
-        lock = threading.RLock()
-        self._changed, self._cold_changed = threading.Condition(lock), threading.Condition(lock)
+        self._changed = threading.Condition(threading.RLock())
         self._groups: _Groups = {}
         # Rows found to need a program that is not compiled. They wait like the others: they count,
         # and can be cancelled.
         self._cold: _Groups = {}
         self._unanswered = 0
-        self._stopping = self._compiling = self._ended = False
+        self._stopping = self._compiling = False
         if under_way is None:
             under_way = _UNDER_WAY_ON_CPU if jax.default_backend() == 'cpu' else _UNDER_WAY
-        self._free = threading.Semaphore(under_way)
-        self._running: queue.SimpleQueue = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=work, name=f'batcher {work.__name__}', daemon=True)
-                         for work in (self._start_all, self._compile_all, self._finish_all)]
+        self._threads = [threading.Thread(target=work, name='batching', daemon=True)
+                         for work in (self._compile_all, *[self._run_all] * under_way)]
 
     def __enter__(self) -> 'Batcher':
         for thread in self._threads:
@@ -134,9 +132,9 @@ class Batcher:
                 raise Stopped('the server is shutting down')
             if (waiting := self.waiting) >= self._max_queue:
                 raise Busy(f'{waiting} requests are waiting; try again later')
-            self._groups.setdefault(row.group, collections.deque()).append(one)
+            self._groups.setdefault(row.group, []).append(one)
             self._unanswered += 1
-            self._changed.notify()
+            self._changed.notify_all()
         one.answer.add_done_callback(lambda _: self._note_answered(one))
         return one.answer
 
@@ -144,7 +142,7 @@ class Batcher:
         """Answer what is in the queue, take nothing more, and end."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
@@ -156,81 +154,60 @@ class Batcher:
             if one.answer.cancelled():
                 for groups in (self._groups, self._cold):
                     if one in groups.get(one.row.group, ()):
-                        _take(groups, one.row.group, [one])
-                self._changed.notify()
+                        _take(groups, [one])
+                self._changed.notify_all()
 
-    def _start_all(self) -> None:
-        """Start batch after batch, until there is nothing left and `stop` was called."""
-        while True:
-            self._free.acquire()
-            batch = self._next_batch()
-            if batch is None:
-                return
-            self._start(batch, self._free.release)
+    def _run_all(self) -> None:
+        """Run batch after batch, until there is nothing left and `stop` was called."""
+        while (batch := self._next_batch()) is not None:
+            self._run(batch)
 
     def _compile_all(self) -> None:
-        """Start the batches that need a program that is not compiled yet."""
+        """Run the batches that need a program that is not compiled yet."""
         while (batch := self._next_cold_batch()) is not None:
-            self._start(batch, _nothing)
+            self._run(batch)
             with self._changed:
                 # What else waits aside may need no further program: let the batches be made anew.
-                for group, rows in self._cold.items():
-                    _put(self._groups, group, rows)
+                for rows in self._cold.values():
+                    _put(self._groups, rows)
                 self._cold.clear()
                 self._compiling = False
-                self._changed.notify()
-        self._running.put(None)
+                self._changed.notify_all()
 
-    def _start(self, batch: list[_Waiting], release: Callable[[], None]) -> None:
-        """Start a batch; `release` is called once it is over."""
-        began = self._clock()
+    def _run(self, batch: Sequence[_Waiting]) -> None:
+        """Run a batch and hand out its answers."""
+        rows, began = [one.row for one in batch], self._clock()
         try:
-            running = self._engine.start([one.row for one in batch])
+            outcomes = self._engine.start(rows).outcomes()
+            for one, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    _log.warning('a row has no answer: %s', outcome)
+                    one.answer.set_exception(outcome)
+                else:
+                    one.answer.set_result(outcome)
+            self._watch(rows, began - batch[0].since, self._clock() - began)
         except Exception as error:
-            _fail(batch, error)
-            release()
-        else:
-            self._running.put((batch, running, began, release))
-
-    def _finish_all(self) -> None:
-        """Hand out the answers of batch after batch."""
-        while (started := self._running.get()) is not None:
-            batch, running, began, release = started
-            try:
-                for one, outcome in zip(batch, running.outcomes(), strict=True):
-                    _answer(one, outcome)
-            except Exception as error:
-                _fail(batch, error)
-            else:
-                self._tell(batch, began)
-            finally:
-                release()
-
-    def _tell(self, batch: Sequence[_Waiting], began: float) -> None:
-        """Tell whoever watches of a batch; their failures are theirs."""
-        if self._watch is None:
-            return
-        try:
-            self._watch([one.row for one in batch], began - batch[0].since, self._clock() - began)
-        except Exception:
-            _log.exception('a batch of %d rows could not be noted', len(batch))
+            _log.exception('a batch of %d rows failed', len(batch))
+            for one in batch:
+                if not one.answer.done():
+                    failure = BatchFailed('the server failed on a batch; its log says how')
+                    failure.__cause__ = error
+                    one.answer.set_exception(failure)
 
     def _next_batch(self) -> list[_Waiting] | None:
         """Wait for a batch that is due and can start; None at the end."""
         with self._changed:
             while True:
-                due, batch, seconds = self._due_batch()
-                if due is not None:
-                    if self._is_warm(batch):
-                        if batch := _begin(self._groups, due, batch):
-                            return batch
-                    else:  # compiled aside, so that others need not wait
-                        _take(self._groups, due, batch)
-                        _put(self._cold, due, batch)
-                        self._cold_changed.notify()
+                batch, seconds = self._due_batch()
+                if batch and self._engine.is_warm([one.row for one in batch]):
+                    if batch := _begin(self._groups, batch):
+                        return batch
+                elif batch:  # compiled aside, so that others need not wait
+                    _take(self._groups, batch)
+                    _put(self._cold, batch)
+                    self._changed.notify_all()
                 elif self._stopping and not (self._groups or self._cold or self._compiling):
-                    self._ended = True
-                    self._cold_changed.notify()
+                    self._changed.notify_all()
                     return None
                 else:
                     self._changed.wait(seconds)
@@ -240,32 +217,24 @@ class Batcher:
         with self._changed:
             while True:
                 if self._cold:
-                    group = min(self._cold, key=lambda group: self._cold[group][0].since)
-                    batch = _begin(self._cold, group, self._choose(self._cold[group])[0])
-                    if batch:
+                    oldest = min(self._cold.values(), key=lambda rows: rows[0].since)
+                    if batch := _begin(self._cold, self._choose(oldest)[0]):
                         self._compiling = True
                         return batch
-                elif self._ended:
+                elif self._stopping and not self._groups:
                     return None
                 else:
-                    self._cold_changed.wait()
+                    self._changed.wait()
 
-    def _is_warm(self, batch: Sequence[_Waiting]) -> bool:
-        """Tell whether a batch can start without compiling."""
-        try:
-            return self._engine.is_warm([one.row for one in batch])
-        except Exception:
-            return True  # it cannot start either; whoever starts it says why
-
-    def _due_batch(self) -> tuple[tuple | None, list[_Waiting], float | None]:
-        """Return the group to run now and a batch of it, or how long to wait for one.
+    def _due_batch(self) -> tuple[list[_Waiting], float | None]:
+        """Return the batch to run now, or how long to wait for one.
 
         Of several the one that has waited long and is worth its cost: a batch of few rows lets one
         of many go first, but not for ever.
         """
         now, wait = self._clock(), None
-        due, batch, most = None, [], 0.0
-        for group, waiting in self._groups.items():
+        batch, most = [], 0.0
+        for waiting in self._groups.values():
             waited = now - waiting[0].since
             is_full = len(waiting) >= self._engine.shapes.largest_batch
             if waited < self._max_wait and not is_full and not self._stopping:
@@ -275,8 +244,8 @@ class Batcher:
             rows, rate = self._choose(waiting)
             merit = (waited + _AT_LEAST) * rate
             if merit > most:
-                due, batch, most = group, rows, merit
-        return due, batch, wait
+                batch, most = rows, merit
+        return batch, wait
 
     def _choose(self, waiting: Sequence[_Waiting]) -> tuple[list[_Waiting], float]:
         """Choose a batch of a group; what it is worth for its cost comes with it."""
@@ -284,46 +253,52 @@ class Batcher:
         return [waiting[number] for number in numbers], rate
 
 
-def _put(groups: _Groups, group: tuple, rows: Sequence[_Waiting]) -> None:
-    """Put rows where they belong by their age."""
-    rows = [*groups.get(group, ()), *rows]
-    groups[group] = collections.deque(sorted(rows, key=lambda one: one.since))
+def choose_rows(waiting: Sequence[Row], shapes: Shapes) -> tuple[list[int], float]:
+    """Choose a batch: the first row, and those that go best with it.
+
+    A batch costs the positions of its rows, fillers included, and the weights once for each pass
+    over them. A row is worth what it would cost in a full batch of its like. Of the batches that
+    hold the first row the one is taken that is worth the most for its cost.
+
+    Args:
+      waiting: rows of one group, those that have waited longest first.
+      shapes: at which batches run.
+
+    Returns:
+      The numbers of its rows among those that wait, ascending, at most `shapes.largest_batch`; and
+      what they are worth for the batch's cost, up to 1.
+    """
+    weights = _WEIGHTS_COST * waiting[0].passes
+    lengths = [shapes.length(len(row.ids)) for row in waiting]
+    worth = [length + weights / shapes.largest_batch for length in lengths]
+    best, chosen = 0.0, [0]
+    for length in sorted({length for length in lengths if length >= lengths[0]}):
+        # The longest that fit waste least; of equals, those that have waited longer.
+        others = sorted((number for number in range(1, len(lengths)) if lengths[number] <= length),
+                        key=lambda number: -lengths[number])
+        for size in shapes.batch_sizes:
+            rows = [0, *others][:size]
+            rate = sum(worth[number] for number in rows) / (weights + size * length)
+            if rate > best:
+                best, chosen = rate, rows
+    return sorted(chosen), best
 
 
-def _take(groups: _Groups, group: tuple, batch: Sequence[_Waiting]) -> None:
+def _put(groups: _Groups, rows: Sequence[_Waiting]) -> None:
+    """Put rows of one group where they belong by their age."""
+    group = rows[0].row.group
+    groups[group] = sorted([*groups.get(group, ()), *rows], key=lambda one: one.since)
+
+
+def _take(groups: _Groups, batch: Sequence[_Waiting]) -> None:
     """Take rows out of their group, and the group away with its last one."""
-    gone = set(batch)
-    left = collections.deque(one for one in groups[group] if one not in gone)
-    if left:
-        groups[group] = left
-    else:
+    group, gone = batch[0].row.group, set(batch)
+    groups[group] = [one for one in groups[group] if one not in gone]
+    if not groups[group]:
         del groups[group]
 
 
-def _begin(groups: _Groups, group: tuple, batch: Sequence[_Waiting]) -> list[_Waiting]:
+def _begin(groups: _Groups, batch: Sequence[_Waiting]) -> list[_Waiting]:
     """Take rows out of their group to work on them; those cancelled just now are left out."""
-    _take(groups, group, batch)
+    _take(groups, batch)
     return [one for one in batch if one.answer.set_running_or_notify_cancel()]
-
-
-def _answer(one: _Waiting, outcome: Prediction | Exception) -> None:
-    """Hand out what came of a row."""
-    if isinstance(outcome, Exception):
-        _log.warning('a row has no answer: %s', outcome)
-        one.answer.set_exception(outcome)
-    else:
-        one.answer.set_result(outcome)
-
-
-def _nothing() -> None:
-    """Hold nothing, release nothing."""
-
-
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    """Hand an error out to those that have no answer."""
-    _log.error('a batch of %d rows failed', len(batch), exc_info=error)
-    for one in batch:
-        if not one.answer.done():
-            failure = BatchFailed('the server failed on a batch; its log says how')
-            failure.__cause__ = error
-            one.answer.set_exception(failure)

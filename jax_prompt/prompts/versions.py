@@ -1,7 +1,8 @@
-"""Names and versions of prompts, as requests and files have them."""
+"""Names and versions of prompts: a file `NAME@VERSION.safetensors` is that version of NAME."""
 
 import re
 
+ENDING = '.safetensors'
 #: A name or a version: nothing that a path could make use of.
 WORD = r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}'
 NAME_PATTERN = rf'^{WORD}(@{WORD})?$'
@@ -14,8 +15,14 @@ class BadName(ValueError):
 def split_name(name: str) -> tuple[str, str | None]:
     """Split 'name' or 'name@version'.
 
+    Args:
+        name: as a request, or a file without its ending, has it.
+
+    Returns:
+        The name, and the version or None.
+
     Raises:
-      BadName: it is neither.
+        BadName: it is neither.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise BadName(f'{name[:80]!r} is no name of a prompt; expected letters, digits, dots, '
