@@ -12,7 +12,7 @@ Sources, all read in 2026:
 - v6e: https://cloud.google.com/tpu/docs/v6e (peak, HBM 1,638 GB/s, interconnect 800 GB/s both
   directions together).
 
-How much of the HBM a program may use is not in this table: the compiler says it (`topology.py`).
+How large the HBM is, and how much of it a program may use, the compiler says (`topology.py`).
 """
 
 import dataclasses
@@ -25,7 +25,6 @@ class Chip:
     Attributes:
       name: as in topologies, 'v5e'.
       peak_flops: bfloat16 floating-point operations a second.
-      hbm_bytes: size of its main memory, as published.
       hbm_bandwidth: bytes a second between it and the cores.
       interconnect_bandwidth: bytes a second that a chip can send over all its links at once, in
         one direction.
@@ -39,7 +38,6 @@ class Chip:
 
     name: str
     peak_flops: float
-    hbm_bytes: float
     hbm_bandwidth: float
     interconnect_bandwidth: float
     dimensions: int
@@ -56,11 +54,11 @@ _DOCS = 'https://cloud.google.com/tpu/docs'
 
 CHIPS = {chip.name: chip for chip in (
     # The smallest slice of v3 has four chips.
-    Chip('v3', 123e12, 32 * 2**30, 900e9, 280e9, 2, 1024, _FLAT[1:], devices_per_chip=2,
+    Chip('v3', 123e12, 900e9, 280e9, 2, 1024, _FLAT[1:], devices_per_chip=2,
          source=f'{_DOCS}/v3; arXiv:2304.01433, table 4'),
-    Chip('v4', 275e12, 32 * 2**30, 1200e9, 300e9, 3, 4096, _CUBE, config='megacore',
+    Chip('v4', 275e12, 1200e9, 300e9, 3, 4096, _CUBE, config='megacore',
          source=f'{_DOCS}/v4; arXiv:2304.01433, table 4'),
-    Chip('v5e', 197e12, 16e9, 819e9, 200e9, 2, 256, _FLAT, source=f'{_DOCS}/v5e'),
-    Chip('v5p', 459e12, 95e9, 2765e9, 600e9, 3, 6144, _CUBE, source=f'{_DOCS}/v5p'),
-    Chip('v6e', 918e12, 32e9, 1638e9, 400e9, 2, 256, _FLAT, source=f'{_DOCS}/v6e'),
+    Chip('v5e', 197e12, 819e9, 200e9, 2, 256, _FLAT, source=f'{_DOCS}/v5e'),
+    Chip('v5p', 459e12, 2765e9, 600e9, 3, 6144, _CUBE, source=f'{_DOCS}/v5p'),
+    Chip('v6e', 918e12, 1638e9, 400e9, 2, 256, _FLAT, source=f'{_DOCS}/v6e'),
 )}

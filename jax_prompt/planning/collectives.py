@@ -1,33 +1,29 @@
 """What a compiled program sends between devices, read from its optimized HLO.
 
 Every collective instruction names the groups of devices that take part; on a mesh, the axes along
-which the members of a group differ are the axes that it runs over.
-
-Instructions in a loop's body count as often as the loop runs: XLA for CPU and GPU writes the number
-of rounds beside a loop (`known_trip_count`); for TPU it is read from the loop's counter, which for
-every `lax.scan` goes from one constant to another. A collective in a loop whose rounds are not
-known is an error, since no number would be right. All branches of a conditional count, so where
-there is one the bytes are an upper bound.
+which the members of a group differ are the axes that it runs over. Instructions in a loop's body
+count as often as the loop runs. All branches of a conditional count, so where there is one the
+bytes are an upper bound.
 """
 
 import dataclasses
+import math
 import re
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from jax_prompt.planning.hlo import (
-    Computation,
-    Instruction,
-    executions,
-    read_module,
-    type_bytes,
-)
-from jax_prompt.planning.replica_groups import read_groups
+from jax_prompt.planning.hlo import Computation, Instruction, Module, executions, known
 
 OPERATIONS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all',
               'collective-permute', 'collective-broadcast')
+
+_EXPLICIT = re.compile(r'\{((?:\{[\d,]*\},?)*)\}')
+_ORDERED = r'\[(?P<shape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?'
+_IOTA = re.compile(r'\[(?P<groups>[\d,]+)\]<=' + _ORDERED)
+_MESH = re.compile(r"@?mesh[\[<](?P<axes>[^\]>]*)[\]>]"
+                   r"(?:, ?device_ids=\((?P<devices>(?:[^()]|\([^()]*\))*)\))?"
+                   r" ?\{(?P<over>[^}]*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,94 +31,143 @@ class Collective:
     """One collective instruction of a compiled program.
 
     Attributes:
-      name: of the instruction.
       operation: one of `OPERATIONS`.
       axes: the mesh axes that it runs over.
       bytes: of the whole array, on each device, of one execution: what is reduced (all-reduce,
-        reduce-scatter), what is there after gathering (all-gather), what is sent on (all
-        others). A ring moves (n-1)/n of it over every link for n devices in a group,
-        twice that for an all-reduce.
-      group_size: n.
+        reduce-scatter), what is there after gathering (all-gather), what is sent on (all others).
+      group_size: how many devices take part together.
       times: how often it is executed in one run of the program.
     """
 
-    name: str
     operation: str
     axes: tuple[str, ...]
     bytes: int
     group_size: int
     times: int
 
+    @property
+    def sent_bytes(self) -> int:
+        """Return the bytes that a device has to send for it in one run of the program.
 
-def collective_bytes(compiled: Any, mesh: Mesh,
-                     rounds: int | None = None) -> dict[str, dict[str, int]]:
-    """Sum what a compiled program sends, by mesh axis and operation.
+        Source: Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, section 3: an all-reduce
+        among n costs each at least 2 (n - 1) / n of the array, its two halves one each.
+        """
+        if self.operation in ('collective-permute', 'collective-broadcast'):
+            return self.bytes * self.times
+        halves = 2 if self.operation == 'all-reduce' else 1
+        return math.ceil(halves * self.bytes * (self.group_size - 1) / self.group_size) * self.times
+
+
+def read_collectives(module: Module, mesh: Mesh, rounds: int | None = None) -> list[Collective]:
+    """List the collectives of a compiled program that more than one device takes part in.
 
     Args:
-      compiled: what `jit(...).lower(...).compile()` returns, or its HLO text.
+      module: the program, from `read_module`.
       mesh: the mesh that its arguments live on.
       rounds: how often to count a loop whose rounds cannot be read.
 
     Returns:
-      Axis -> operation -> bytes a device and run, as counted by `Collective.bytes`. Collectives
-      over both axes at once are under 'data+model'.
+      The collectives, in the order of the text. The parts of an asynchronous one count once.
 
     Raises:
-      ValueError: see `collectives`.
+      ValueError: a form of groups or an element type that this reader does not know, or a
+        collective in a loop of unknown length where `rounds` is None.
+    """
+    times = executions(module, rounds)
+    begun = {_channel(one) for instructions in module.computations.values()
+             if _begins(instructions) for one in instructions.values()} - {''}
+    found = []
+    for name, instructions in module.computations.items():
+        for one in instructions.values():
+            operation = one.opcode.removesuffix('-start')
+            if (operation not in OPERATIONS or times[name] == 0
+                    or (_channel(one) in begun and not _begins(instructions))):
+                continue
+            groups = read_groups(one.attributes, mesh.size)
+            size = max(map(len, groups))
+            sent = sum(array.bytes for operand in one.operands
+                       for array in instructions[operand].arrays)
+            if size > 1:
+                found.append(Collective(operation, _axes(groups, mesh),
+                                        sent * (size if operation == 'all-gather' else 1), size,
+                                        known(times[name], one)))
+    return found
+
+
+def sum_bytes(collectives: list[Collective]) -> dict[str, dict[str, int]]:
+    """Sum the bytes of one run of a program by mesh axis and operation.
+
+    Args:
+      collectives: from `read_collectives`.
+
+    Returns:
+      Axis -> operation -> bytes a device, as counted by `Collective.bytes`. Collectives over both
+      axes at once are under 'data+model'.
     """
     totals: dict[str, dict[str, int]] = {}
-    for one in collectives(compiled, mesh, rounds):
+    for one in collectives:
         by_operation = totals.setdefault('+'.join(one.axes), {})
         by_operation[one.operation] = by_operation.get(one.operation, 0) + one.bytes * one.times
     return totals
 
 
-def axis_bytes(totals: dict[str, dict[str, int]], axis: str) -> int:
-    """Sum all bytes that cross an axis, alone or together with others.
+def read_groups(attributes: str, count: int) -> list[list[int]]:
+    """Read which devices take part in a collective together, in each form that XLA writes it.
+
+        {{0,1},{2,3}}             the groups themselves; {} is one group of all
+        [2,4]<=[4,2]T(1,0)        0..7 as a [4, 2] array, transposed, in two groups of four
+        mesh['a'=4,'b'=2] {'a'}   all places of the mesh that differ along axis 'a' alone; of an
+                                  axis that is named as 'a':(2)4, the factor 4 after a factor 2
+                                  (XLA's `hlo/ir/replica_group.h`)
 
     Args:
-      totals: from `collective_bytes`.
-      axis: 'data' or 'model'.
+      attributes: what follows an instruction's operands in HLO, with `replica_groups=` or, for a
+        collective-permute, `source_target_pairs=`, whose pairs are groups of two.
+      count: devices of the mesh; without any group all of them are one.
 
     Returns:
-      Bytes a device and run.
-    """
-    return sum(sum(by_operation.values()) for axes, by_operation in totals.items()
-               if axis in axes.split('+'))
-
-
-def collectives(compiled: Any, mesh: Mesh, rounds: int | None = None) -> list[Collective]:
-    """List the collectives of a compiled program that more than one device takes part in.
-
-    Args:
-      compiled: what `jit(...).lower(...).compile()` returns, or its HLO text.
-      mesh: the mesh that its arguments live on.
-      rounds: how often to count a loop whose rounds cannot be read.
-
-    Returns:
-      The instructions, in the order of the text. The parts of an asynchronous one count once.
+      The groups, of places in the program's device order.
 
     Raises:
-      ValueError: a form of groups, an element type or an operand that this reader does not know, or
-        a collective in a loop of unknown length where `rounds` is None.
+      ValueError: the groups are in a form that is not known here.
     """
-    module = read_module(compiled if isinstance(compiled, str) else compiled.as_text())
-    times = executions(module, rounds)
-    begun = {_channel(one) for instructions in module.computations.values()
-             if _begins(instructions) for one in instructions.values()} - {''}
-    found = []
-    for computation, instructions in module.computations.items():
-        for instruction in instructions.values():
-            operation = instruction.opcode.removesuffix('-start')
-            if _channel(instruction) in begun and not _begins(instructions):
-                continue
-            if operation in OPERATIONS and times[computation] != 0:
-                count = times[computation]
-                if count is None:
-                    raise ValueError(f'{instruction.name} is in a loop whose number of rounds '
-                                     'cannot be known; its bytes cannot be counted')
-                found += _collective(operation, instruction, instructions, mesh, count)
-    return found
+    text = re.split('source_target_pairs=|replica_groups=', attributes, maxsplit=1)[-1]
+    if found := _EXPLICIT.match(text):
+        groups = [sorted(set(_numbers(group))) for group in re.findall(r'\{([\d,]+)\}', found[1])]
+        return groups or [list(range(count))]
+    if found := _IOTA.match(text):
+        return _arranged(found).reshape(_numbers(found['groups'])).tolist()
+    if found := _MESH.match(text):
+        return _mesh_groups(found)
+    raise ValueError(f'replica groups in a form that is not known here: {text[:80]!r}')
+
+
+def _mesh_groups(found: re.Match) -> list[list[int]]:
+    """Return the places of a mesh that differ along the named axes alone."""
+    parts = {name: (int(before or 1), int(size or 0)) for name, before, size in
+             re.findall(r"'?([\w.-]+)'?(?::\((\d+)\)(\d+))?(?:,|$)", found['over'])}
+    factors, inside = [], []  # every axis as before, the part that is named, after
+    for name, size in re.findall(r"'?([\w.-]+)'?=(\d+)", found['axes']):
+        before, part = parts.get(name, (1, 1))
+        part = part or int(size) // before
+        inside.append(len(factors) + 1)
+        factors += [before, part, int(size) // before // part]
+    outside = [place for place in range(len(factors)) if place not in inside]
+    ordered = re.fullmatch(_ORDERED, found['devices'] or f'[{math.prod(factors)}]')
+    ids = _arranged(ordered) if ordered else np.array(_numbers(found['devices']))
+    members = math.prod(factors[place] for place in inside)
+    return ids.reshape(factors).transpose(outside + inside).reshape(-1, members).tolist()
+
+
+def _arranged(found: re.Match) -> np.ndarray:
+    """Read [4,2]T(1,0): the numbers from 0 in that shape, its axes in that order."""
+    shape = _numbers(found['shape'])
+    return np.arange(math.prod(shape)).reshape(shape).transpose(
+        _numbers(found['order']) if found['order'] else None)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(',')]
 
 
 def _begins(instructions: Computation) -> bool:
@@ -136,28 +181,8 @@ def _begins(instructions: Computation) -> bool:
 
 def _channel(instruction: Instruction) -> str:
     """Return the number of a collective's channel, or '' where it has none."""
-    if instruction.opcode.removesuffix('-start') not in OPERATIONS:
-        return ''
     found = re.search(r'\bchannel_id=(\d+)', instruction.attributes)
-    return found[1] if found else ''
-
-
-def _collective(operation: str, instruction: Instruction, others: Computation,
-                mesh: Mesh, times: int) -> list[Collective]:
-    """Describe one collective; an empty list where every device is alone in its group."""
-    groups = read_groups(instruction.attributes, mesh.size)
-    size = max(map(len, groups), default=1)
-    if size == 1:
-        return []
-    unknown = [name for name in instruction.operands if name not in others]
-    if unknown or not instruction.operands:
-        raise ValueError(f'{instruction.name} has operands that are not defined before it: '
-                         f'{unknown}')
-    number = sum(type_bytes(others[name].type) for name in instruction.operands)
-    if operation == 'all-gather':
-        number *= size
-    return [Collective(instruction.name, operation, _axes(groups, mesh), number, size,
-                       times)]
+    return found[1] if found and instruction.opcode.removesuffix('-start') in OPERATIONS else ''
 
 
 def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
@@ -167,7 +192,7 @@ def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     """
     varying = set()
     for group in groups:
-        places = np.stack(np.unravel_index(group, tuple(mesh.shape.values())))
+        places = np.unravel_index(group, tuple(mesh.shape.values()))
         varying |= {axis for axis, along in zip(mesh.shape, places, strict=True)
                     if len(set(along.tolist())) > 1}
     return tuple(axis for axis in mesh.shape if axis in varying)

@@ -1,7 +1,6 @@
 """Compile a program for TPUs that need not be here, and say what the compiler says of it."""
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -10,20 +9,15 @@ from jax.sharding import Mesh
 
 from jax_prompt.files import first_line
 from jax_prompt.models.t5.model import REMAT_POLICIES
+from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
-from jax_prompt.planning.collectives import Collective, collectives
-from jax_prompt.planning.hlo_work import hbm_bytes, product_flops
-from jax_prompt.planning.models import find_config
+from jax_prompt.planning.collectives import read_collectives, sum_bytes
+from jax_prompt.planning.hlo import read_module
 from jax_prompt.planning.program import Program, generation_program, training_program
 from jax_prompt.planning.request import PlanRequest
-from jax_prompt.planning.topology import (
-    DoesNotFit,
-    capacity_of,
-    devices_of,
-    parse_topology,
-    read_refusal,
-)
+from jax_prompt.planning.topology import capacity_of, devices_of, parse_topology, read_refusal
+from jax_prompt.planning.work import hbm_bytes, product_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +135,7 @@ def _compile(request: PlanRequest, config: Any, mesh: Mesh) -> Plan:
     build = generation_program if request.generate else training_program
     program = build(request, config, mesh)
     capacity, start = capacity_of(chip), time.monotonic()
-    chips = mesh.size // chip.devices_per_chip
+    compiled = refusal = speed = None
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -149,61 +143,42 @@ def _compile(request: PlanRequest, config: Any, mesh: Mesh) -> Plan:
         if refusal is None:
             raise ValueError(f'the TPU compiler refuses this program: '
                              f'{first_line(error)}') from error
-        return Plan(request, False, mesh.size, chips, _refused(program, refusal), None,
-                    time.monotonic() - start)
     seconds = time.monotonic() - start
-    speed = _speed(compiled, program, mesh, chip, request.batch_size)
-    memory = _memory(compiled, program, capacity)
-    return Plan(request, memory.exceeded == 0, mesh.size, chips, memory, speed, seconds)
+    if refusal is None:
+        memory = _memory(compiled, program.other_bytes, capacity)
+        speed = _speed(compiled, program, mesh, chip, request.batch_size)
+    else:  # of what is needed the compiler says the sum alone
+        weights, others = program.weight_bytes, program.other_bytes
+        memory = Memory(weights, others, results=0, program=0, total=refusal.needed,
+                        temporaries=max(0, refusal.needed - weights - others),
+                        capacity=refusal.capacity, exceeded=refusal.exceeded)
+    return Plan(request, memory.exceeded == 0, mesh.size, mesh.size // chip.devices_per_chip,
+                memory, speed, seconds)
 
 
-def _memory(compiled: Any, program: Program, capacity: int) -> Memory:
+def _memory(compiled: Any, other_bytes: int, capacity: int) -> Memory:
     """Read the compiler's account of an accepted program."""
     stats = compiled.memory_analysis()
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
     code = stats.generated_code_size_in_bytes
     total = stats.argument_size_in_bytes + results + stats.temp_size_in_bytes + code
-    return Memory(weights=stats.argument_size_in_bytes - program.other_bytes,
-                  other_arguments=program.other_bytes, results=results,
-                  temporaries=stats.temp_size_in_bytes, program=code, total=total,
-                  capacity=capacity, exceeded=max(0, total - capacity))
-
-
-def _refused(program: Program, refusal: DoesNotFit) -> Memory:
-    """Share out what the compiler says a refused program needs; it gives the sum alone."""
-    arguments = program.weight_bytes + program.other_bytes
-    return Memory(weights=program.weight_bytes, other_arguments=program.other_bytes, results=0,
-                  temporaries=max(0, refusal.needed - arguments), program=0, total=refusal.needed,
-                  capacity=refusal.capacity, exceeded=refusal.exceeded)
+    return Memory(stats.argument_size_in_bytes - other_bytes, other_bytes, results,
+                  stats.temp_size_in_bytes, code, total, capacity, max(0, total - capacity))
 
 
 def _speed(compiled: Any, program: Program, mesh: Mesh, chip: Chip, rows: int) -> Speed:
     """Count a program's work and divide it by what the chip can do."""
-    text = compiled.as_text()
-    flops, moved = product_flops(text, program.rounds), hbm_bytes(text, program.rounds)
-    found = collectives(text, mesh, program.rounds)
-    traffic: dict[str, dict[str, int]] = {}
-    for one in found:
-        by_operation = traffic.setdefault('+'.join(one.axes), {})
-        by_operation[one.operation] = by_operation.get(one.operation, 0) + one.bytes * one.times
-    sent = sum(_sent(one) for one in found)
+    module = read_module(compiled.as_text())
+    # Rows and what the rules split: every device multiplies the same part of the whole.
+    flops = product_flops(program.traced.jaxpr, program.rounds) // mesh.size
+    moved = hbm_bytes(module, program.rounds)
+    collectives = read_collectives(module, mesh, program.rounds)
+    sent = sum(one.sent_bytes for one in collectives)
     # A chip's rates are shared by the devices that are made of it.
     share = chip.devices_per_chip
     times = {'compute': flops / (chip.peak_flops / share),
              'HBM': moved / (chip.hbm_bandwidth / share),
              'interconnect': sent / (chip.interconnect_bandwidth / share)}
     bound = max(times, key=times.get)
-    return Speed(flops, moved, sent, traffic, *times.values(), seconds=times[bound], bound=bound,
+    return Speed(flops, moved, sent, sum_bytes(collectives), *times.values(), times[bound], bound,
                  chip_seconds_per_example=times[bound] * mesh.size / share / rows)
-
-
-def _sent(one: Collective) -> int:
-    """Return the bytes that a device has to send for a collective in one run of the program.
-
-    Source: Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, section 3: an all-reduce among n
-    costs each at least 2 (n - 1) / n of the array, its two halves one each.
-    """
-    if one.operation in ('collective-permute', 'collective-broadcast'):
-        return one.bytes * one.times
-    halves = 2 if one.operation == 'all-reduce' else 1
-    return math.ceil(halves * one.bytes * (one.group_size - 1) / one.group_size) * one.times

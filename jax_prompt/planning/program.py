@@ -1,6 +1,7 @@
 """The project's own programs, lowered for devices that need not exist; nothing is allocated."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_prompt.inference.generate import make_generator
-from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import quantised_shapes
 from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import DATA, divisors, one_of
@@ -53,12 +53,17 @@ class Program:
         """Count the bytes of all other arguments on one device."""
         return local_bytes(self.arguments) - self.weight_bytes
 
+    @functools.cached_property
+    def traced(self) -> Any:
+        """Return it as JAX traces it, with its `jaxpr`."""
+        return self.function.trace(*self.arguments)
+
     def compile(self) -> Any:
         """Compile it; raises what the compiler raises."""
-        return self.function.lower(*self.arguments).compile()
+        return self.traced.lower().compile()
 
 
-def training_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Program:
+def training_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
     """Lower the training step: direct prompt, Adafactor, as `jax-prompt train` runs them.
 
     Args:
@@ -73,7 +78,8 @@ def training_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Prog
       ValueError: sizes that the mesh does not divide.
     """
     _check_rows(request, mesh)
-    frozen, optimizer = frozen_shapes(request, config, mesh), adafactor()
+    frozen, optimizer = frozen_shapes(config, mesh, request.weights,
+                           request.shard_weights_over_data), adafactor()
     # How the prompt begins does not matter here: its shape does.
     method = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
     prompt = jnp.zeros((request.prompt_length, config.d_model))
@@ -92,7 +98,7 @@ def training_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Prog
     return Program(step, (state, frozen, batch), frozen)
 
 
-def generation_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Program:
+def generation_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
     """Lower greedy generation with its key and value cache.
 
     Args:
@@ -107,7 +113,8 @@ def generation_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Pr
       ValueError: sizes that the mesh does not divide.
     """
     _check_rows(request, mesh)
-    frozen = frozen_shapes(request, config, mesh)
+    frozen = frozen_shapes(config, mesh, request.weights,
+                           request.shard_weights_over_data)
     prompt = jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
                                   sharding=replicated(mesh))
     ids = _integers((request.batch_size, request.positions), mesh)
@@ -115,21 +122,33 @@ def generation_program(request: PlanRequest, config: T5Config, mesh: Mesh) -> Pr
     return Program(generate, (frozen, prompt, ids), frozen, request.targets_length)
 
 
-def make_model(request: PlanRequest, config: T5Config, mesh: Mesh) -> T5:
+def make_model(request: PlanRequest, config: Any, mesh: Mesh) -> T5:
     """Build the model as it runs on accelerators: bfloat16, one compiled layer in a loop."""
     return T5(config, dtype=jnp.bfloat16, remat=request.remat or 'none',
               activation_sharding=batch_sharding(mesh))
 
 
-def frozen_shapes(request: PlanRequest, config: T5Config, mesh: Mesh) -> Params:
+def frozen_shapes(config: Any, mesh: Mesh, weights: str = 'bfloat16',
+                  over_data: bool = False) -> Params:
     """Return the frozen weights' shapes, each with where it lives.
+
+    Args:
+      config: the model's shape.
+      mesh: of devices, or an abstract one.
+      weights: 'bfloat16' or 'int8'.
+      over_data: whether they are spread over the data axis too.
 
     Raises:
       ValueError: a dimension does not divide by its mesh axis.
     """
+    shapes = _weight_shapes(config, weights)
+    return _living(shapes, frozen_shardings(mesh, shapes, over_data))
+
+
+@functools.cache
+def _weight_shapes(config: Any, weights: str) -> Params:
     shapes = T5(config).param_shapes(jnp.bfloat16)
-    shapes = quantised_shapes(shapes) if request.weights == 'int8' else shapes
-    return _living(shapes, frozen_shardings(mesh, shapes, request.shard_weights_over_data))
+    return quantised_shapes(shapes) if weights == 'int8' else shapes
 
 
 def local_bytes(tree: Any) -> int:

@@ -1,14 +1,15 @@
 """Find the cheapest way to run a model that fits: guess first, compile to confirm."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import REMAT_POLICIES
+from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
 from jax_prompt.planning.chips import Chip
-from jax_prompt.planning.estimate import Estimate, estimate
-from jax_prompt.planning.models import find_config
+from jax_prompt.planning.estimate import Estimate, estimate, weight_bytes
 from jax_prompt.planning.planner import Plan, plan
 from jax_prompt.planning.report import describe as describe_plan
 from jax_prompt.planning.report import describe_try
@@ -42,7 +43,6 @@ class Suggestion:
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
     request: PlanRequest
-    mesh: dict[str, int]
     guess: Estimate
     chips: int
 
@@ -127,16 +127,34 @@ def _needs_more(one: PlanRequest, refused: PlanRequest) -> bool:
             and _POLICIES.index(one.remat) <= _POLICIES.index(refused.remat))
 
 
-def _candidates(request: PlanRequest, config: T5Config) -> Iterator[_Candidate]:
+def _candidates(request: PlanRequest, config: Any) -> Iterator[_Candidate]:
     """Yield every way to run a batch size that may fit."""
+    policies, parts = (['none'], [1]) if request.generate else (_POLICIES, _MICROBATCHES)
     for topology, chip, devices in _slices(request.topology):
         room = capacity_of(chip)
-        for mesh in _meshes(devices, config, request.batch_size):
-            for choice in _choices(request, mesh):
-                one = dataclasses.replace(request, topology=topology, mesh=describe(mesh), **choice)
+        for model, weights, over_data in itertools.product(divisors(devices), WEIGHTS,
+                                                           (False, True)):
+            mesh = {DATA: devices // model, MODEL: model}
+            if not _divides(config, mesh, over_data):
+                continue
+            for remat, microbatches in itertools.product(policies, parts):
+                if request.batch_size % (microbatches * mesh[DATA]):
+                    continue
+                one = dataclasses.replace(
+                    request, topology=topology, mesh=describe(mesh), weights=weights, remat=remat,
+                    microbatches=microbatches, shard_weights_over_data=over_data)
                 guess = estimate(one, config, mesh, chip)
                 if guess.floor_bytes <= room:
-                    yield _Candidate(one, mesh, guess, devices // chip.devices_per_chip)
+                    yield _Candidate(one, guess, devices // chip.devices_per_chip)
+
+
+def _divides(config: Any, mesh: dict[str, int], over_data: bool) -> bool:
+    """Tell whether a mesh divides the weights, over data only where that has several places."""
+    try:
+        weight_bytes(config, 'bfloat16', over_data, mesh[DATA], mesh[MODEL])
+    except ValueError:
+        return False
+    return mesh[DATA] > 1 or not over_data
 
 
 def _slices(topology: str) -> list[tuple[str, Chip, int]]:
@@ -147,25 +165,3 @@ def _slices(topology: str) -> list[tuple[str, Chip, int]]:
     chip = find_chip(topology)
     names = [f'{chip.name}:{shape}' for shape in chip.shapes]
     return [(name, chip, len(devices_of(name))) for name in names]
-
-
-def _meshes(devices: int, config: T5Config, batch_size: int) -> Iterator[dict[str, int]]:
-    """Yield the meshes of so many devices that divide the batch and what the rules split."""
-    for model in divisors(devices):
-        data = devices // model
-        split = (config.num_heads, config.d_ff, config.vocab_size)
-        if batch_size % data == 0 and all(size % model == 0 for size in split):
-            yield {DATA: data, MODEL: model}
-
-
-def _choices(request: PlanRequest, mesh: dict[str, int]) -> Iterator[dict]:
-    """Yield the settings to try on a mesh."""
-    parts = [1] if request.generate else [
-        count for count in _MICROBATCHES if request.batch_size % (count * mesh[DATA]) == 0]
-    policies = ['none'] if request.generate else _POLICIES
-    for weights in WEIGHTS:
-        for over_data in (False, True)[:1 + (mesh[DATA] > 1)]:
-            for remat in policies:
-                for microbatches in parts:
-                    yield {'weights': weights, 'shard_weights_over_data': over_data,
-                           'remat': remat, 'microbatches': microbatches}

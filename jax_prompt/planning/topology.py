@@ -4,6 +4,7 @@ libtpu holds the compiler for every generation and needs no TPU to run it. What 
 environment must stand there before it is loaded, which is why this is done here and not by users.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -37,17 +38,17 @@ _REQUIRED = re.compile(rf'total memory required for [\w ]*\({_SIZE}\) '
                        rf'exceeds available HBM \({_SIZE}\)')
 
 
-class DoesNotFit(ValueError):
+@dataclasses.dataclass(frozen=True)
+class Refusal:
     """The compiler refuses a program since it needs more memory than a device has.
 
     Attributes:
       needed, capacity, exceeded: bytes a device, as the compiler says them (rounded by it).
     """
 
-    def __init__(self, needed: int, capacity: int, exceeded: int):
-        super().__init__(f'the program needs {needed / 2**30:.2f} GiB of a device that has '
-                         f'{capacity / 2**30:.2f} GiB; {exceeded / 2**30:.2f} GiB too much')
-        self.needed, self.capacity, self.exceeded = needed, capacity, exceeded
+    needed: int
+    capacity: int
+    exceeded: int
 
 
 def parse_topology(name: str) -> tuple[Chip, str]:
@@ -100,7 +101,7 @@ def devices_of(name: str) -> list[jax.Device]:
       ValueError: libtpu is not installed, or there is no such slice.
     """
     chip, shape = parse_topology(name)
-    prepare()
+    _prepare()
     # A single chip or row is not made of whole hosts of 2x2 chips.
     odd = any(size == '1' for size in shape.split('x')[:2])
     options = {'chip_config_name': chip.config} if chip.config else {}
@@ -140,7 +141,7 @@ def capacity_of(chip: Chip) -> int:
                      'is this libtpu known to jax_prompt? see planning/topology.py')
 
 
-def read_refusal(message: str) -> DoesNotFit | None:
+def read_refusal(message: str) -> Refusal | None:
     """Read the compiler's message that a program does not fit.
 
     There are two, from an early estimate and from the final allocation; both count everything:
@@ -159,11 +160,11 @@ def read_refusal(message: str) -> DoesNotFit | None:
         return None
     needed, capacity = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:4])
     exceeded = _EXCEEDED.search(message)
-    return DoesNotFit(needed, capacity,
-                      _bytes(*exceeded.groups()) if exceeded else max(needed - capacity, 0))
+    return Refusal(needed, capacity,
+                   _bytes(*exceeded.groups()) if exceeded else max(needed - capacity, 0))
 
 
-def prepare() -> None:
+def _prepare() -> None:
     """Check that libtpu is there, and tell it by its environment variables what to expect."""
     if importlib.util.find_spec('libtpu') is None:
         raise ValueError('planning needs the TPU compiler, which is not installed; '

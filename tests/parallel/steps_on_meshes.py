@@ -16,9 +16,9 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, state_shardings
-from jax_prompt.planning.collectives import collective_bytes
 from jax_prompt.prompts.methods import Method
 from jax_prompt.training.step import forward, init_state, make_train_step
+from tests.parallel.traffic import traffic
 
 B, S, L, P, D, V = 16, 24, 4, 5, 64, 64
 METHOD = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
@@ -69,7 +69,7 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
     moved = jax.tree.map(lambda leaf, sharding: not leaf.sharding.is_equivalent_to(
         sharding, leaf.ndim), state, wanted)
     return {'losses': losses, 'gradient': gradient.tolist(), 'moved': any(jax.tree.leaves(moved)),
-            'traffic': collective_bytes(compiled, mesh),
+            'traffic': traffic(compiled, mesh),
             'weight_bytes': sum(leaf.addressable_shards[0].data.nbytes
                                 for leaf in jax.tree.leaves(frozen))}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jax_prompt.planning.collectives import axis_bytes
 from tests.parallel import devices
+from tests.parallel.traffic import axis_bytes
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""The training step and a gradient step of model tuning, compiled; and what their text says."""
+"""The training step and a gradient step of model tuning, compiled; and what is said of them."""
 
 import re
 
@@ -8,8 +8,8 @@ from jax.sharding import SingleDeviceSharding
 
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
-from jax_prompt.planning.hlo import read_module, type_parts
-from jax_prompt.planning.hlo_work import product_flops
+from jax_prompt.planning.hlo import read_module
+from jax_prompt.planning.work import product_flops
 from jax_prompt.prompts.methods import Method
 from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
@@ -33,15 +33,15 @@ def frozen_shapes() -> list[tuple[int, ...]]:
 
 
 def prompt_step(device, scanned: bool = True):
-    """Compile the training step of `jax-prompt train`."""
+    """Trace the training step of `jax-prompt train`."""
     model, optimizer = make_model(scanned), adafactor()
     state = jax.eval_shape(lambda: init_state({'prompt': jnp.zeros((P, D))}, optimizer))
     step = make_train_step(model, METHOD, optimizer)
-    return step.lower(*_on(device, (state, model.param_shapes(), _batch()))).compile()
+    return step.trace(*_on(device, (state, model.param_shapes(), _batch())))
 
 
 def model_tuning(device, scanned: bool = True):
-    """Compile the gradient of every weight, for the same batch; what is updated is left out."""
+    """Trace the gradient of every weight, for the same batch; what is updated is left out."""
     model = make_model(scanned)
 
     def loss(frozen, prompt_PD, batch):
@@ -51,22 +51,24 @@ def model_tuning(device, scanned: bool = True):
 
     prompt = jax.ShapeDtypeStruct((P, D), jnp.float32)
     arguments = _on(device, (model.param_shapes(), prompt, _batch()))
-    return jax.jit(jax.grad(loss)).lower(*arguments).compile()
+    return jax.jit(jax.grad(loss)).trace(*arguments)
 
 
-def report(compiled) -> dict:
-    """Say what a compiled program computes, returns and writes over its arguments."""
+def report(traced) -> dict:
+    """Compile a program and say what it computes, returns and writes over its arguments."""
+    compiled = traced.lower().compile()
     text = compiled.as_text()
     entry = read_module(text)
     instructions = entry.computations[entry.entry].values()
     root = next(one for one in instructions if one.root)
-    parameters = {int(one.arguments): type_parts(one.type)[0].shape for one in instructions
+    parameters = {int(one.arguments): one.arrays[0].shape for one in instructions
                   if one.opcode == 'parameter'}
     aliases = re.search(r'input_output_alias=\{(.*?)\}, entry', text.splitlines()[0])
     donated = re.findall(r'\((\d+), \{\}', aliases[1]) if aliases else []
-    return {'outputs': [part.shape for part in type_parts(root.type)],
+    return {'outputs': [array.shape for array in root.arrays],
             'donated': [parameters[int(number)] for number in donated],
-            'product_flops': product_flops(text), 'flops': compiled.cost_analysis()['flops']}
+            'product_flops': product_flops(traced.jaxpr),
+            'flops': compiled.cost_analysis()['flops']}
 
 
 def _batch() -> dict:

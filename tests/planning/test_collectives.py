@@ -4,9 +4,9 @@ import types
 
 import pytest
 
-from jax_prompt.planning.collectives import axis_bytes, collective_bytes, collectives
-from jax_prompt.planning.hlo import type_bytes
-from jax_prompt.planning.replica_groups import read_groups
+from jax_prompt.planning.collectives import Collective, read_collectives, read_groups
+from jax_prompt.planning.hlo import read_module, read_type
+from tests.parallel.traffic import axis_bytes, traffic
 
 # A mesh is asked for nothing but its sizes.
 MESH = types.SimpleNamespace(shape={'data': 4, 'model': 2}, size=8)
@@ -56,12 +56,12 @@ def test_unknown_groups_are_refused():
     ('(f32[2], /*index=5*/f32[3])', 20), ('token[]', 0),
 ])
 def test_bytes_of_types(text, number):
-    assert type_bytes(text) == number
+    assert sum(array.bytes for array in read_type(text)) == number
 
 
 def test_an_unknown_element_type_is_refused():
     with pytest.raises(ValueError, match="'float' is no element type"):
-        type_bytes('float[3]')
+        read_type('float[3]')
 
 
 def test_operations_and_axes():
@@ -73,7 +73,7 @@ def test_operations_and_axes():
         '%next = f32[5,16]{1,0} collective-permute(%p), source_target_pairs={{0,3},{3,0}}',
         '%alone = f32[5,16]{1,0} all-reduce(%p), replica_groups=[8,1]<=[8], to_apply=%add',
         '%every = f32[5,16]{1,0} all-to-all(%p), replica_groups={}')
-    totals = collective_bytes(text, MESH)
+    totals = traffic(text, MESH)
     assert totals == {'data': {'all-reduce': 324, 'reduce-scatter': 320},
                       'model': {'all-gather': 640},
                       'data+model': {'collective-permute': 320, 'all-to-all': 320}}
@@ -90,7 +90,7 @@ def test_an_asynchronous_collective_counts_once():
         '%ended = f32[5,16] async-done(%middle), calls=%wrapped',
         before='%wrapped (q: f32[5,16]) -> f32[5,16] {\n  %q = f32[5,16] parameter(0)\n'
                f'  ROOT %r = f32[5,16] all-reduce(%q), {OVER_DATA}, to_apply=%add\n}}\n')
-    assert collective_bytes(text, MESH) == {'model': {'all-gather': 640},
+    assert traffic(text, MESH) == {'model': {'all-gather': 640},
                                             'data': {'all-reduce': 320}}
 
 
@@ -106,9 +106,9 @@ def test_a_collective_that_is_spread_over_fusions_counts_once():
                        for name, last in parts)
     text = module(*(f'%f{name[1:]} = f32[10,16] fusion(%p), kind=kCustom, calls={name}'
                     for name, _ in parts), before=before)
-    assert collective_bytes(text, MESH) == {'model': {'all-gather': 640}}
+    assert traffic(text, MESH) == {'model': {'all-gather': 640}}
     # Without a beginning nothing says that they are one.
-    assert collective_bytes(text.replace('AsyncCollectiveStart', 'Other'), MESH) == {
+    assert traffic(text.replace('AsyncCollectiveStart', 'Other'), MESH) == {
         'model': {'all-gather': 3 * 640}}
 
 
@@ -142,13 +142,14 @@ def looped(first='0', step='1', loop=WHILE, body=LOOP) -> str:
 
 @pytest.mark.parametrize('first, step, times', [('0', '1', 6), ('2', '1', 4), ('0', '4', 2)])
 def test_a_counted_loop_multiplies(first, step, times):
-    assert [one.times for one in collectives(looped(first, step), MESH)] == [times]
-    assert collective_bytes(looped(first, step), MESH) == {'model': {'all-reduce': 320 * times}}
+    text = looped(first, step)
+    assert [one.times for one in read_collectives(read_module(text), MESH)] == [times]
+    assert traffic(text, MESH) == {'model': {'all-reduce': 320 * times}}
 
 
 def test_the_number_of_rounds_that_xla_writes_is_taken():
     loop = WHILE + ', backend_config={"known_trip_count":{"n":"24"},"other":{}}'
-    assert collective_bytes(looped(loop=loop), MESH) == {'model': {'all-reduce': 320 * 24}}
+    assert traffic(looped(loop=loop), MESH) == {'model': {'all-reduce': 320 * 24}}
 
 
 def test_loops_in_loops_multiply():
@@ -160,7 +161,7 @@ def test_loops_in_loops_multiply():
     loop = WHILE.replace('%condition', '%until').replace('%body', '%outer')
     # The order of computations in the text means nothing.
     text = looped(loop=loop, body=outer + LOOP + middle)
-    assert collective_bytes(text, MESH) == {'model': {'all-reduce': 320 * 36}}
+    assert traffic(text, MESH) == {'model': {'all-reduce': 320 * 36}}
 
 
 @pytest.mark.parametrize('change', [
@@ -172,15 +173,16 @@ def test_loops_in_loops_multiply():
 ], ids=str)
 def test_a_loop_of_unknown_length_is_refused(change):
     with pytest.raises(ValueError, match='r is in a loop whose number of rounds cannot be known'):
-        collective_bytes(looped(body=LOOP.replace(*change)), MESH)
+        traffic(looped(body=LOOP.replace(*change)), MESH)
 
 
-def test_an_operand_without_a_definition_is_refused():
-    text = module(f'%r = f32[5,16] all-reduce(%elsewhere), {OVER_DATA}, to_apply=%add')
-    with pytest.raises(ValueError, match="operands that are not defined.*elsewhere"):
-        collective_bytes(text, MESH)
+@pytest.mark.parametrize('operation, sent', [
+    ('all-reduce', 2 * 75), ('all-gather', 75), ('reduce-scatter', 75), ('all-to-all', 75),
+    ('collective-permute', 100)])
+def test_what_a_device_has_to_send_at_least(operation, sent):
+    assert Collective(operation, ('data',), 100, group_size=4, times=3).sent_bytes == 3 * sent
 
 
 def test_other_text_is_refused():
     with pytest.raises(ValueError, match='no HLO module'):
-        collective_bytes('module @jit_step {\n}', MESH)
+        traffic('module @jit_step {\n}', MESH)

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from tests.parallel import devices
+from tests.parallel.traffic import axis_bytes
 from tests.planning import compiled_steps
 from tests.planning.compiled_steps import D, P
 
@@ -50,11 +51,17 @@ def test_what_is_small_fits_and_is_counted(seen, name):
 
 
 def test_over_data_goes_the_prompts_gradient_and_no_more(seen):
-    traffic = seen['training']['speed']['collectives']
-    over_data = sum(sum(by_operation.values()) for axes, by_operation in traffic.items()
-                    if 'data' in axes)
-    assert 6 * 128 * 4 <= over_data <= 6 * 128 * 4 + 4096
     assert seen['training']['request']['mesh'] == 'data:2,model:2'
+    traffic = seen['training']['speed']['collectives']
+    assert 6 * 128 * 4 <= axis_bytes(traffic, 'data') <= 6 * 128 * 4 + 4096
+    for traffic in seen['sent'].values():
+        assert 6 * 64 * 4 <= axis_bytes(traffic, 'data') <= 6 * 64 * 4 + 4096
+
+
+def test_depth_multiplies_what_goes_over_model(seen):
+    """The TPU compiler does not say how often loops run: it is read from their counters."""
+    shallow, deep = (axis_bytes(traffic, 'model') for traffic in seen['sent'].values())
+    assert 2.5 < deep / shallow < 3.1
 
 
 def test_what_does_not_fit_is_rejected_by_the_compilers_figure(seen):
@@ -81,6 +88,7 @@ def test_no_output_and_no_donated_buffer_has_the_shape_of_a_frozen_weight(seen):
 
 
 def test_the_step_costs_at_most_seven_tenths_of_model_tuning(seen):
-    """The TPU compiler counts a loop's body once; the products are counted as they run."""
+    """The TPU compiler counts a loop's body once; all loops here are of two rounds."""
     step, tuning = seen['prompt step'], seen['model tuning']
     assert 0.5 < step['product_flops'] / tuning['product_flops'] <= 0.70
+    assert 0.5 < step['flops'] / tuning['flops'] <= 0.70

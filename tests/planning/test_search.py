@@ -4,17 +4,24 @@ import dataclasses
 
 import pytest
 
-from jax_prompt.parallel.mesh import divisors
+from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.planning import search as searching
 from jax_prompt.planning.chips import CHIPS
 from jax_prompt.planning.estimate import estimate
-from jax_prompt.planning.models import find_config
 from jax_prompt.planning.planner import Memory, Plan, Speed
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.planning.search import describe_suggestion, suggest
 
 GIB = 2**30
 XXL = PlanRequest('t5-1.1-xxl', 'v5e:4x4')
+
+
+def sizes(mesh: str) -> dict[str, int]:
+    return {axis: int(size) for axis, size in (part.split(':') for part in mesh.split(','))}
+
+
+def guess(request):
+    return estimate(request, find_config(request.model), sizes(request.mesh), CHIPS['v5e'])
 
 
 @pytest.fixture
@@ -24,10 +31,7 @@ def compiler(monkeypatch):
 
     def plan(request):
         calls.append(request)
-        sizes = dict(part.split(':') for part in request.mesh.split(','))
-        mesh = {axis: int(size) for axis, size in sizes.items()}
-        guess = estimate(request, find_config(request.model), mesh, CHIPS['v5e'])
-        needed = int(guess.floor_bytes * state['factor'])
+        needed = int(guess(request).floor_bytes * state['factor'])
         room = 16 * GIB
         memory = Memory(0, 0, 0, needed, 0, needed, room, max(0, needed - room))
         fits = needed <= room
@@ -56,9 +60,7 @@ def test_candidates_come_in_the_order_of_their_cost(compiler):
     calls, state = compiler
     state['factor'] = 100.0
     suggest(XXL, most_compilations=8)
-    costs = [estimate(one, find_config(one.model), dict(
-        (part.split(':')[0], int(part.split(':')[1])) for part in one.mesh.split(',')),
-        CHIPS['v5e']).chip_seconds_per_example for one in calls if one.batch_size == 32]
+    costs = [guess(one).chip_seconds_per_example for one in calls if one.batch_size == 32]
     assert costs == pytest.approx(sorted(costs), rel=0.05)
 
 
@@ -75,10 +77,11 @@ def test_what_needs_more_than_a_refused_candidate_is_not_compiled(compiler):
                         and later.microbatches <= earlier.microbatches)
 
 
-def test_a_smaller_batch_is_tried_where_none_fits(compiler):
+def test_a_smaller_batch_is_tried_where_none_fits(compiler, monkeypatch):
     _, state = compiler
     state['factor'] = 1.2
-    request = dataclasses.replace(XXL, topology='v5e:1x1', batch_size=64, inputs_length=8192)
+    monkeypatch.setattr(searching, '_MICROBATCHES', (1,))
+    request = dataclasses.replace(XXL, topology='v5e:1x1', batch_size=64)
     found = suggest(request, most_compilations=500)
     assert found.best.request.batch_size < 64
     assert found.best.request.weights == 'int8'  # bfloat16 has no room on one chip
@@ -100,17 +103,20 @@ def test_a_generation_stands_for_its_slices(compiler):
     assert 'the cheapest that fits:' in text and 'candidates' in text
 
 
-def test_meshes_divide_devices_batch_and_heads():
-    small = find_config('t5-1.1-small')  # six heads
-    meshes = list(searching._meshes(16, small, 8))
-    assert [mesh['model'] for mesh in meshes] == [2]
-    for mesh in searching._meshes(16, find_config('t5-1.1-xxl'), 32):
-        assert mesh['data'] * mesh['model'] == 16 and mesh['data'] in divisors(32)
+def test_meshes_divide_devices_batch_and_heads(compiler):
+    calls, state = compiler
+    state['factor'] = 1000.0
+    # The small one has six heads; generation alone, since that is traced sooner.
+    suggest(dataclasses.replace(XXL, model='t5-1.1-small', batch_size=8, generate=True))
+    assert {one.mesh for one in calls if one.batch_size == 8} == {'data:8,model:2'}
+    calls.clear()
+    suggest(XXL)
+    for one in calls:
+        mesh = sizes(one.mesh)
+        assert mesh['data'] * mesh['model'] == 16 and one.batch_size % mesh['data'] == 0
 
 
 def test_progress_is_told(compiler):
     told = []
     found = suggest(XXL, tell=told.append)
     assert tuple(told) == found.tried
-
-

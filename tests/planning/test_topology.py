@@ -19,7 +19,6 @@ def test_the_early_refusal_is_read():
     refusal = topology.read_refusal(EARLY)
     assert refusal.needed == round(22.72 * 2**30) and refusal.capacity == round(15.75 * 2**30)
     assert refusal.exceeded == refusal.needed - refusal.capacity
-    assert '22.72 GiB of a device that has 15.75 GiB; 6.97 GiB too much' in str(refusal)
 
 
 def test_the_late_refusal_is_read():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jax_prompt.models.t5.model import T5
-from jax_prompt.planning.models import NAMES, find_config
+from jax_prompt.models.t5.sizes import NAMES, find_config
 from jax_prompt.types import count_parameters
 
 
@@ -21,10 +21,15 @@ def test_parameters_are_counted_from_the_name_alone(name, count):
     assert count_parameters(T5(find_config(name)).param_shapes()) == count
 
 
-def test_a_folder_is_read(world):
-    config = find_config(str(world / 'model'))
-    assert config == find_config(str(world / 'model' / 'config.json'))
-    assert config.name == 'model' and config.d_model < 512
+def test_a_folder_is_read(tmp_path):
+    fields = {'vocab_size': 64, 'd_model': 16, 'd_kv': 4, 'd_ff': 24, 'num_heads': 2,
+              'num_layers': 3}
+    path = tmp_path / 'model' / 'config.json'
+    path.parent.mkdir()
+    path.write_text(json.dumps({'model_type': 't5'} | fields))
+    config = find_config(str(path.parent))
+    assert config == find_config(str(path)) and config.name == 'model'
+    assert {field: getattr(config, field) for field in fields} == fields
 
 
 @pytest.mark.parametrize('text, message', [

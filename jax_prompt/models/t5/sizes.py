@@ -1,4 +1,4 @@
-"""Shapes of models by name, with no weights: presets, or the `config.json` of a folder."""
+"""Shapes of T5s by name, with no weights: those released, or the `config.json` of a folder."""
 
 import json
 import pathlib
