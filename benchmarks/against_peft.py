@@ -211,7 +211,7 @@ def write_hugging_face(opened, folder: pathlib.Path) -> None:
     from safetensors.numpy import save_file
     from transformers import T5Config
 
-    from jax_prompt.models.t5.names import to_hugging_face
+    from jax_prompt.models.architecture import to_hugging_face
     config = opened.model.config
     folder.mkdir()
     save_file({name: np.ascontiguousarray(array) for name, array in to_hugging_face(

@@ -27,14 +27,13 @@ _KINDS = ('safetensors', 'converted')
 def write_checkpoint(folder: pathlib.Path, size: str) -> int:
     """Write random bfloat16 weights in Hugging Face's format; return their bytes."""
     from jax_prompt.models.t5.config import t5_1_1
-    from jax_prompt.models.t5.names import slots
     config = t5_1_1(size)
     (folder / 'config.json').write_text(json.dumps(dict(
         model_type='t5', feed_forward_proj='gated-gelu', tie_word_embeddings=False,
         **{name: getattr(config, name) for name in (
             'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers')})))
     shards, filled = [{}], 0
-    for name, slot in slots(config).items():
+    for name, slot in config.slots().items():
         nbytes = 2 * int(np.prod(slot.hugging_face_shape))
         if filled and filled + nbytes > _SHARD_BYTES:
             shards, filled = [*shards, {}], 0
@@ -76,11 +75,11 @@ def load(folder: str, devices: int, weights: str) -> None:
 
     from jax_prompt.parallel.mesh import make_mesh
     from jax_prompt.parallel.rules import frozen_shardings
-    from jax_prompt.weights.load import load_t5
+    from jax_prompt.weights.load import load_weights
     mesh = make_mesh(f'model:{devices}')
     before = _resident()
     start = time.perf_counter()
-    model = load_t5(folder, 'bfloat16', lambda shapes: frozen_shardings(mesh, shapes), weights)
+    model = load_weights(folder, 'bfloat16', lambda shapes: frozen_shardings(mesh, shapes), weights)
     jax.block_until_ready(model.frozen)
     seconds = time.perf_counter() - start
     leaves = jax.tree.leaves(model.frozen)

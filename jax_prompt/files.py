@@ -4,11 +4,14 @@ An existing file or folder is replaced only when that was asked for.
 """
 
 import contextlib
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_file(path: str | os.PathLike, content: bytes, overwrite: bool = False) -> Path:
@@ -141,3 +144,13 @@ def first_line(said: Exception | str) -> str:
     """Return what an error says in one line of moderate length; its kind where it says nothing."""
     lines = str(said).strip().splitlines()
     return lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record, which JSON can hold, with a digest of all else in it.
+
+    A record that was read is whole where `sealed(record) == record`.
+    """
+    content = {key: value for key, value in record.items() if key != 'digest'}
+    text = json.dumps(content, sort_keys=True)
+    return content | {'digest': hashlib.sha256(text.encode()).hexdigest()}

@@ -53,7 +53,7 @@ RESERVED = {
     'tensorflow': ('data',),
     'tensorflow_text': ('data',),
     'tensorflow_datasets': ('data',),
-    'orbax': ('weights', 'training.state'),
+    'orbax': ('training.state',),
     'onnx': ('weights',),
     # The prompt file is a safetensors file.
     'safetensors': ('weights', 'exchange', 'prompts.file'),
@@ -268,7 +268,7 @@ def test_a_breach_is_seen(rule: Rule, module: str, source: str):
     'rule, module, source',
     [
         (import_direction, 'models.t5.model', 'from jax_prompt.models.t5.config import T5Config'),
-        (import_direction, 'models.open', 'from jax_prompt.weights.load import load_t5'),
+        (import_direction, 'models.open', 'from jax_prompt.weights.load import load_weights'),
         (import_direction, 'data.features', 'from jax_prompt.models import base'),
         (import_direction, 'training.card', 'import jax_prompt'),
         (import_direction, '__main__', 'from jax_prompt.cli import main'),

@@ -8,9 +8,9 @@ import jax
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
-from jax_prompt.models.t5.names import to_hugging_face
 
 SUBJECTS = 'film plot cast score script ending scene hero'.split()
 GOOD, BAD = 'great lovely warm clever'.split(), 'dull weak cold clumsy'.split()

@@ -17,7 +17,6 @@ import safetensors.numpy
 from jax_prompt.exchange.peft_card import model_card
 from jax_prompt.exchange.prompt_rows import as_prompt
 from jax_prompt.files import write_folder
-from jax_prompt.models.t5.config import T5Config
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.weights.safetensors_file import open_safetensors
 from jax_prompt.weights.tensors import RawFile
@@ -91,23 +90,20 @@ def read_peft_prompt(folder: str | os.PathLike) -> PeftPrompt:
 
 
 def write_peft_prompt(folder: str | os.PathLike, prompt_file: PromptFile, base_model: str,
-                      config: T5Config | None = None, overwrite: bool = False) -> Path:
+                      overwrite: bool = False) -> Path:
     """Write a prompt as an adapter that PEFT loads, with a model card.
 
     Args:
         folder: where to; it appears whole.
         prompt_file: the prompt.
         base_model: what PEFT shall load the model by: a hub repository or a folder.
-        config: the model's shape, of which PEFT's configuration repeats a little; without it, PEFT
-            takes that from the model.
         overwrite: replace an adapter that is there.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: PEFT cannot express the layout, the prompt has no rows, or another width than
-            `config`.
+        ValueError: PEFT cannot express the layout, or the prompt has no rows.
         FileExistsError: the folder is there and may not be changed.
     """
     layout = prompt_file.metadata.layout
@@ -119,28 +115,26 @@ def write_peft_prompt(folder: str | os.PathLike, prompt_file: PromptFile, base_m
                          'export it, or export the bare rows as numpy')
     if not rows:
         raise ValueError(f'{what} has no rows; PEFT has no adapter without virtual tokens')
-    if config is not None and width != config.d_model:
-        raise ValueError(f'{what} has D={width} but {config.name or base_model} has '
-                         f'D={config.d_model}; give the model that it was trained for')
     prompt_PD = np.ascontiguousarray(prompt_file.prompt_PD)
     files = {
         WEIGHTS: safetensors.numpy.save({TENSOR: prompt_PD}, {'format': 'pt'}),
         CARD: model_card(prompt_file, base_model).encode(),
-        CONFIG: (json.dumps(_adapter_config(rows, width, base_model, config), indent=2,
-                            sort_keys=True) + '\n').encode(),
+        CONFIG: (json.dumps(_adapter_config(rows, width, base_model), indent=2, sort_keys=True)
+                 + '\n').encode(),
     }
     return write_folder(folder, files, key=CONFIG, overwrite=overwrite)
 
 
-def _adapter_config(rows: int, width: int, base_model: str,
-                    config: T5Config | None) -> dict[str, Any]:
-    """Return PEFT's configuration; one submodule, since rows for a decoder would never act."""
+def _adapter_config(rows: int, width: int, base_model: str) -> dict[str, Any]:
+    """Return PEFT's configuration; what is None there, PEFT takes from the model.
+
+    One submodule, since rows for a decoder would never act.
+    """
     return {
         'peft_type': 'PROMPT_TUNING', 'task_type': 'SEQ_2_SEQ_LM', 'inference_mode': True,
         'base_model_name_or_path': base_model, 'revision': None, 'auto_mapping': None,
         'num_virtual_tokens': rows, 'token_dim': width, 'num_transformer_submodules': 1,
-        'num_layers': config.num_layers if config else None,
-        'num_attention_heads': config.num_heads if config else None,
+        'num_layers': None, 'num_attention_heads': None,
         'prompt_tuning_init': 'RANDOM', 'prompt_tuning_init_text': None,
         'tokenizer_name_or_path': None,
     }

@@ -20,7 +20,6 @@ from jax_prompt.exchange.numpy_prompt import (
 )
 from jax_prompt.exchange.peft import is_peft, read_peft_prompt, write_peft_prompt
 from jax_prompt.exchange.t5x_prompt import is_t5x, read_t5x_prompt
-from jax_prompt.models.t5.config import T5Config
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.nearest import nearest_words, row_norms
@@ -85,8 +84,7 @@ def import_prompt(source: str | os.PathLike, model: ModelFacts, task: Mapping[st
 
 
 def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form: str,
-                  base_model: str | None = None, config: T5Config | None = None,
-                  overwrite: bool = False) -> Path:
+                  base_model: str | None = None, overwrite: bool = False) -> Path:
     """Write a prompt for other tools.
 
     Args:
@@ -95,7 +93,6 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         form: 'peft' or 'numpy'. A numpy file holds the rows alone, in any layout.
         base_model: for 'peft', what to load the model by there: a hub repository or a folder; the
             prompt file's name of it unless given.
-        config: for 'peft', the model's shape, if it is at hand.
         overwrite: replace what is there.
 
     Returns:
@@ -109,7 +106,7 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         return write_numpy_prompt(destination, prompt_file.prompt_PD, overwrite)
     if form == 'peft':
         base_model = base_model or prompt_file.metadata.base_model
-        return write_peft_prompt(destination, prompt_file, base_model, config, overwrite)
+        return write_peft_prompt(destination, prompt_file, base_model, overwrite)
     raise ValueError(f'cannot export to {form!r}; choose one of {", ".join(EXPORTED)}')
 
 

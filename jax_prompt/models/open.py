@@ -15,7 +15,7 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.types import Params, count_parameters
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
 
     Args:
       source: a Hugging Face folder or repository id, a folder of ONNX files, or
-        `package:NAME/folder`; see `checkpoints.weights.load_t5`.
+        `package:NAME/folder`; see `checkpoints.weights.load_weights`.
       vocabulary: the tokenizer's source where the model's folder has none.
       dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
         bfloat16 elsewhere. (Not float16: T5 overflows in it.)
@@ -130,7 +130,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
     shardings = functools.partial(frozen_shardings, devices,
                                   shard_weights_over_data=mesh.shard_weights_over_data)
-    loaded = load_t5(source, dtype, shardings, weights)
+    loaded = load_weights(source, dtype, shardings, weights)
     if vocabulary is None and loaded.folder is None:
         raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")

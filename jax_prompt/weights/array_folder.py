@@ -13,22 +13,20 @@ from jax_prompt.files import first_line
 _BUCKET = re.compile(r'gs://([^/]+)/(.+)')
 FLOATS = {'float32': np.float32, 'float64': np.float64, 'float16': np.float16,
           'bfloat16': ml_dtypes.bfloat16}
-_FLOATS = tuple(FLOATS.values())
 AGAIN = 'copy the checkpoint again'
 #: Chunks that several reads of one large array share are decoded once.
-CACHE_BYTES = 2**28
+_CACHE_BYTES = 2**28
 #: The embedding table of mT5-XXL in float32, in one piece, is half of it.
 _LARGEST_CHUNK = 2**33
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a checkpoint: its shape and dtype, how to read a part of it, and its chunks."""
+    """An array of a checkpoint: its shape and dtype, and how to read a part of it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[tuple[slice, ...]], np.ndarray]
-    chunk: tuple[int, ...] = ()
 
 
 def kvstore(folder: str) -> dict[str, str]:
@@ -55,14 +53,14 @@ def kvstore(folder: str) -> dict[str, str]:
 class Folder:
     """A folder of files and arrays, local or in a bucket."""
 
-    def __init__(self, path: str, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, path: str):
         import tensorstore as ts
         self.path = path.rstrip('/')
         self._ts = ts
         self._store = kvstore(self.path)
         # Without a limit, a bucket that does not answer is asked for minutes.
         self._context = ts.Context({
-            'cache_pool': {'total_bytes_limit': cache_bytes},
+            'cache_pool': {'total_bytes_limit': _CACHE_BYTES},
             'gcs_request_retries': {'max_retries': 4, 'max_delay': '4s'}})
 
     def file(self, name: str) -> bytes | None:
@@ -89,15 +87,13 @@ class Folder:
         spec = {'driver': driver, 'kvstore': store, 'fill_missing_data_reads': False}
         return self._ts.open(spec, context=self._context, read=True, open=True)
 
-    def opened(self, name: str, opening, shape: tuple[int, ...] | None,
-               kinds: tuple = _FLOATS) -> Array:
+    def opened(self, name: str, opening, shape: tuple[int, ...] | None) -> Array:
         """Wait until an array is open.
 
         Args:
           name: what to call it in messages.
           opening: from `start_opening`.
           shape: the one it should have, None for any.
-          kinds: of numbers that it may hold.
 
         Raises:
           ValueError: it is not there, or damaged, or of another shape than expected, or holds no
@@ -111,7 +107,7 @@ class Folder:
         except Exception as error:
             raise ValueError(f'cannot read the array {name!r} of {self.path}: {first_line(error)}; '
                              f'{AGAIN}') from error
-        if dtype not in [np.dtype(kind) for kind in kinds]:
+        if dtype not in [np.dtype(kind) for kind in FLOATS.values()]:
             raise ValueError(f'{self.path} has {name!r} as {dtype}; expected floating-point '
                              'numbers (checkpoints of before June 2021 keep bfloat16 as uint16: '
                              'save them again with a later T5X)')
@@ -135,4 +131,4 @@ class Folder:
                 raise ValueError(f'cannot read the array {name!r} of {self.path}: '
                                  f'{first_line(error)}; {AGAIN}') from error
 
-        return Array(tuple(array.shape), dtype, read, tuple(chunk))
+        return Array(tuple(array.shape), dtype, read)

@@ -15,18 +15,14 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.architecture import ModelConfig, Slot, leaf_shapes
 from jax_prompt.models.t5.int8 import Int8, quantise, quantised_shapes, summed_axes
-from jax_prompt.models.t5.names import Slot, leaf_shapes, slots
 from jax_prompt.types import Params
 from jax_prompt.weights.placing import Builder, read_ahead
-from jax_prompt.weights.tensors import Stored
+from jax_prompt.weights.tensors import Checkpoint, Stored
 
 _DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _BLOCK_BYTES = 2**25
-
-#: Fields that change neither the function that the frozen model computes nor who it is.
-_NOT_IDENTITY = ('name', 'dropout_rate')
 
 #: A tree of shardings, or what makes one of a tree of `jax.ShapeDtypeStruct`.
 Shardings = Params | Callable[[Params], Params] | None
@@ -61,7 +57,7 @@ def check_weights(dtype: str, weights: str | None) -> tuple[np.dtype, bool]:
     return check_dtype(weights or dtype), False
 
 
-def assemble(config: T5Config, tensors: dict[str, Stored], source: str, dtype: str = 'float32',
+def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
              weights: str | None = None, shardings: Shardings = None) -> tuple[Params, str]:
     """Make the frozen tree of a model's tensors.
 
@@ -70,8 +66,7 @@ def assemble(config: T5Config, tensors: dict[str, Stored], source: str, dtype: s
     are loaded in and however the files are split; it is no protection against a forger.
 
     Args:
-      config: the model's shape.
-      tensors: Hugging Face name -> tensor.
+      checkpoint: the model's shape and tensors.
       source: what to call the source in messages.
       dtype, weights: how to keep the weights; see `check_weights`.
       shardings: where they live, a tree as the frozen tree (or a function of a tree of
@@ -84,18 +79,11 @@ def assemble(config: T5Config, tensors: dict[str, Stored], source: str, dtype: s
     Raises:
       ValueError: for a missing, extra or misshapen tensor, naming it.
     """
-    table = slots(config)
-    for name, tensor in tensors.items():
-        if name not in table:
-            raise ValueError(f'{source} has an unexpected tensor {name!r} {list(tensor.shape)}; '
-                             f'{describe(config)} has no such tensor')
-        slot = table[name]
-        check_shape(name, tensor.shape,
-                    slot.matrix_shape if tensor.inputs_first else slot.hugging_face_shape,
-                    source, config)
-    check_complete(set(tensors), config, source)
+    config, tensors = checkpoint.config, checkpoint.tensors
+    table = config.slots()
+    _check_tensors(config, table, tensors, source)
     shapes = tree_shapes(config, dtype, weights)
-    placed = flat_shardings(shapes, shardings)
+    placed = _flat_shardings(shapes, shardings)
     by_leaf = collections.defaultdict(list)
     for name, slot in table.items():
         by_leaf[slot.path].append((name, slot))
@@ -103,87 +91,73 @@ def assemble(config: T5Config, tensors: dict[str, Stored], source: str, dtype: s
     tree: Params = {}
     for path, members in by_leaf.items():
         stored = [(slot, tensors[name]) for name, slot in members]
-        put_at(tree, path, _leaf(path, _at(shapes, path), stored, placed))
+        _put_at(tree, path, _leaf(path, _at(shapes, path), stored, placed))
         digests |= {name: tensors[name].digest() for name, _ in members}
-    return tree, fingerprint(config, digests)
+    return tree, checkpoint.fingerprint or _fingerprint(config, digests)
 
 
-def fingerprint(config: T5Config, digests: dict[str, str]) -> str:
-    """Return what tells a model from any other: a hash of its shape and its tensors' digests."""
-    identity = {field: value for field, value in config.to_dict().items()
-                if field not in _NOT_IDENTITY}
-    text = json.dumps([identity, sorted(digests.items())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tree_shapes(config: T5Config, dtype: str, weights: str | None = None) -> Params:
+def tree_shapes(config: ModelConfig, dtype: str, weights: str | None = None) -> Params:
     """Return the tree of `jax.ShapeDtypeStruct` that loading gives; nothing is allocated."""
     kind, int8 = check_weights(dtype, weights)
     tree: Params = {}
     for path, shape in leaf_shapes(config).items():
-        put_at(tree, path, jax.ShapeDtypeStruct(shape, kind))
+        _put_at(tree, path, jax.ShapeDtypeStruct(shape, kind))
     return quantised_shapes(tree) if int8 else tree
 
 
-def flat_shardings(shapes: Params, shardings: Shardings) -> dict[str, Any]:
-    """Return 'path/of/leaf' -> sharding; empty for None.
+def named_leaves(tree: Params) -> dict[str, Any]:
+    """Return 'path/of/leaf' -> leaf; of a kernel in eight bits 'path/values' and 'path/scale'."""
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
-    Raises:
-      ValueError: when the shardings are not a tree like the weights'.
-    """
+
+def _flat_shardings(shapes: Params, shardings: Shardings) -> dict[str, Any]:
+    """Return 'path/of/leaf' -> sharding; empty for None."""
     if shardings is None:
         return {}
+    wanted = named_leaves(shapes)
     tree = shardings(shapes) if callable(shardings) else shardings
     if isinstance(tree, jax.sharding.Sharding):
-        one = tree
-        tree = jax.tree.map(lambda _: one, shapes)
-    flat = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-    wanted = {_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]}
-    if flat.keys() != wanted:
-        odd = sorted(flat.keys() ^ wanted)
+        return dict.fromkeys(wanted, tree)
+    flat = named_leaves(tree)
+    if flat.keys() != wanted.keys():
+        odd = sorted(flat.keys() ^ wanted.keys())
         raise ValueError(f'the shardings are not of this model: {len(odd)} paths differ, the first '
                          f'{odd[0]!r}; make them of the shapes that loading gives')
     return flat
 
 
-def put_at(tree: Params, path: tuple[str, ...], leaf: Any) -> None:
+def _put_at(tree: Params, path: tuple[str, ...], leaf: Any) -> None:
     """Put a leaf into a nested dict, making the dicts on the way."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = leaf
 
 
-def describe(config: T5Config) -> str:
-    """Say in a few words which shape a configuration describes."""
-    head = 'tied' if config.tied_head else 'untied'
-    return (f'a T5 of {config.num_layers}+{config.num_decoder_layers} layers, d_model '
-            f'{config.d_model}, vocabulary {config.vocab_size}, {head} head')
+def _fingerprint(config: ModelConfig, digests: dict[str, str]) -> str:
+    """A hash of a model's shape and its tensors' digests."""
+    text = json.dumps([config.identity(), sorted(digests.items())], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_shape(name, got, expected, source, config) -> None:
-    """Raise the ValueError for a misshapen tensor."""
-    if tuple(got) != tuple(expected):
-        raise ValueError(f'{source} has {name!r} with shape {list(got)}; expected '
-                         f'{list(expected)} for {describe(config)}; '
-                         'the weights belong to another configuration')
-
-
-def check_depth(config: T5Config, num_tensors: int, source: str) -> None:
-    """Raise the ValueError for a depth that these few tensors cannot have.
-
-    A table of names for a billion layers that a damaged configuration claims would never be done.
-    """
-    if config.num_layers + config.num_decoder_layers > num_tensors:
-        raise ValueError(f'{source} has {num_tensors} tensors, too few for {describe(config)}; '
-                         'the weights belong to another configuration')
-
-
-def check_complete(have: set[str], config: T5Config, source: str) -> None:
-    """Raise the ValueError for missing tensors, naming the first."""
-    missing = [name for name in slots(config) if name not in have]
+def _check_tensors(config: ModelConfig, table: dict[str, Slot], tensors: dict[str, Stored],
+                   source: str) -> None:
+    """Hold the tensors to the table, before any is read."""
+    for name, tensor in sorted(tensors.items()):
+        if name not in table:
+            raise ValueError(f'{tensor.where} has an unexpected tensor {name!r:.200} '
+                             f'{list(tensor.shape)}; {config.describe()} has no such tensor: '
+                             'does config.json belong to these weights?')
+        slot = table[name]
+        shape = slot.matrix_shape if tensor.inputs_first else slot.hugging_face_shape
+        if tensor.shape != shape:
+            raise ValueError(f'{tensor.where} has {name!r} with shape {list(tensor.shape)}; '
+                             f'expected {list(shape)} for {config.describe()}; '
+                             'the weights belong to another configuration')
+    missing = [name for name in table if name not in tensors]
     if missing:
         more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
-        raise ValueError(f'{source} has no tensor {missing[0]!r}{more}; {describe(config)} needs '
+        raise ValueError(f'{source} has no tensor {missing[0]!r}{more}; {config.describe()} needs '
                          'it; use a complete T5 with encoder, decoder and head')
 
 
@@ -200,16 +174,17 @@ def _leaf(path: tuple[str, ...], shape: Any, members: list[tuple[Slot, Stored]],
             for slot, tensor in members
             for region, rows in _blocks(name, slot, tensor, int8) if whole.needs(region))
     for (slot, region, tensor), block in read_ahead(jobs):
-        kind = np.dtype(np.float32) if int8 else whole.dtype
         # Cast first: a cast in the order of memory, then a transposed copy, is the faster way.
-        block = block.astype(kind, copy=False)
+        kept = whole.dtype if tensor.scale or not int8 else np.dtype(np.float32)
+        block = block.astype(kept, copy=False)
         if slot.inputs and not tensor.inputs_first:
             block = block.T
         lead = 0 if slot.layer is None else 1
-        block = block.reshape([stop - start for start, stop in region[lead:]])
-        blocks = (block,)
-        if int8:
-            quantised = quantise(name, block)
+        blocks = (block.reshape([stop - start for start, stop in region[lead:]]),)
+        if tensor.scale:
+            blocks = (*blocks, tensor.scale.read(0, tensor.scale.shape[0]))
+        elif int8:
+            quantised = quantise(name, blocks[0])
             blocks = (quantised.values, quantised.scale)
         for builder, one in zip(builders.values(), blocks, strict=True):
             spans = [(0, 1) if size == 1 else span  # scales have one for all inputs
@@ -226,7 +201,7 @@ def _blocks(name: str, slot: Slot, tensor: Stored, int8: bool) -> Iterator[tuple
     joined = slot.shape[axis + 1:] if axis else slot.shape[1:slot.inputs or 1]
     each = int(np.prod(joined, dtype=np.int64))
     length = slot.shape[axis]
-    summed = summed_axes(name) if int8 else None
+    summed = summed_axes(name) if int8 and not tensor.scale else None
     whole = not tensor.sliced or (summed is not None and axis - len(slot.shape) in summed)
     step = length if whole else max(1, _BLOCK_BYTES // max(1, tensor.row_bytes * each))
     lead = () if slot.layer is None else ((slot.layer, slot.layer + 1),)
@@ -241,7 +216,3 @@ def _at(tree: Params, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -1,13 +1,15 @@
-"""Load a frozen T5 from wherever it is: a folder, an installed package, the Hugging Face hub."""
+"""Load a frozen model from where it is: a folder, an installed package, the Hugging Face hub."""
 
-import dataclasses
+import contextlib
 import pathlib
 import re
+from typing import NamedTuple
 
 from jax_prompt.files import package_path
-from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.architecture import ModelConfig
 from jax_prompt.types import Params
-from jax_prompt.weights.assemble import Shardings, check_weights
+from jax_prompt.weights.assemble import Shardings, assemble, check_weights
+from jax_prompt.weights.tensors import Checkpoint
 
 _PACKAGE = 'package:'
 _TOKENIZER_FILES = ('tokenizer.json', 'spiece.model', 'tokenizer_config.json')
@@ -18,29 +20,28 @@ _BUCKET = 'gs://'
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[\w.-]+)?')
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
-    """A frozen T5 and who it is.
+class Weights(NamedTuple):
+    """A frozen model's weights and who it is.
 
     Attributes:
       config: its shape.
-      frozen: its weights, the layers of a stack on a leading axis: numpy arrays, or JAX arrays
-        where shardings were given.
-      name: what prompt files and messages call it.
+      frozen: the tree, the layers of a stack on a leading axis: numpy arrays, or JAX arrays where
+        shardings were given.
       fingerprint: tells it from any other model; independent of the dtype it was loaded in.
+      name: what prompt files and messages call it.
       folder: where its tokenizer files are, or None if it came without.
     """
 
-    config: T5Config
+    config: ModelConfig
     frozen: Params
-    name: str
     fingerprint: str
+    name: str
     folder: pathlib.Path | None
 
 
-def load_t5(source: str | pathlib.Path, dtype: str = 'float32', shardings: Shardings = None,
-            weights: str | None = None) -> LoadedModel:
-    """Load a T5's weights into the frozen tree, tensor by tensor.
+def load_weights(source: str | pathlib.Path, dtype: str = 'float32', shardings: Shardings = None,
+                 weights: str | None = None) -> Weights:
+    """Load a model's weights into the frozen tree, tensor by tensor.
 
     Args:
       source: one of
@@ -48,42 +49,52 @@ def load_t5(source: str | pathlib.Path, dtype: str = 'float32', shardings: Shard
         whole or in shards);
         a folder with a T5 as ONNX (`encoder.onnx` and `decoder.onnx`), float or quantised;
         a T5X checkpoint (`.../checkpoint_1100000`, native or Orbax's), also as `gs://bucket/path`;
-        a folder that `converted.convert_model` wrote;
+        a folder that `convert.convert_model` wrote;
         `package:NAME/sub/folder`, any of these inside an installed Python package;
         a repository id on the Hugging Face hub, such as `google/flan-t5-small`.
-      dtype: 'float32' or 'bfloat16', to keep the weights in.
+      dtype: 'float32' or 'bfloat16', to keep the weights in. What was converted to bfloat16 was
+        rounded then, whatever it becomes.
       shardings: where the weights live: a tree of `jax.sharding.Sharding` like the frozen tree, or
         a function that makes one of a tree of `jax.ShapeDtypeStruct`, such as
         `functools.partial(frozen_shardings, mesh)`. Each device of this process is then given its
         own parts as they are read, and the host never holds the model. None for numpy arrays.
       weights: 'int8' to keep kernels as `t5.int8.Int8`, quantised as they are read, and the rest in
-        `dtype`; 'float32' or 'bfloat16' are the same as giving them as `dtype`.
+        `dtype`; 'float32' or 'bfloat16' are the same as giving them as `dtype`; None for what a
+        converted folder was converted to, and for `dtype` elsewhere.
 
     Returns:
-      The model.
+      The weights.
 
     Raises:
       FileNotFoundError: when nothing is found, saying where it was looked for.
-      ValueError: for weights that are corrupt, or not all there, or not those of a T5.
+      ValueError: for weights that are corrupt, or not all there, or not those of a known model.
     """
     check_weights(dtype, weights)
-    if str(source).startswith(_BUCKET):
-        name = _called(pathlib.PurePosixPath(str(source)))
-        loaded = _load_t5x(str(source), dtype, name, weights, shardings)
-        return LoadedModel(loaded[0], loaded[1], name, loaded[2], None)
-    folder, name = locate(str(source))
-    loader = _loader(folder)
-    config, frozen, fingerprint = loader(folder, dtype, name, weights, shardings)
-    has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    return LoadedModel(config, frozen, config.name, fingerprint,
-                       folder if has_tokenizer else None)
+    source, folder = str(source), None
+    with contextlib.ExitStack() as stack:
+        if source.startswith(_BUCKET):
+            from jax_prompt.weights.t5x import open_t5x
+            checkpoint = open_t5x(source, _called(pathlib.PurePosixPath(source)))
+        else:
+            folder, name = locate(source)
+            source = str(folder)
+            checkpoint = _open(folder, name, stack)
+        kept = checkpoint.weights
+        if None not in (kept, weights) and (weights == 'int8') != (kept == 'int8'):
+            raise ValueError(f'{source} was converted to {kept}, but {weights} is wanted; convert '
+                             f'the model again with weights={weights}, or leave weights out')
+        frozen, fingerprint = assemble(checkpoint, source, dtype,
+                                       kept if kept == 'int8' else weights, shardings)
+    has_tokenizer = folder and any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    return Weights(checkpoint.config, frozen, fingerprint, checkpoint.config.name,
+                   folder if has_tokenizer else None)
 
 
 def locate(source: str) -> tuple[pathlib.Path, str]:
     """Find the folder that a source means, fetching it from the hub if need be.
 
     Args:
-      source: as for `load_t5`.
+      source: as for `load_weights`.
 
     Returns:
       The folder, and what to call the model in it.
@@ -115,28 +126,23 @@ def _called(folder: pathlib.PurePath) -> str:
     return f'{folder.parent.name}/{folder.name}' if step and folder.parent.name else folder.name
 
 
-def _load_t5x(*args):
-    # Imported here, as are the others below: each brings a library that only it needs.
-    from jax_prompt.weights.t5x import load_t5x
-    return load_t5x(*args)
-
-
-def _loader(folder: pathlib.Path):
-    """The loader for what a folder holds."""
-    from jax_prompt.weights.converted import is_converted, load_converted
-    from jax_prompt.weights.huggingface import load_hugging_face
-    from jax_prompt.weights.onnx import find_onnx, load_onnx
-    from jax_prompt.weights.t5x import is_t5x
+def _open(folder: pathlib.Path, name: str, stack: contextlib.ExitStack) -> Checkpoint:
+    """Open what a folder holds."""
+    # Imported here: each brings a library that only it needs.
+    from jax_prompt.weights.converted import is_converted, open_converted
+    from jax_prompt.weights.huggingface import open_hugging_face
+    from jax_prompt.weights.onnx import find_onnx, open_onnx
+    from jax_prompt.weights.t5x import is_t5x, open_t5x
     if is_converted(folder):
-        return load_converted
+        return open_converted(folder, stack)
     if any((folder / file).is_file() for file in _HUGGING_FACE):
-        return load_hugging_face
+        return open_hugging_face(folder, name, stack)
     if find_onnx(folder) is not None:
-        return load_onnx
+        return open_onnx(folder, name)
     if is_t5x(folder):
-        return _load_t5x
+        return open_t5x(str(folder), name)
     if any(folder.glob('*.bin')) or (folder / 'config.json').is_file():
-        return load_hugging_face
+        return open_hugging_face(folder, name, stack)
     steps = sorted(folder.glob('checkpoint_*'))
     hint = f'; a T5X checkpoint is a folder such as {steps[-1]}' if steps else ''
     raise FileNotFoundError(

@@ -7,21 +7,22 @@ become `(q - zero_point) * scale`, which is what the graph computes with, whethe
 integers (`MatMulInteger`) or dequantises first (`DequantizeLinear`).
 """
 
-import logging
+import contextlib
+import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
-from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.names import EMBEDDING, HEAD
-from jax_prompt.models.t5.shapes import fields_from_shapes
-from jax_prompt.types import Params
-from jax_prompt.weights.assemble import Shardings, assemble, check_depth, check_weights
-from jax_prompt.weights.huggingface import config_of, read_json
+from jax_prompt.models.architecture import ModelConfig
+from jax_prompt.models.families import config_from_hugging_face
+from jax_prompt.models.t5 import family as t5
+from jax_prompt.models.t5.config import EMBEDDING, HEAD
+from jax_prompt.weights.huggingface import read_json
 from jax_prompt.weights.onnx_graph import Graph, Weight, read_graph
-from jax_prompt.weights.tensors import Stored, digest_arrays
+from jax_prompt.weights.tensors import Checkpoint, Stored, digest_arrays
 
 #: Names of the encoder's and the decoder's file, by exporter, in order of preference.
 FILE_PAIRS = (('encoder.onnx', 'decoder.onnx'), ('encoder_model.onnx', 'decoder_model.onnx'),
@@ -29,9 +30,6 @@ FILE_PAIRS = (('encoder.onnx', 'decoder.onnx'), ('encoder_model.onnx', 'decoder_
 
 _BLOCK = re.compile(r'(?:^|/)block\.(\d+)/layer\.(\d+)/(.+)$')
 _EMBEDDING_SCOPES = ('embed_tokens', 'shared')
-_RELATIVE_BIAS = 'layer.0.SelfAttention.relative_attention_bias.weight'
-
-_logger = logging.getLogger(__name__)
 
 
 def find_onnx(folder: str | pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
@@ -43,10 +41,8 @@ def find_onnx(folder: str | pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] |
     return None
 
 
-def load_onnx(folder: str | pathlib.Path, dtype: str = 'float32', name: str | None = None,
-              weights: str | None = None,
-              shardings: Shardings = None) -> tuple[T5Config, Params, str]:
-    """Read a T5 from a folder that holds its encoder and its decoder as ONNX files.
+def open_onnx(folder: pathlib.Path, name: str) -> Checkpoint:
+    """Open a folder that holds a T5's encoder and its decoder as ONNX files.
 
     Where a `config.json` lies beside them it gives the configuration. Where none does, the shapes
     do, but for what they cannot tell: the largest distance of the relative bias, the special ids
@@ -57,53 +53,48 @@ def load_onnx(folder: str | pathlib.Path, dtype: str = 'float32', name: str | No
     files are read whole (their format allows no more than 2 GiB); the tree is filled leaf by leaf.
 
     Args:
-      folder: holds `encoder.onnx` and `decoder.onnx` (or another of `FILE_PAIRS`).
-      dtype, weights, shardings: as for `weights.load_t5`.
-      name: what to call the model; the folder's name unless given.
+      folder: one in which `find_onnx` finds the files.
+      name: what to call the model.
 
     Returns:
-      The configuration, the frozen tree (layers stacked) and the fingerprint.
+      The checkpoint.
 
     Raises:
-      FileNotFoundError: when the pair of files is not there.
-      ValueError: for a corrupt file, or a missing, extra or misshapen tensor, naming it.
+      ValueError: for a corrupt file, or what is no T5.
     """
-    check_weights(dtype, weights)
-    folder = pathlib.Path(folder)
-    name = name or folder.resolve().name
-    pair = find_onnx(folder)
-    if pair is None:
-        wanted = ' or '.join(' + '.join(names) for names in FILE_PAIRS)
-        raise FileNotFoundError(f'{folder} has no T5 as ONNX; expected {wanted}')
+    encoder, decoder = (read_graph(path) for path in find_onnx(folder))
+    with _blamed_on(folder):
+        found = _name_weights(encoder, 'encoder') | _name_weights(decoder, 'decoder')
+        tables = [found.pop(f'{stack} {EMBEDDING}', None) for stack in ('encoder', 'decoder')]
+        found[EMBEDDING] = _one_embedding(tables, encoder, decoder)
+        tied = _head_is_tied(found, decoder)
+        if tied:
+            found.pop(HEAD)
+        config = _config(folder, name, found, encoder, tied, decoder.scalar_before('lm_head'))
+    return Checkpoint(config, {tensor: _stored(folder, weight)
+                               for tensor, weight in found.items()})
+
+
+@contextlib.contextmanager
+def _blamed_on(folder: pathlib.Path) -> Iterator[None]:
+    """Make one line of what a damaged graph leads to; found by fuzzing.
+
+    Too few inputs, kinds of numbers that there are none of, scales that do not fit.
+    """
     try:
-        config, tensors = _read(folder, name, *(read_graph(path) for path in pair))
-        frozen, fingerprint = assemble(config, tensors, str(folder), dtype, weights, shardings)
-    # What a damaged graph leads to: too few inputs, kinds of numbers that there are none of,
-    # scales that do not fit. Found by fuzzing.
+        yield
     except (TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f'the ONNX files in {folder} are corrupt ({error!s:.200}); '
                          'copy or export them again') from error
-    return config, frozen, fingerprint
 
 
-def _read(folder: pathlib.Path, name: str, encoder: Graph,
-          decoder: Graph) -> tuple[T5Config, dict[str, Stored]]:
-    """The configuration and the tensors of both graphs."""
-    found = _name_weights(encoder, 'encoder') | _name_weights(decoder, 'decoder')
-    tables = [found.pop(f'{stack} {EMBEDDING}', None) for stack in ('encoder', 'decoder')]
-    found[EMBEDDING] = _one_embedding(tables, encoder, decoder)
-    tied = _head_is_tied(found, decoder)
-    if tied:
-        found.pop(HEAD, None)
-    config = _config(folder, name, found, encoder, tied, decoder.scalar_before('lm_head'))
-    check_depth(config, len(found), str(folder))
-    return config, {tensor: _stored(weight) for tensor, weight in found.items()}
-
-
-def _stored(weight: Weight) -> Stored:
+def _stored(folder: pathlib.Path, weight: Weight) -> Stored:
     """A weight as a tensor to assemble; it is dequantised when it is read."""
-    return Stored(str(weight.path), np.dtype(np.float32), weight.shape,
-                  lambda start, stop: weight.values()[start:stop],
+    def read(start: int, stop: int) -> np.ndarray:
+        with _blamed_on(folder):
+            return weight.values()[start:stop]
+
+    return Stored(str(weight.path), np.dtype(np.float32), weight.shape, read,
                   lambda: digest_arrays(weight.stored), weight.is_matrix, sliced=False)
 
 
@@ -168,32 +159,24 @@ def _head_is_tied(weights: dict[str, Weight], decoder: Graph) -> bool:
     return table.shape == head.shape[::-1] and np.array_equal(table.values(), head.values().T)
 
 
-def _config(folder, name, weights, encoder, tied, scale) -> T5Config:
+def _config(folder: pathlib.Path, name: str, weights: dict[str, Weight], encoder: Graph,
+            tied: bool, scale: float | None) -> ModelConfig:
     """The configuration from config.json or else from the shapes; head and scale as found."""
     path = folder / 'config.json'
+    found = dict(tied_head=tied, scale_decoder_outputs=scale is not None)
     if path.is_file():
-        config = config_of(read_json(path, 'it tells the shape'), str(path), name)
-        config_fields = config.to_dict()
+        said = read_json(path, 'it tells the shape')
+        config = dataclasses.replace(config_from_hugging_face(said, str(path), name), **found)
     else:
-        config_fields = _config_from_shapes(weights, encoder, name)
-    expected = config_fields['d_model'] ** -0.5
+        epsilon = encoder.scalar_added_in('final_layer_norm')
+        found |= {} if epsilon is None else dict(layer_norm_epsilon=epsilon)
+        config = t5.from_shapes(weights, str(encoder.path), activation=_activation(encoder),
+                                name=name, **found)
+    expected = config.d_model ** -0.5
     if scale is not None and not math.isclose(scale, expected, rel_tol=1e-3):
         raise ValueError(f'{folder} scales decoder outputs by {scale:.6g} before the head; '
                          f'expected d_model**-0.5 = {expected:.6g} or no scale')
-    return T5Config(**(config_fields | dict(
-        tied_head=tied, scale_decoder_outputs=scale is not None, name=name)))
-
-
-def _config_from_shapes(weights: dict[str, Weight], encoder: Graph, name: str) -> dict:
-    """The fields of a T5Config that shapes and operators tell."""
-    fields = fields_from_shapes(weights, str(encoder.path)) | dict(
-        activation=_activation(encoder), name=name,
-        per_layer_relative_bias=f'encoder.block.1.{_RELATIVE_BIAS}' in weights)
-    epsilon = encoder.scalar_added_in('final_layer_norm')
-    if epsilon is not None:
-        fields['layer_norm_epsilon'] = epsilon
-    _logger.debug('%s: configuration read off the graph: %s', name, fields)
-    return fields
+    return config
 
 
 def _activation(encoder: Graph) -> str:

@@ -2,20 +2,26 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jax_prompt.weights.tensors import FLOATS, RawFile, Stored, stored_in_file
 
-_KINDS = dict(zip(('F32', 'BF16', 'F16', 'F64'), FLOATS, strict=True))
+_KINDS = dict(zip(('F32', 'BF16', 'F16', 'F64'), FLOATS, strict=True)) | {'I8': np.dtype(np.int8)}
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in a file, in C order."""
+
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 def open_safetensors(file: RawFile) -> dict[str, Stored]:
     """List the tensors of a safetensors file.
-
-    The header is checked by the safetensors package (offsets without gaps or overlaps, sizes that
-    fit shapes, all within the file); the numbers are then read here, where they are needed.
 
     Args:
       file: stays open as long as tensors are read.
@@ -26,34 +32,45 @@ def open_safetensors(file: RawFile) -> dict[str, Stored]:
     Raises:
       ValueError: for a corrupt file, or a tensor that holds no floating-point numbers.
     """
+    return {name: stored_in_file(file, *place) for name, place in find_tensors(file).items()}
+
+
+def find_tensors(file: RawFile, integers: bool = False) -> dict[str, Place]:
+    """Say where each tensor of a safetensors file lies.
+
+    The header is checked by the safetensors package: offsets without gaps or overlaps, sizes that
+    fit shapes, all within the file.
+
+    Args:
+      file: a file of any size, of which the header alone is read.
+      integers: whether there may be numbers of eight bits.
+
+    Returns:
+      Name -> place.
+
+    Raises:
+      ValueError: for a corrupt file, or a tensor of other numbers.
+    """
     try:
         with safe_open(file.path, framework='numpy') as checked:
             names = set(checked.keys())
-    except (SafetensorError, OSError) as error:
-        raise _corrupt(file.path, error) from error
-    length = int(file.read(0, 8).view('<u8')[0])
-    try:
+        length = int(file.read(0, 8).view('<u8')[0])
         header = json.loads(file.read(8, length).tobytes())
-    except (ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise _corrupt(file.path, error) from error
     header.pop('__metadata__', None)
     if set(header) != names:
         raise _corrupt(file.path, 'its header names a tensor twice')
-    return {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
-
-
-def _stored(file: RawFile, name: str, entry: dict, origin: int) -> Stored:
-    """One tensor by its entry in the header."""
-    if entry['dtype'] not in _KINDS:
-        raise ValueError(f'{file.path} has {name!r} as {entry["dtype"]}; expected '
-                         f'one of {", ".join(_KINDS)}: use the unquantised weights')
-    dtype, shape = _KINDS[entry['dtype']], tuple(entry['shape'])
-    start, stop = entry['data_offsets']
-    if int(np.prod(shape, dtype=object)) * dtype.itemsize != stop - start:
-        raise _corrupt(file.path, f'the size of {name!r} does not fit its shape')
-    return stored_in_file(file, origin + start, dtype, shape)
+    places = {}
+    for name, entry in header.items():
+        if entry['dtype'] not in _KINDS or (entry['dtype'] == 'I8' and not integers):
+            raise ValueError(f'{file.path} has {name!r} as {entry["dtype"]}; expected '
+                             f'one of {", ".join(kind for kind in _KINDS if kind != "I8")}: '
+                             'use the unquantised weights')
+        places[name] = Place(8 + length + entry['data_offsets'][0], _KINDS[entry['dtype']],
+                             tuple(entry['shape']))
+    return places
 
 
 def _corrupt(path: pathlib.Path, reason: object) -> ValueError:
-    return ValueError(f'{path} is corrupt or truncated: {reason}; '
-                      'copy or download the file again')
+    return ValueError(f'{path} is corrupt or truncated: {reason}; copy or download the file again')

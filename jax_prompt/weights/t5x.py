@@ -12,22 +12,26 @@ Source: t5x/examples/t5 and t5x/examples/scalable_t5 (`layers.py`, `network.py`)
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.names import EMBEDDING, HEAD
-from jax_prompt.models.t5.shapes import fields_from_shapes
-from jax_prompt.types import Params
+from jax_prompt.models.architecture import ModelConfig
+from jax_prompt.models.families import config_from_hugging_face
+from jax_prompt.models.t5 import family as t5
+from jax_prompt.models.t5.config import EMBEDDING, HEAD
 from jax_prompt.weights.array_folder import Array, Folder
-from jax_prompt.weights.assemble import Shardings, assemble, check_depth, check_weights
-from jax_prompt.weights.huggingface import config_of
-from jax_prompt.weights.t5x_arrays import open_model
-from jax_prompt.weights.tensors import SAMPLE_BYTES, Stored, digest_arrays, digest_rows
+from jax_prompt.weights.huggingface import parse_object
+from jax_prompt.weights.t5x_arrays import find_model
+from jax_prompt.weights.tensors import (
+    SAMPLE_BYTES,
+    Checkpoint,
+    Stored,
+    digest_arrays,
+    digest_rows,
+)
 
 _BIAS = 'SelfAttention.relative_attention_bias'
 _ENCODER = {'pre_attention_layer_norm': '0.layer_norm', 'attention': '0.SelfAttention',
@@ -56,10 +60,8 @@ def is_t5x(folder: pathlib.Path) -> bool:
                for name in ('checkpoint', '_METADATA'))
 
 
-def load_t5x(folder: str | pathlib.Path, dtype: str = 'float32', name: str | None = None,
-             weights: str | None = None,
-             shardings: Shardings = None) -> tuple[T5Config, Params, str]:
-    """Read a T5 from one T5X checkpoint, native or Orbax's.
+def open_t5x(path: str, name: str) -> Checkpoint:
+    """Open one T5X checkpoint, native or Orbax's.
 
     A T5X checkpoint says nothing of its configuration. A `config.json` in Hugging Face's form may
     lie in the folder and tells it then. Without one the shapes do, but for what they cannot tell: a
@@ -70,20 +72,17 @@ def load_t5x(folder: str | pathlib.Path, dtype: str = 'float32', name: str | Non
     The fingerprint is that of the same numbers in Hugging Face's format, in the same dtype.
 
     Args:
-      folder: one checkpoint, such as '.../checkpoint_1100000'; may be a gs:// address.
-      dtype, weights, shardings: as for `weights.load_t5`.
-      name: what to call the model; the folder's name unless given.
+      path: one checkpoint, such as '.../checkpoint_1100000'; may be a gs:// address.
+      name: what to call the model.
 
     Returns:
-      The configuration, the frozen tree (layers stacked) and the fingerprint.
+      The checkpoint.
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
-      ValueError: for a damaged checkpoint, or a missing, extra or misshapen array, naming it.
+      ValueError: for a damaged checkpoint, or an unexpected array, naming it.
     """
-    check_weights(dtype, weights)
-    path = str(folder)
-    arrays = open_model(path)
+    arrays = find_model(path).open()
     tensors = {}
     for parameter, array in arrays.items():
         for tensor, stored in _tensors(parameter, array, path):
@@ -91,10 +90,8 @@ def load_t5x(folder: str | pathlib.Path, dtype: str = 'float32', name: str | Non
                 raise ValueError(f'{path} has {tensor!r} twice, once as {parameter!r}; '
                                  'expected scanned layers or single ones, not both')
             tensors[tensor] = stored
-    config = _config(path, name or pathlib.PurePosixPath(path).name, tensors, arrays)
-    check_depth(config, len(tensors), path)
-    frozen, fingerprint = assemble(config, tensors, path, dtype, weights, shardings)
-    return config, frozen, fingerprint
+    shared_bias = 'encoder/relpos_bias/rel_embedding' in arrays
+    return Checkpoint(_config(path, name, tensors, shared_bias), tensors)
 
 
 def _tensors(parameter: str, array: Array, path: str) -> Iterator[tuple[str, Stored]]:
@@ -189,22 +186,14 @@ def _product(sizes: tuple[int, ...]) -> int:
     return int(np.prod(sizes, dtype=object))
 
 
-def _config(path: str, name: str, tensors: dict[str, Stored], arrays: dict[str, Array]) -> T5Config:
+def _config(path: str, name: str, tensors: dict[str, Stored], shared_bias: bool) -> ModelConfig:
     """The configuration from config.json or else from the shapes; the head as found."""
-    fields = fields_from_shapes(tensors, path)
-    fields |= dict(activation='gelu' if fields['gated'] else 'relu', name=name)
+    found = dict(tied_head=HEAD not in tensors, scale_decoder_outputs=HEAD not in tensors,
+                 per_layer_relative_bias=not shared_bias)
     content = Folder(path).file('config.json')
-    if content is not None:
-        try:
-            said = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f'{path}/config.json is not valid JSON ({error}); '
-                             'mend or remove it') from error
-        if not isinstance(said, dict):
-            raise ValueError(f'{path}/config.json holds a JSON {type(said).__name__}; '
-                             'expected an object')
-        fields = config_of(said, f'{path}/config.json', name).to_dict()
-    tied = HEAD not in tensors
-    shared = 'encoder/relpos_bias/rel_embedding' in arrays
-    return dataclasses.replace(T5Config(**fields), tied_head=tied, scale_decoder_outputs=tied,
-                               per_layer_relative_bias=not shared)
+    if content is None:
+        activation = 'gelu' if t5.is_gated(tensors) else 'relu'
+        return t5.from_shapes(tensors, path, activation=activation, name=name, **found)
+    where = f'{path}/config.json'
+    return dataclasses.replace(
+        config_from_hugging_face(parse_object(content, where), where, name), **found)

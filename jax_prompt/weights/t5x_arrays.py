@@ -14,7 +14,9 @@ Sources: t5x/checkpoints.py (version 3), orbax.checkpoint's tree metadata.
 import ast
 import dataclasses
 import json
+import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,40 @@ class _Reference:
     shape: tuple[int, ...] | None = None
 
 
-def open_model(path: str) -> dict[str, Array]:
-    """List the model's arrays, without the optimizer's.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The model's parameters in a checkpoint, without the optimizer's.
+
+    Attributes:
+      folder: that the arrays are in.
+      leaves: 'encoder/layers_0/mlp/wo/kernel' -> array, or where it is.
+      driver: TensorStore's name of the format of arrays.
+    """
+
+    folder: Folder
+    leaves: dict[str, np.ndarray | _Reference]
+    driver: str = 'zarr'
+
+    def open(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Open some arrays, or all, at once: in a bucket each takes a while.
+
+        Raises:
+          ValueError: one is not there, or is damaged.
+        """
+        leaves = {name: self.leaves[name] for name in names or self.leaves}
+        database = self.folder.file('manifest.ocdbt') is not None
+        opening = {name: self.folder.start_opening(leaf.name, self.driver, database)
+                   for name, leaf in leaves.items() if isinstance(leaf, _Reference)}
+        return {name: self.folder.opened(name, opening[name], leaf.shape) if name in opening
+                else Array(leaf.shape, leaf.dtype, leaf.__getitem__)
+                for name, leaf in leaves.items()}
+
+
+def find_model(path: str) -> Model:
+    """List the parameters of the model in a checkpoint.
 
     Args:
       path: one checkpoint, a folder or gs:// address such as '.../checkpoint_1100000'.
-
-    Returns:
-      'encoder/layers_0/mlp/wo/kernel' -> array.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
@@ -55,34 +83,20 @@ def open_model(path: str) -> dict[str, Array]:
     folder = Folder(path)
     for inside in (folder, Folder(f'{folder.path}/state')):
         content = inside.file('checkpoint')
-        metadata = inside.file('_METADATA')
         if content is not None:
-            leaves = _of_msgpack(content, inside.path)
-        elif metadata is not None:
-            leaves = _of_metadata(metadata, inside.path)
-        else:
-            continue
-        return _open_leaves(inside, leaves, _zarr_version(metadata))
+            return Model(inside, _of_msgpack(content, inside.path))
+        content = inside.file('_METADATA')
+        if content is not None:
+            return Model(inside, _of_metadata(content, inside.path), _zarr_version(content))
+    steps = sorted(pathlib.Path(path).glob('checkpoint_*'))
     raise FileNotFoundError(f'no T5X checkpoint at {path}: there is neither a file checkpoint nor '
                             '_METADATA; give one checkpoint, such as '
-                            f'{folder.path}/checkpoint_1100000')
+                            f'{steps[-1] if steps else f"{folder.path}/checkpoint_1100000"}')
 
 
-def _open_leaves(folder: Folder, leaves: dict[str, Any], driver: str) -> dict[str, Array]:
-    """Open all arrays at once: in a bucket each takes a while."""
-    database = folder.file('manifest.ocdbt') is not None
-    opening = {name: folder.start_opening(leaf.name, driver, database)
-               for name, leaf in leaves.items() if isinstance(leaf, _Reference)}
-    arrays = {name: folder.opened(name, started, leaves[name].shape)
-              for name, started in opening.items()}
-    arrays |= {name: Array(leaf.shape, leaf.dtype, leaf.__getitem__)
-               for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
-    return {name: arrays[name] for name in leaves}
-
-
-def _zarr_version(metadata: bytes | None) -> str:
+def _zarr_version(metadata: bytes) -> str:
     """Orbax says which zarr it wrote."""
-    said = _json(metadata) if metadata else None
+    said = _json(metadata)
     return 'zarr3' if isinstance(said, dict) and said.get('use_zarr3') else 'zarr'
 
 
@@ -132,7 +146,7 @@ def _flatten(tree: Params) -> dict[str, Any]:
         name, node = waiting.pop()
         if isinstance(node, dict) and 'kvstore' not in node:
             waiting += [(f'{name}/{key}' if name else str(key), child)
-                        for key, child in node.items()]
+                        for key, child in reversed(node.items())]
         else:
             leaves[name] = node
     return leaves

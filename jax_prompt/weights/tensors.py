@@ -8,16 +8,21 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import threading
+import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from jax_prompt.models.architecture import ModelConfig
 
 #: How much of each end of a tensor enters the model's fingerprint.
 SAMPLE_BYTES = 4096
 #: The kinds of numbers that weights may be stored as.
 FLOATS = tuple(np.dtype(kind) for kind in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64))
-_COMPARE_BYTES = 2**24
+_PASSING_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Stored:
       digest: hashes dtype, shape and both ends of what is stored.
       inputs_first: whether it is a matrix as one multiplies by it, as JAX and ONNX keep it.
       sliced: whether reading a few rows costs about a few rows.
+      scale: of a matrix that is stored in eight bits, one number a column; None for any other.
     """
 
     where: str
@@ -41,11 +47,28 @@ class Stored:
     digest: Callable[[], str]
     inputs_first: bool = False
     sliced: bool = True
+    scale: 'Stored | None' = None
 
     @property
     def row_bytes(self) -> int:
         """The bytes of one row."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+
+class Checkpoint(NamedTuple):
+    """What a source holds, before its numbers are read.
+
+    Attributes:
+      config: the model's shape.
+      tensors: Hugging Face name -> tensor.
+      fingerprint: of the model; None where it follows from the tensors.
+      weights: what they were converted to; None for a source that was not converted.
+    """
+
+    config: ModelConfig
+    tensors: dict[str, Stored]
+    fingerprint: str | None = None
+    weights: str | None = None
 
 
 class RawFile:
@@ -86,7 +109,52 @@ class RawFile:
         return content
 
 
-def stored_in_file(file: RawFile, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Stored:
+class Checked:
+    """A range of a file that is compared with its checksum before any of it is used."""
+
+    def __init__(self, file: RawFile, start: int, size: int, crc: int | None, name: str):
+        """Name a range.
+
+        Args:
+          file: stays open as long as the range is read.
+          start, size: in bytes.
+          crc: its CRC-32; None where none is known.
+          name: what to call it in messages.
+        """
+        self.path, self.size = file.path, size
+        self._file, self._start, self._crc, self._name = file, start, crc, name
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, size: int) -> np.ndarray:
+        """Return `size` bytes as uint8; what is read for the first time is checked as a whole.
+
+        Raises:
+          ValueError: the range is not what was written, or cannot be read.
+        """
+        with self._lock:
+            if self._crc is None:
+                pass
+            elif size == self.size:
+                content = self._file.read(self._start, size)
+                self._compare(zlib.crc32(content))
+                return content
+            else:
+                found = 0
+                for at in range(0, self.size, _PASSING_BYTES):
+                    part = self._file.read(self._start + at, min(_PASSING_BYTES, self.size - at))
+                    found = zlib.crc32(part, found)
+                self._compare(found)
+        return self._file.read(self._start + offset, size)
+
+    def _compare(self, found: int) -> None:
+        if found != self._crc:
+            raise ValueError(f'{self.path} is corrupt: {self._name!r:.80} within it does not match '
+                             'its checksum; copy or download the file again')
+        self._crc = None
+
+
+def stored_in_file(file: RawFile | Checked, offset: int, dtype: np.dtype,
+                   shape: tuple[int, ...]) -> Stored:
     """Describe a tensor that lies in a file in C order, in Hugging Face's layout."""
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     row = size // shape[0] if shape and shape[0] else size
@@ -123,7 +191,7 @@ def equal(one: Stored, other: Stored) -> bool:
     """Tell whether two tensors hold the same numbers, compared some rows at a time."""
     if one.shape != other.shape or not one.shape:
         return False
-    step = max(1, _COMPARE_BYTES // max(one.row_bytes, 1))
+    step = max(1, _PASSING_BYTES // max(one.row_bytes, 1))
     rows = one.shape[0]
     return all(np.array_equal(one.read(start, min(start + step, rows)),
                               other.read(start, min(start + step, rows)))

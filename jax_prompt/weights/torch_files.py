@@ -6,16 +6,13 @@ Since PyTorch 1.6 such a file is an uncompressed zip: `data.pkl` says which tens
 Source: torch/serialization.py, release 2.13.
 """
 
-import dataclasses
 import struct
 import zipfile
-import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jax_prompt.weights.tensors import RawFile, Stored, digest_arrays, stored_in_file
+from jax_prompt.weights.tensors import Checked, RawFile, Stored, digest_arrays, stored_in_file
 from jax_prompt.weights.torch_pickle import (
     OTHER_STORAGES,
     STORAGES,
@@ -26,8 +23,8 @@ from jax_prompt.weights.torch_pickle import (
 )
 
 _LARGEST_PICKLE = 2**26
-_CHECKED_BYTES = 2**24
-_LOCAL_HEADER = 30
+#: Where an entry's own header has the lengths of its name and its extra field, which end it.
+_LENGTHS_AT = 26
 
 
 def open_torch(file: RawFile) -> dict[str, Stored]:
@@ -44,11 +41,9 @@ def open_torch(file: RawFile) -> dict[str, Stored]:
         but named tensors of floating-point numbers, or one that would run code.
     """
     try:
-        with zipfile.ZipFile(file.path) as archive:
-            entries = archive.infolist()
-        parts = _parts(file, entries)
-        state = interpret(parts['data.pkl'].read().tobytes())
-        return {name: _stored(file, name, tensor, parts)
+        parts = _parts(file)
+        state = interpret(_content(parts['data.pkl']))
+        return {name: _stored(name, tensor, parts)
                 for name, tensor in _named_tensors(state).items()}
     except Malformed as error:
         raise ValueError(f'{file.path} is not read: {error}') from error
@@ -56,7 +51,7 @@ def open_torch(file: RawFile) -> dict[str, Stored]:
         raise ValueError(_why_no_zip(file, error)) from error
     # What zipfile and pickletools raise on damaged files, by their sources and by fuzzing.
     except (ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, RecursionError,
-            NotImplementedError, RuntimeError, struct.error, zlib.error, OSError) as error:
+            NotImplementedError, RuntimeError, struct.error, OSError) as error:
         raise ValueError(f'{file.path} is corrupt or truncated: {error!s:.200}; '
                          'copy or download the file again') from error
 
@@ -76,63 +71,36 @@ def _why_no_zip(file: RawFile, error: Exception) -> str:
             '(PyTorch 1.6 or newer): copy or download the file again')
 
 
-class _Part:
-    """A file within the zip: where its bytes lie, and whether they are what was written."""
-
-    def __init__(self, file: RawFile, entry: zipfile.ZipInfo, has_checksum: bool):
-        self.name, self.size = entry.filename, entry.file_size
-        self._file, self._expected = file, entry.CRC if has_checksum else None
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise Malformed(f'{self.name!r:.80} within it is compressed; torch.save never does '
-                            'that')
-        header = file.read(entry.header_offset, _LOCAL_HEADER).tobytes()
-        name_length, extra_length = struct.unpack('<HH', header[26:30])
-        self.start = entry.header_offset + _LOCAL_HEADER + name_length + extra_length
-        name = file.read(entry.header_offset + _LOCAL_HEADER, name_length).tobytes()
-        if header[:4] != b'PK\x03\x04' or name != entry.orig_filename.encode():
-            raise Malformed(f'{self.name!r:.80} is not where the zip says; download it again')
-
-    def check(self) -> None:
-        """Compare with the checksum, once.
-
-        Raises:
-          ValueError: they differ.
-        """
-        if self._expected is None:
-            return
-        found = 0
-        for offset in range(0, self.size, _CHECKED_BYTES):
-            part = self._file.read(self.start + offset, min(_CHECKED_BYTES, self.size - offset))
-            found = zlib.crc32(part, found)
-        if found != self._expected:
-            raise ValueError(f'{self._file.path} is corrupt: {self.name!r:.80} within it does not '
-                             'match its checksum; copy or download the file again')
-        self._expected = None
-
-    def read(self) -> np.ndarray:
-        """Return all of it, checked, as uint8."""
-        self.check()
-        return self._file.read(self.start, self.size)
-
-
-def _parts(file: RawFile, entries: list[zipfile.ZipInfo]) -> dict[str, _Part]:
-    """The files of the zip by name within its one folder."""
-    roots = {entry.filename.partition('/')[0] for entry in entries}
-    # Without torch.serialization.set_crc32_options, which writes none, each has a checksum.
-    has_checksums = any(entry.CRC for entry in entries)
+def _parts(file: RawFile) -> dict[str, Checked]:
+    """The files of the zip by name within its one folder: where each lies, and its checksum."""
     parts = {}
-    for entry in entries:
-        part = _Part(file, entry, has_checksums)
-        if parts.setdefault(entry.filename.partition('/')[2], part) is not part:
-            raise Malformed(f'it holds {entry.filename!r:.80} twice; copy or download it again')
-    if len(roots) != 1 or 'data.pkl' not in parts:
+    with zipfile.ZipFile(file.path) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise Malformed(f'{entry.filename!r:.80} within it is compressed; torch.save never '
+                                'does that')
+            archive.open(entry).close()  # holds the entry to the header in front of its content
+            lengths = file.read(entry.header_offset + _LENGTHS_AT, 4).view('<u2')
+            # Without torch.serialization.set_crc32_options, which writes none, each has a checksum.
+            checksum = entry.CRC if any(entry.CRC for entry in entries) else None
+            name = entry.filename.partition('/')[2]
+            if name in parts:
+                raise Malformed(f'it holds {entry.filename!r:.80} twice; copy or download it again')
+            start = entry.header_offset + _LENGTHS_AT + 4 + int(lengths.sum(dtype=int))
+            parts[name] = Checked(file, start, entry.file_size, checksum, entry.filename)
+    if len({entry.filename.partition('/')[0] for entry in entries}) != 1 or 'data.pkl' not in parts:
         raise Malformed('it has no data.pkl in one folder; expected a file of torch.save (a '
                         'TorchScript archive or another zip is none)')
     if parts['data.pkl'].size > _LARGEST_PICKLE:
         raise Malformed('its list of tensors is longer than any state dict has')
-    if 'byteorder' in parts and parts['byteorder'].read().tobytes() != b'little':
+    if 'byteorder' in parts and _content(parts['byteorder']) != b'little':
         raise Malformed('its numbers are not little-endian; save it again on another machine')
     return parts
+
+
+def _content(part: Checked) -> bytes:
+    return part.read(0, part.size).tobytes()
 
 
 def _named_tensors(state: Any) -> dict[str, Tensor]:
@@ -145,7 +113,7 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
     return state
 
 
-def _stored(file: RawFile, name: str, tensor: Tensor, parts: dict[str, _Part]) -> Stored:
+def _stored(name: str, tensor: Tensor, parts: dict[str, Checked]) -> Stored:
     """Check one tensor against its storage's file, and describe it."""
     storage = tensor.storage
     if storage.kind in OTHER_STORAGES:
@@ -163,12 +131,10 @@ def _stored(file: RawFile, name: str, tensor: Tensor, parts: dict[str, _Part]) -
             or last >= storage.count or int(np.prod(shape, dtype=object)) > storage.count):
         raise Malformed(f'{name!r} of shape {list(shape)} does not lie within its storage; '
                         'download the file again')
-    start = part.start + tensor.offset * dtype.itemsize
+    start = tensor.offset * dtype.itemsize
     if strides == _whole_rows(shape):
-        described = stored_in_file(file, start, dtype, shape)
-    else:
-        described = _strided(file, start, dtype, tensor, last - tensor.offset + 1)
-    return dataclasses.replace(described, read=_after_check(part, described.read))
+        return stored_in_file(part, start, dtype, shape)
+    return _strided(part, start, dtype, tensor, last - tensor.offset + 1)
 
 
 def _whole_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -180,7 +146,7 @@ def _whole_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _strided(file: RawFile, start: int, dtype: np.dtype, tensor: Tensor, count: int) -> Stored:
+def _strided(file: Checked, start: int, dtype: np.dtype, tensor: Tensor, count: int) -> Stored:
     """A tensor that was saved transposed, or as a part of another."""
     def read(first: int, stop: int) -> np.ndarray:
         flat = file.read(start, count * dtype.itemsize).view(dtype)
@@ -190,13 +156,3 @@ def _strided(file: RawFile, start: int, dtype: np.dtype, tensor: Tensor, count: 
 
     return Stored(str(file.path), dtype, tensor.shape, read,
                   lambda: digest_arrays((read(0, tensor.shape[0]),)), sliced=False)
-
-
-def _after_check(part: _Part, read: Callable[[int, int], np.ndarray]
-                 ) -> Callable[[int, int], np.ndarray]:
-    """Compare a storage with its checksum before the first of its numbers is used."""
-    def checked(first: int, stop: int) -> np.ndarray:
-        part.check()
-        return read(first, stop)
-
-    return checked

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.models.t5.names import to_hugging_face
+from jax_prompt.models.architecture import to_hugging_face
 from tests.inference.conftest import Case, PyTorch, make_case
 
 KEPT = pathlib.Path(__file__).parent / 'golden' / 'beams.npz'

@@ -10,9 +10,9 @@ import pytest
 
 from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.generate import next_logits
+from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
-from jax_prompt.models.t5.names import to_hugging_face
 
 _TINY = dict(vocab_size=29, d_model=16, d_kv=6, d_ff=24, num_heads=3, num_layers=2,
              num_decoder_layers=2, relative_attention_num_buckets=8,

@@ -227,10 +227,10 @@ def test_what_does_not_fit_is_refused(make, message):
 def test_the_demos_model_writes_what_pytorch_writes():
     torch = pytest.importorskip('torch', reason='PyTorch is not installed')
     from jax_prompt.data.vocabularies import load_vocabulary
-    from jax_prompt.weights.load import load_t5
+    from jax_prompt.weights.load import load_weights
     from tests.models.t5.reference import torch_model
 
-    loaded = load_t5('package:traceforge_title_model/data/span')
+    loaded = load_weights('package:traceforge_title_model/data/span')
     vocabulary = load_vocabulary(str(loaded.folder))
     texts = beam_reference.TEXTS
     rows = [[*vocabulary.encode(text), 1] for text in texts]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jax_prompt.models.architecture import leaf_shapes, to_hugging_face
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.names import leaf_shapes, to_hugging_face
 
 _SIZES = dict(vocab_size=24, d_model=8, d_kv=3, d_ff=10, num_heads=2, num_layers=2,
               num_decoder_layers=2, relative_attention_num_buckets=6)
@@ -40,21 +40,22 @@ def tied_config():
     return CONFIGS['t5-1.0']
 
 
+def make_tree(config, seed=0):
+    """Make a frozen tree of random float32 numbers."""
+    rng = np.random.default_rng(seed)
+    tree = {}
+    for path, shape in leaf_shapes(config).items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = rng.normal(size=shape).astype(np.float32)
+    return tree
+
+
 @pytest.fixture
 def random_tree():
-    """A function that makes a frozen tree of random float32 numbers."""
-
-    def make(config, seed=0):
-        rng = np.random.default_rng(seed)
-        tree = {}
-        for path, shape in leaf_shapes(config).items():
-            node = tree
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = rng.normal(size=shape).astype(np.float32)
-        return tree
-
-    return make
+    """The function that makes a frozen tree of random float32 numbers."""
+    return make_tree
 
 
 def write_config_json(config, **changes):

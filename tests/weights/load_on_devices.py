@@ -20,7 +20,7 @@ if len(sys.argv) > 1:
 from jax_prompt.parallel.mesh import make_mesh  # noqa: E402
 from jax_prompt.parallel.rules import frozen_shardings  # noqa: E402
 from jax_prompt.weights import assemble, tensors  # noqa: E402  (the processes have met)
-from jax_prompt.weights.load import load_t5  # noqa: E402
+from jax_prompt.weights.load import load_weights  # noqa: E402
 
 # Small blocks, so that a tensor is cut into several of them.
 assemble._BLOCK_BYTES = 200
@@ -34,9 +34,9 @@ def see(source: pathlib.Path, mesh: jax.sharding.Mesh, **options) -> dict:
     read = []
     whole_file = tensors.RawFile.read
     tensors.RawFile.read = lambda file, at, size: read.append(size) or whole_file(file, at, size)
-    placed = load_t5(source, shardings=shardings, **options)
+    placed = load_weights(source, shardings=shardings, **options)
     on_devices, read = sum(read), []
-    whole = load_t5(source, **options)
+    whole = load_weights(source, **options)
     tensors.RawFile.read = whole_file
 
     def right(array, expected):

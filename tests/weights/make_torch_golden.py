@@ -12,7 +12,6 @@ import zlib
 import numpy as np
 
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.names import EMBEDDING_COPIES, HEAD, slots
 
 PATH = pathlib.Path(__file__).parent / 'golden' / 'tiny_t5.bin'
 CONFIG = T5Config(vocab_size=6, d_model=4, d_kv=2, d_ff=3, num_heads=2, num_layers=1,
@@ -27,7 +26,7 @@ def numbers() -> dict[str, np.ndarray]:
     """Draw weights that every float type holds exactly."""
     return {name: np.random.default_rng(zlib.crc32(name.encode())).integers(
         -64, 64, slot.hugging_face_shape).astype(np.float32) / 64
-        for name, slot in slots(CONFIG).items()}
+        for name, slot in CONFIG.slots().items()}
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     tensors[TRANSPOSED] = tensors[TRANSPOSED].T.contiguous().T
     tensors[BFLOAT16] = tensors[BFLOAT16].bfloat16()
     tensors[FLOAT16] = tensors[FLOAT16].half()
-    tensors |= dict.fromkeys((*EMBEDDING_COPIES, HEAD), tensors['shared.weight'])
+    tensors |= dict.fromkeys(CONFIG.copies(), tensors['shared.weight'])
     PATH.parent.mkdir(exist_ok=True)
     torch.save(tensors, PATH)
 

@@ -1,17 +1,19 @@
 """A converted model is the model, in one piece or not at all."""
 
 import json
-import pathlib
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from jax_prompt.files import sealed
 from jax_prompt.models.t5.int8 import Int8
-from jax_prompt.weights import converted
+from jax_prompt.weights import assemble, converted, tensors
+from jax_prompt.weights.assemble import named_leaves
 from jax_prompt.weights.convert import convert_model
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
 from tests.weights.model_files import assert_same_tree
 
 
@@ -23,29 +25,30 @@ def folder(plain_config, random_tree, hugging_face_folder):
     return folder
 
 
-def test_it_is_an_orbax_tree(folder, tmp_path):
-    """Other programs can read it, a dict of values and scale for each kernel in eight bits."""
-    import orbax.checkpoint as ocp
+def test_any_safetensors_reader_opens_it(folder, tmp_path):
+    """Other programs can read it, values and scale for each kernel in eight bits."""
     convert_model(folder, tmp_path / 'out', 'int8')
-    expected = load_t5(folder, 'bfloat16', weights='int8').frozen
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        got = checkpointer.restore(tmp_path / 'out' / 'tree')
-    leaves = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-              for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
-    assert {jax.tree_util.keystr(path, simple=True, separator='/')
-            for path, _ in jax.tree_util.tree_flatten_with_path(got)[0]} == set(leaves)
-    wo = got['encoder']['layers']['feed_forward']['wo']['kernel']
-    np.testing.assert_array_equal(
-        wo['values'], leaves['encoder/layers/feed_forward/wo/kernel/values'])
+    leaves = named_leaves(load_weights(folder, 'bfloat16', weights='int8').frozen)
+    got = load_file(tmp_path / 'out' / converted.TREE)
+    assert got.keys() == leaves.keys()
+    for name, leaf in leaves.items():
+        assert got[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(got[name], leaf)
 
 
 @pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
-def test_many_chunks_are_one_tree(weights, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(converted, '_CHUNK_BYTES', 64)
+def test_many_blocks_are_one_tree(weights, folder, tmp_path, monkeypatch):
+    """Of a layer that is read in parts, the whole is held to the checksum before the first."""
     convert_model(folder, tmp_path / 'out', weights, 'float32')
-    monkeypatch.undo()
-    assert_same_tree(load_t5(tmp_path / 'out', weights if weights != 'int8' else 'float32').frozen,
-                     load_t5(folder, 'float32', weights=weights).frozen)
+    monkeypatch.setattr(assemble, '_BLOCK_BYTES', 64)
+    monkeypatch.setattr(tensors, '_PASSING_BYTES', 50)
+    assert_same_tree(load_weights(tmp_path / 'out').frozen,
+                     load_weights(folder, weights=weights).frozen if weights != 'bfloat16' else
+                     jax.tree.map(lambda leaf: leaf.astype(np.float32),
+                                  load_weights(folder, 'bfloat16').frozen))
+    flip(tmp_path / 'out')
+    with pytest.raises(ValueError, match='does not match its checksum'):
+        load_weights(tmp_path / 'out')
 
 
 @pytest.mark.parametrize('weights', ['float32', 'bfloat16', 'int8'])
@@ -53,8 +56,8 @@ def test_it_is_what_loading_gives(weights, folder, tmp_path):
     output = convert_model(folder, tmp_path / 'out' / 'model', weights)
     assert output == tmp_path / 'out' / 'model'
     dtype = 'float32' if weights == 'float32' else 'bfloat16'
-    expected = load_t5(folder, dtype, weights=weights)
-    model = load_t5(output, dtype)
+    expected = load_weights(folder, dtype, weights=weights)
+    model = load_weights(output, dtype)
     assert_same_tree(model.frozen, expected.frozen)
     assert (model.name, model.fingerprint, model.config) == (
         expected.name, expected.fingerprint, expected.config)
@@ -66,7 +69,7 @@ def test_it_is_what_loading_gives(weights, folder, tmp_path):
 def test_every_shape(config, random_tree, hugging_face_folder, tmp_path):
     frozen = random_tree(config)
     convert_model(hugging_face_folder(frozen, config), tmp_path / 'out', 'float32')
-    model = load_t5(tmp_path / 'out')
+    model = load_weights(tmp_path / 'out')
     assert_same_tree(model.frozen, frozen)
     assert model.folder is None
 
@@ -74,43 +77,45 @@ def test_every_shape(config, random_tree, hugging_face_folder, tmp_path):
 def test_it_can_be_converted_again(folder, tmp_path):
     convert_model(folder, tmp_path / 'one', 'float32')
     convert_model(tmp_path / 'one', tmp_path / 'two', 'bfloat16')
-    expected = load_t5(folder, 'bfloat16')
-    model = load_t5(tmp_path / 'two', 'bfloat16')
+    expected = load_weights(folder, 'bfloat16')
+    model = load_weights(tmp_path / 'two', 'bfloat16')
     assert_same_tree(model.frozen, expected.frozen)
     assert (model.name, model.fingerprint) == (expected.name, expected.fingerprint)
 
 
 def test_dtypes_are_changed_while_it_is_read(folder, tmp_path):
     convert_model(folder, tmp_path / 'out', 'bfloat16')
-    rounded = load_t5(folder, 'bfloat16').frozen
+    rounded = load_weights(folder, 'bfloat16').frozen
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float32), rounded)
-    assert_same_tree(load_t5(tmp_path / 'out', 'float32').frozen, expected)
-    assert_same_tree(load_t5(tmp_path / 'out', weights='float32').frozen, expected)
+    assert_same_tree(load_weights(tmp_path / 'out', 'float32').frozen, expected)
+    assert_same_tree(load_weights(tmp_path / 'out', weights='float32').frozen, expected)
     convert_model(folder, tmp_path / 'int8', 'int8')
-    kinds = {leaf.dtype for leaf in jax.tree.leaves(load_t5(tmp_path / 'int8', 'float32').frozen)}
+    frozen = load_weights(tmp_path / 'int8', 'float32').frozen
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(frozen)}
     assert kinds == {np.dtype(np.int8), np.dtype(np.float32)}
 
 
 def test_it_stands_where_shardings_say(folder, tmp_path):
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     convert_model(folder, tmp_path / 'out', 'int8')
-    got = load_t5(tmp_path / 'out', 'bfloat16', lambda shapes: jax.tree.map(lambda _: one, shapes))
+    got = load_weights(tmp_path / 'out', 'bfloat16',
+                       lambda shapes: jax.tree.map(lambda _: one, shapes))
     wo = got.frozen['encoder']['layers']['feed_forward']['wo']
     assert isinstance(wo['kernel'], Int8)
     assert all(isinstance(leaf, jax.Array) and leaf.sharding == one
                for leaf in jax.tree.leaves(got.frozen))
     assert got.frozen['token_embedder']['embedding'].dtype == ml_dtypes.bfloat16
-    assert_same_tree(got.frozen, load_t5(folder, 'bfloat16', weights='int8').frozen)
+    assert_same_tree(got.frozen, load_weights(folder, 'bfloat16', weights='int8').frozen)
 
 
 def test_what_was_kept_otherwise_is_refused(folder, tmp_path):
     convert_model(folder, tmp_path / 'int8', 'int8')
     with pytest.raises(ValueError, match='was converted to int8, but bfloat16 is wanted; convert '
                                          'the model again with weights=bfloat16, or leave'):
-        load_t5(tmp_path / 'int8', weights='bfloat16')
+        load_weights(tmp_path / 'int8', weights='bfloat16')
     convert_model(folder, tmp_path / 'half', 'bfloat16')
     with pytest.raises(ValueError, match='was converted to bfloat16, but int8 is wanted'):
-        load_t5(tmp_path / 'half', weights='int8')
+        load_weights(tmp_path / 'half', weights='int8')
     with pytest.raises(ValueError, match="cannot be kept in 'float16'"):
         convert_model(folder, tmp_path / 'x', 'float16')
 
@@ -129,35 +134,44 @@ def test_nothing_is_replaced_unasked(folder, tmp_path):
 
 def test_a_conversion_that_breaks_off_leaves_nothing(folder, tmp_path, monkeypatch):
     convert_model(folder, tmp_path / 'out', 'float32')
-    before = load_t5(tmp_path / 'out').frozen
+    before = load_weights(tmp_path / 'out').frozen
 
-    def full(path):
+    def full(*_):
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(converted, '_sum', full)
+    monkeypatch.setattr('jax_prompt.weights.convert.checksums', full)
     for name in ('out', 'new'):
         with pytest.raises(OSError, match='No space left'):
             convert_model(folder, tmp_path / name, 'bfloat16', overwrite=True)
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'tiny-t5']
-    assert_same_tree(load_t5(tmp_path / 'out').frozen, before)
-
-
-def largest_file(folder) -> pathlib.Path:
-    files = [path for path in (folder / 'tree').rglob('*') if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_size)
+    assert_same_tree(load_weights(tmp_path / 'out').frozen, before)
 
 
 def cut(folder):
-    path = largest_file(folder)
+    path = folder / converted.TREE
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip(folder):
-    path = largest_file(folder)
+    path = folder / converted.TREE
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[-len(content) // 4] ^= 1
     path.write_bytes(content)
+
+
+def swap_names(folder):
+    """Two leaves of one shape under each other's name, as a damaged header might have them."""
+    path = folder / converted.TREE
+    one, other = b'self_attention/query/kernel', b'self_attention/value/kernel'
+    path.write_bytes(path.read_bytes().replace(one, b'x' * len(one)).replace(other, one).replace(
+        b'x' * len(one), other))
+
+
+def cast(folder):
+    leaves = load_file(folder / converted.TREE)
+    save_file({name: leaf.astype(np.float32) for name, leaf in leaves.items()},
+              folder / converted.TREE)
 
 
 def change_record(folder):
@@ -167,10 +181,11 @@ def change_record(folder):
 
 
 @pytest.mark.parametrize('damage, message', [
-    (cut, r'out is damaged: tree/.* has \d+ bytes instead of \d+; convert it again'),
-    (flip, 'out is damaged: tree/.* does not match its checksum; convert it again'),
-    (lambda folder: largest_file(folder).unlink(), 'tree/.* is missing'),
-    (lambda folder: (folder / 'tree' / 'd' / 'more').write_text(''), 'tree/d/more does not belong'),
+    (cut, r'out/model.safetensors is corrupt or truncated: .*; copy or download the file again'),
+    (flip, "out/model.safetensors is corrupt: '.*' within it does not match its checksum; copy"),
+    (swap_names, "'encoder/layers/self_attention/.*' within it does not match its checksum"),
+    (cast, 'out is damaged: model.safetensors has other tensors than jax_prompt.json says; conv'),
+    (lambda folder: (folder / converted.TREE).unlink(), 'model.safetensors is missing; convert it'),
     (change_record, 'jax_prompt.json has been changed'),
     (lambda folder: (folder / converted.RECORD).write_text('{'), 'jax_prompt.json cannot be read'),
     (lambda folder: (folder / converted.RECORD).write_text('[1]'), 'jax_prompt.json'),
@@ -179,13 +194,12 @@ def test_damage_is_named(damage, message, folder, tmp_path):
     convert_model(folder, tmp_path / 'out', 'bfloat16')
     damage(tmp_path / 'out')
     with pytest.raises(ValueError, match=message):
-        load_t5(tmp_path / 'out')
+        load_weights(tmp_path / 'out')
 
 
-def test_another_format_is_refused(folder, tmp_path):
-    convert_model(folder, tmp_path / 'out')
-    path = tmp_path / 'out' / converted.RECORD
-    record = json.loads(path.read_text()) | {'format_version': 2}
-    path.write_text(json.dumps(converted._sealed(record)))
-    with pytest.raises(ValueError, match='was converted in format 2; expected 1: convert the'):
-        load_t5(tmp_path / 'out')
+def test_what_an_earlier_version_converted_is_to_be_converted_again(tmp_path):
+    (tmp_path / 'out' / 'tree').mkdir(parents=True)
+    record = sealed({'format_version': 1, 'name': 't5', 'weights': 'int8', 'files': {}})
+    (tmp_path / 'out' / converted.RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match='was converted in format 1; expected 2: convert the mod'):
+        load_weights(tmp_path / 'out')

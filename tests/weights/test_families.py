@@ -17,7 +17,7 @@ import pytest
 
 from jax_prompt.models.t5.model import T5
 from jax_prompt.weights.convert import convert_model
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
 from tests.weights.model_files import t5x_tree, write_t5x
 
 torch = pytest.importorskip('torch')
@@ -138,18 +138,18 @@ def test_logits_are_pytorchs(family, tmp_path):
         folder = tmp_path / save.__name__
         folder.mkdir()
         save(module, folder)
-        models[save.__name__] = load_t5(folder)
+        models[save.__name__] = load_weights(folder)
     whole = models['save_whole']
     convert_model(tmp_path / 'save_whole', tmp_path / 'converted', 'float32')
-    models['converted'] = load_t5(tmp_path / 'converted')
+    models['converted'] = load_weights(tmp_path / 'converted')
     write_t5x(tmp_path / 't5x', t5x_tree(whole.frozen, scanned=True))
     shutil.copyfile(tmp_path / 'save_whole' / 'config.json', tmp_path / 't5x' / 'config.json')
-    models['t5x'] = load_t5(tmp_path / 't5x')
+    models['t5x'] = load_weights(tmp_path / 't5x')
     for kind, model in models.items():
         assert model.fingerprint == whole.fingerprint, kind
         assert jax.tree.all(jax.tree.map(np.array_equal, model.frozen, whole.frozen)), kind
     scale = np.abs(expected).max()
     assert np.abs(our_logits(whole) - expected).max() <= 1e-4 * scale
-    rounded = our_logits(load_t5(tmp_path / 'save_whole', 'bfloat16'), jnp.bfloat16)
+    rounded = our_logits(load_weights(tmp_path / 'save_whole', 'bfloat16'), jnp.bfloat16)
     # Eight bits are not twenty-four: it is not the float32 model under another name either.
     assert 1e-4 * scale < np.abs(rounded - expected).max() <= 0.03 * scale

@@ -13,14 +13,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jax_prompt.weights import huggingface
-from jax_prompt.weights.huggingface import load_hugging_face
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
+from tests.weights.conftest import CONFIGS, make_tree
 from tests.weights.model_files import assert_same_tree, split_in_two, torch_module
 
 
 def test_round_trip_in_every_shape(config, random_tree, hugging_face_folder):
     frozen = random_tree(config)
-    got_config, got, _ = load_hugging_face(hugging_face_folder(frozen, config))
+    got_config, got, *_ = load_weights(hugging_face_folder(frozen, config))
     assert got_config == dataclasses.replace(config, name='tiny-t5')
     assert_same_tree(got, frozen)
 
@@ -30,8 +30,8 @@ def test_shards_give_the_same_as_one_file(plain_config, random_tree, hugging_fac
     whole = hugging_face_folder(frozen, plain_config, 'whole')
     shards = hugging_face_folder(frozen, plain_config, 'shards')
     split_in_two(shards)
-    _, one, fingerprint_of_one = load_hugging_face(whole)
-    _, many, fingerprint_of_many = load_hugging_face(shards)
+    _, one, fingerprint_of_one, *_ = load_weights(whole)
+    _, many, fingerprint_of_many, *_ = load_weights(shards)
     assert_same_tree(many, one)
     assert fingerprint_of_many == fingerprint_of_one
 
@@ -39,14 +39,14 @@ def test_shards_give_the_same_as_one_file(plain_config, random_tree, hugging_fac
 def test_bfloat16_is_each_weight_rounded(plain_config, random_tree, hugging_face_folder):
     frozen = random_tree(plain_config)
     folder = hugging_face_folder(frozen, plain_config)
-    _, got, fingerprint = load_hugging_face(folder, 'bfloat16')
+    _, got, fingerprint, *_ = load_weights(folder, 'bfloat16')
     assert_same_tree(got, jax.tree.map(lambda leaf: leaf.astype(ml_dtypes.bfloat16), frozen))
-    assert fingerprint == load_hugging_face(folder, 'float32')[2]
+    assert fingerprint == load_weights(folder, 'float32').fingerprint
 
 
 def test_bfloat16_files_are_read(plain_config, random_tree, hugging_face_folder):
     frozen = jax.tree.map(lambda leaf: leaf.astype(ml_dtypes.bfloat16), random_tree(plain_config))
-    _, got, _ = load_hugging_face(hugging_face_folder(frozen, plain_config))
+    _, got, *_ = load_weights(hugging_face_folder(frozen, plain_config))
     assert_same_tree(got, jax.tree.map(lambda leaf: leaf.astype(np.float32), frozen))
 
 
@@ -54,17 +54,29 @@ def test_fingerprint_tells_models_apart_and_not_processes(
         plain_config, random_tree, hugging_face_folder):
     frozen = random_tree(plain_config)
     folder = hugging_face_folder(frozen, plain_config)
-    fingerprint = load_hugging_face(folder, name='called otherwise')[2]
-    program = ('import sys; from jax_prompt.weights.load import load_t5; '
-               'print(load_t5(sys.argv[1]).fingerprint)')
+    fingerprint = load_weights(folder.rename(folder.with_name('called otherwise'))).fingerprint
+    folder = folder.with_name('called otherwise')
+    program = ('import sys; from jax_prompt.weights.load import load_weights; '
+               'print(load_weights(sys.argv[1]).fingerprint)')
     out = subprocess.run([sys.executable, '-c', program, str(folder)], check=True, text=True,
                          capture_output=True)
     assert out.stdout.strip() == fingerprint
     frozen['decoder']['layers']['feed_forward']['wo']['kernel'][1, 0, 0] += 1e-3
-    assert load_hugging_face(hugging_face_folder(frozen, plain_config, 'b'))[2] != fingerprint
-    assert load_hugging_face(hugging_face_folder(
+    assert load_weights(hugging_face_folder(frozen, plain_config, 'b')).fingerprint != fingerprint
+    assert load_weights(hugging_face_folder(
         random_tree(plain_config), plain_config, 'c', relative_attention_max_distance=64)
     )[2] != fingerprint
+
+
+@pytest.mark.parametrize('shape, fingerprint', [
+    ('t5-1.0', '05d5daf8490f0ffa3d90f9cd5a46f62e0396b6eb87d83754fdffa09786e1ada9'),
+    ('t5-1.1', 'ab8e9f8161fcf46940e0486c010a73214b3c52b287860be2223bfbb335cd103e'),
+    ('umt5', '742b107e7d1e8349a9d592a27828c79825f12c4c18fd41958e4a8fbc4d029cda')])
+def test_a_fingerprint_is_the_same_in_every_version(shape, fingerprint, hugging_face_folder):
+    """Prompt files say which model they belong to by it: a change would refuse them all."""
+    config = CONFIGS[shape]
+    assert load_weights(hugging_face_folder(make_tree(config, 7), config)).fingerprint == (
+        fingerprint)
 
 
 def test_copies_of_the_embedding_are_checked(plain_config, random_tree, hugging_face_folder):
@@ -74,9 +86,9 @@ def test_copies_of_the_embedding_are_checked(plain_config, random_tree, hugging_
         tensors['encoder.embed_tokens.weight'] = tensors['shared.weight'].copy()
         tensors['decoder.embed_tokens.weight'] = tensors['shared.weight'].copy()
 
-    _, got, fingerprint = load_hugging_face(hugging_face_folder(frozen, plain_config, edit=copy))
+    _, got, fingerprint, *_ = load_weights(hugging_face_folder(frozen, plain_config, edit=copy))
     assert_same_tree(got, frozen)
-    assert fingerprint == load_hugging_face(hugging_face_folder(frozen, plain_config))[2]
+    assert fingerprint == load_weights(hugging_face_folder(frozen, plain_config)).fingerprint
 
     def spoil(tensors):
         copy(tensors)
@@ -84,7 +96,7 @@ def test_copies_of_the_embedding_are_checked(plain_config, random_tree, hugging_
 
     with pytest.raises(ValueError, match=r"'decoder.embed_tokens.weight' that differs from "
                                          r"'shared.weight'; expected them equal: T5 has one"):
-        load_hugging_face(hugging_face_folder(frozen, plain_config, edit=spoil))
+        load_weights(hugging_face_folder(frozen, plain_config, edit=spoil))
 
 
 def test_a_copy_stands_in_for_the_shared_table(plain_config, random_tree, hugging_face_folder):
@@ -95,7 +107,7 @@ def test_a_copy_stands_in_for_the_shared_table(plain_config, random_tree, huggin
         tensors['decoder.embed_tokens.weight'] = tensors.pop('shared.weight')
 
     folder = hugging_face_folder(frozen, plain_config, edit=rename)
-    assert_same_tree(load_hugging_face(folder)[1], frozen)
+    assert_same_tree(load_weights(folder).frozen, frozen)
 
 
 def test_tensors_nobody_ever_read_are_accepted(plain_config, random_tree, hugging_face_folder):
@@ -106,7 +118,7 @@ def test_tensors_nobody_ever_read_are_accepted(plain_config, random_tree, huggin
             np.zeros((6, 2), np.float32))
 
     folder = hugging_face_folder(frozen, plain_config, edit=add)
-    assert_same_tree(load_hugging_face(folder)[1], frozen)
+    assert_same_tree(load_weights(folder).frozen, frozen)
 
 
 @pytest.mark.parametrize('says, head, tied, scaled', [
@@ -135,7 +147,7 @@ def test_how_the_head_is_settled(says, head, tied, scaled, plain_config, random_
         if head is not None:
             tensors['lm_head.weight'] = own if head == 'own' else tensors['shared.weight'].copy()
 
-    config, got, _ = load_hugging_face(hugging_face_folder(frozen, plain_config, edit=edit, **says))
+    config, got, *_ = load_weights(hugging_face_folder(frozen, plain_config, edit=edit, **says))
     assert (config.tied_head, config.scale_decoder_outputs) == (tied, scaled)
     assert ('lm_head' in got) == (not tied)
 
@@ -144,7 +156,7 @@ def test_a_tied_head_that_differs_is_refused(plain_config, random_tree, hugging_
     folder = hugging_face_folder(random_tree(plain_config), plain_config, tie_word_embeddings=True)
     with pytest.raises(ValueError, match=r"'lm_head.weight' that differs from 'shared.weight'; .* "
                                          r'set tie_word_embeddings to false'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 @pytest.mark.parametrize('name', [
@@ -155,14 +167,14 @@ def test_a_missing_tensor_is_named(name, plain_config, random_tree, hugging_face
                                  edit=lambda tensors: tensors.pop(name))
     with pytest.raises(ValueError, match=f"tiny-t5 has no tensor '{name}'.*complete T5|"
                                          f"no tensor 'shared.weight'; expected the weights"):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_a_missing_layer_is_counted(plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config, num_layers=3)
     with pytest.raises(ValueError, match=r"no tensor 'encoder.block.2.layer.0.layer_norm.weight' "
                                          r'and 8 more; a T5 of 3\+2 layers'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 @pytest.mark.parametrize('changes, name', [
@@ -171,7 +183,7 @@ def test_a_missing_layer_is_counted(plain_config, random_tree, hugging_face_fold
 def test_an_extra_tensor_is_named(changes, name, plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config, **changes)
     with pytest.raises(ValueError, match=rf"model.safetensors has an unexpected tensor '{name}"):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_a_misshapen_tensor_is_named(plain_config, random_tree, hugging_face_folder):
@@ -179,7 +191,7 @@ def test_a_misshapen_tensor_is_named(plain_config, random_tree, hugging_face_fol
     with pytest.raises(ValueError, match=(
             r"model.safetensors has 'decoder.block.0.layer.2.DenseReluDense.wi_0.weight' with "
             r'shape \[10, 8\]; expected \[12, 8\] for a T5 of 2\+2 layers')):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_integers_are_refused(plain_config, random_tree, hugging_face_folder):
@@ -188,7 +200,7 @@ def test_integers_are_refused(plain_config, random_tree, hugging_face_folder):
 
     folder = hugging_face_folder(random_tree(plain_config), plain_config, edit=quantise)
     with pytest.raises(ValueError, match="'lm_head.weight' as I8; expected one of F32, BF16"):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 @pytest.mark.parametrize('keep', [0, 5, 100, -3])
@@ -197,7 +209,7 @@ def test_a_truncated_file_is_named(keep, plain_config, random_tree, hugging_face
     file = folder / 'model.safetensors'
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ValueError, match='model.safetensors is corrupt or truncated: .*again$'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 @pytest.mark.parametrize('bad', ['../secret.safetensors', '/etc/passwd', 'a/../../b', 'sub/x', '..',
@@ -211,7 +223,7 @@ def test_shards_stay_in_their_folder(bad, plain_config, random_tree, hugging_fac
     content['weight_map']['shared.weight'] = bad
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match='index.json names the shard .* without any path'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_a_missing_shard_is_named(plain_config, random_tree, hugging_face_folder):
@@ -219,7 +231,7 @@ def test_a_missing_shard_is_named(plain_config, random_tree, hugging_face_folder
     split_in_two(folder)
     (folder / 'model-00002-of-00002.safetensors').unlink()
     with pytest.raises(FileNotFoundError, match='no model-00002-of-00002.safetensors, which'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_a_tensor_in_two_shards_is_refused(plain_config, random_tree, hugging_face_folder):
@@ -230,21 +242,22 @@ def test_a_tensor_in_two_shards_is_refused(plain_config, random_tree, hugging_fa
     first = next(iter(load_file(folder / 'model-00001-of-00002.safetensors').items()))
     save_file(tensors | dict([first]), second)
     with pytest.raises(ValueError, match=f"tensor '{first[0]}' is in both model-00001.* and model"):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_other_faults_of_a_folder(tmp_path, plain_config, random_tree, hugging_face_folder):
-    with pytest.raises(FileNotFoundError, match='config.json does not exist; a Hugging Face T5'):
-        load_hugging_face(tmp_path)
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
+    (folder / 'config.json').rename(folder / 'x')
+    with pytest.raises(FileNotFoundError, match='config.json does not exist; a Hugging Face T5'):
+        load_weights(folder)
     with pytest.raises(ValueError, match="cannot be kept in 'float16'; expected float32 or bfloat"):
-        load_hugging_face(folder, 'float16')
+        load_weights(folder, 'float16')
     (folder / 'config.json').write_text('{"d_model":')
     with pytest.raises(ValueError, match='config.json is not valid JSON'):
-        load_hugging_face(folder)
+        load_weights(folder)
     (folder / 'config.json').write_text('[]')
     with pytest.raises(ValueError, match='config.json holds a JSON list; expected an object'):
-        load_hugging_face(folder)
+        load_weights(folder)
 
 
 def test_a_folder_without_weights(plain_config, random_tree, hugging_face_folder):
@@ -253,7 +266,7 @@ def test_a_folder_without_weights(plain_config, random_tree, hugging_face_folder
     with pytest.raises(FileNotFoundError, match=(
             'has no weights; expected one of model.safetensors, model.safetensors.index.json, '
             'pytorch_model.bin, pytorch_model.bin.index.json')):
-        load_t5(str(folder))
+        load_weights(str(folder))
 
 
 def test_memory_is_about_the_weights(tmp_path, plain_config, hugging_face_folder):
@@ -261,7 +274,7 @@ def test_memory_is_about_the_weights(tmp_path, plain_config, hugging_face_folder
     config = dataclasses.replace(plain_config, vocab_size=1000, d_model=512, d_ff=1024,
                                  num_heads=8, d_kv=64, num_layers=6, num_decoder_layers=6)
     rng = np.random.default_rng(0)
-    from jax_prompt.models.t5.names import leaf_shapes
+    from jax_prompt.models.architecture import leaf_shapes
     tree, size = {}, 0
     for path, shape in leaf_shapes(config).items():
         node = tree
@@ -272,12 +285,12 @@ def test_memory_is_about_the_weights(tmp_path, plain_config, hugging_face_folder
     folder = hugging_face_folder(tree, config)
     program = (
         'import resource, sys, numpy\n'
-        'from jax_prompt.weights.load import load_t5\n'
+        'from jax_prompt.weights.load import load_weights\n'
         'import jax_prompt.weights.huggingface\n'
         'anonymous = lambda: int(next(l for l in open("/proc/self/status") if l.startswith('
         '"RssAnon")).split()[1]) * 1024\n'
         'before = anonymous()\n'
-        'model = load_t5(sys.argv[1], "bfloat16")\n'
+        'model = load_weights(sys.argv[1], "bfloat16")\n'
         'print(anonymous() - before)\n')
     if not hasattr(resource, 'RUSAGE_SELF') or sys.platform != 'linux':
         pytest.skip('RssAnon of /proc/self/status is Linux')
@@ -299,7 +312,7 @@ def test_the_hub_is_asked_for_what_a_model_needs(monkeypatch, plain_config, rand
         return str(folder)
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
-    model = load_t5('google/flan-t5-tiny')
+    model = load_weights('google/flan-t5-tiny')
     assert asked['repository'] == 'google/flan-t5-tiny'
     assert 'model*.safetensors' in asked['patterns'] and 'tokenizer.json' in asked['patterns']
     assert not any('bin' in pattern for pattern in asked['patterns'])
@@ -333,23 +346,23 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     with pytest.raises(ValueError, match=r"no folder 'gogle/flan' here, and could not get "
                                          r"'gogle/flan' from the Hugging Face hub: cannot reach "
                                          r'the hub; give a repository id'):
-        load_t5('gogle/flan')
+        load_weights('gogle/flan')
 
 
 def test_sources_that_are_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model at './nowhere': found nothing there"):
-        load_t5('./nowhere')
+        load_weights('./nowhere')
     (tmp_path / 'file').write_text('')
     with pytest.raises(FileNotFoundError, match='found a file there, expected a folder'):
-        load_t5(str(tmp_path / 'file'))
+        load_weights(str(tmp_path / 'file'))
     with pytest.raises(FileNotFoundError, match='no T5 in the folder .*: expected config.json'):
-        load_t5(str(tmp_path))
+        load_weights(str(tmp_path))
     with pytest.raises(FileNotFoundError, match='pip install no-such-package'):
-        load_t5('package:no_such_package/data')
+        load_weights('package:no_such_package/data')
     with pytest.raises(FileNotFoundError, match="package 'safetensors' has no 'weights'"):
-        load_t5('package:safetensors/weights')
+        load_weights('package:safetensors/weights')
     with pytest.raises(ValueError, match='leaves its package'):
-        load_t5('package:safetensors/../numpy')
+        load_weights('package:safetensors/../numpy')
 
 
 def test_a_folder_as_saved_by_transformers(tmp_path, config, random_tree, config_json):
@@ -358,8 +371,8 @@ def test_a_folder_as_saved_by_transformers(tmp_path, config, random_tree, config
     pytest.importorskip('transformers')
     frozen = random_tree(config)
     torch_module(config, frozen, config_json(config, model_type=None)).save_pretrained(tmp_path)
-    got_config, got, _ = load_hugging_face(tmp_path, name=config.name)
-    assert got_config == config
+    got_config, got, *_ = load_weights(tmp_path)
+    assert got_config == dataclasses.replace(config, name=tmp_path.name)
     assert_same_tree(got, frozen)
 
 

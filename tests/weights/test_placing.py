@@ -10,26 +10,22 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import Int8, quantise_tree
 from jax_prompt.weights import assemble
 from jax_prompt.weights.convert import convert_model
-from jax_prompt.weights.huggingface import load_hugging_face
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
 from jax_prompt.weights.placing import Builder
 from tests.parallel import devices
 from tests.weights.model_files import assert_same_tree, split_in_two, t5x_tree, write_t5x
 
 CONFIG = T5Config(vocab_size=32, d_model=8, d_kv=3, d_ff=16, num_heads=4, num_layers=2,
                   num_decoder_layers=2, relative_attention_num_buckets=6)
-SCRIPT = '../checkpoints/load_on_devices.py'
+SCRIPT = '../weights/load_on_devices.py'
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     """One model as each kind of checkpoint."""
-    from tests.weights.conftest import write_config_json, write_hugging_face
+    from tests.weights.conftest import make_tree, write_config_json, write_hugging_face
     root = tmp_path_factory.mktemp('models')
-    rng = np.random.default_rng(0)
-    frozen = {}
-    for path, shape in assemble.leaf_shapes(CONFIG).items():
-        assemble.put_at(frozen, path, rng.normal(size=shape).astype(np.float32))
+    frozen = make_tree(CONFIG)
     write_hugging_face(root / 'safetensors', frozen, CONFIG, write_config_json(CONFIG))
     write_hugging_face(root / 'shards', frozen, CONFIG, write_config_json(CONFIG))
     split_in_two(root / 'shards')
@@ -73,25 +69,25 @@ def test_the_size_of_blocks_changes_nothing(block_bytes, weights, config, random
     frozen = random_tree(config)
     folder = hugging_face_folder(frozen, config)
     monkeypatch.setattr(assemble, '_BLOCK_BYTES', block_bytes)
-    _, got, fingerprint = load_hugging_face(folder, weights=weights)
+    _, got, fingerprint, *_ = load_weights(folder, weights=weights)
     if weights == 'int8':
         assert_same_tree(got, quantise_tree(frozen))
     else:
         dtype = assemble.check_dtype(weights)
         assert_same_tree(got, jax.tree.map(lambda leaf: leaf.astype(dtype), frozen))
     monkeypatch.undo()
-    assert fingerprint == load_hugging_face(folder)[2]
+    assert fingerprint == load_weights(folder).fingerprint
 
 
 def test_int8_keeps_the_rest_in_dtype(plain_config, random_tree, hugging_face_folder):
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    model = load_t5(folder, 'bfloat16', weights='int8')
+    model = load_weights(folder, 'bfloat16', weights='int8')
     kinds = {type(leaf).__name__ if isinstance(leaf, Int8) else str(leaf.dtype)
              for leaf in jax.tree.leaves(model.frozen, is_leaf=lambda x: isinstance(x, Int8))}
     assert kinds == {'Int8', 'bfloat16'}
     with pytest.raises(ValueError, match="cannot be kept in 'int4'; expected float32 or bfloat16 "
                                          r'.*, or weights=int8 for the kernels'):
-        load_t5(folder, weights='int4')
+        load_weights(folder, weights='int4')
 
 
 def test_int8_refuses_what_is_not_finite(plain_config, random_tree, hugging_face_folder):
@@ -99,7 +95,7 @@ def test_int8_refuses_what_is_not_finite(plain_config, random_tree, hugging_face
     kernel = frozen['encoder']['layers']['feed_forward']['wo']['kernel']
     kernel[1, 3, 4] = np.nan
     with pytest.raises(ValueError, match='wo/kernel holds numbers that are not finite'):
-        load_t5(hugging_face_folder(frozen, plain_config), weights='int8')
+        load_weights(hugging_face_folder(frozen, plain_config), weights='int8')
 
 
 def test_shardings_may_be_one_or_a_tree(plain_config, random_tree, hugging_face_folder):
@@ -107,11 +103,11 @@ def test_shardings_may_be_one_or_a_tree(plain_config, random_tree, hugging_face_
     folder = hugging_face_folder(frozen, plain_config)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     for shardings in (one, jax.tree.map(lambda _: one, frozen), lambda shapes: one):
-        got = load_t5(folder, shardings=shardings).frozen
+        got = load_weights(folder, shardings=shardings).frozen
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
         assert_same_tree(got, frozen)
     with pytest.raises(ValueError, match="not of this model: 1 paths differ, the first 'lm_head"):
-        load_t5(folder, shardings={key: jax.tree.map(lambda _: one, value)
+        load_weights(folder, shardings={key: jax.tree.map(lambda _: one, value)
                                    for key, value in frozen.items() if key != 'lm_head'})
 
 

@@ -12,9 +12,8 @@ from flax import serialization
 
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.weights import array_folder, t5x
-from jax_prompt.weights.huggingface import load_hugging_face
-from jax_prompt.weights.load import load_t5
-from jax_prompt.weights.t5x import load_t5x
+from jax_prompt.weights.load import load_weights
+from jax_prompt.weights.t5x_arrays import find_model
 from tests.weights import t5x_files
 from tests.weights.model_files import (
     assert_same_tree,
@@ -55,7 +54,7 @@ def tell_silu(folder, config):
 def test_every_form_is_read(form, plain_config, random_tree, tmp_path):
     frozen = random_tree(plain_config)
     FORMS[form](tmp_path / 'run' / 'checkpoint_9', t5x_tree(frozen))
-    model = load_t5(tmp_path / 'run' / 'checkpoint_9')
+    model = load_weights(tmp_path / 'run' / 'checkpoint_9')
     assert_same_tree(model.frozen, frozen)
     assert model.name == 'run/checkpoint_9'
     assert model.config == dataclasses.replace(plain_config, name='run/checkpoint_9')
@@ -69,7 +68,7 @@ def test_every_shape_and_layout(scanned, fused, config, random_tree, tmp_path):
     write_t5x(tmp_path / 'c', t5x_tree(frozen, scanned, fused))
     tell_silu(tmp_path / 'c', config)
     # A T5X model scales before a tied head and only there, which 1.0 alone does here.
-    got_config, got, _ = load_t5x(tmp_path / 'c')
+    got_config, got, *_ = load_weights(tmp_path / 'c')
     assert got_config == dataclasses.replace(config, name='c')
     assert_same_tree(got, frozen)
 
@@ -80,7 +79,8 @@ def test_a_kernel_multiplies_as_in_t5x(plain_config, random_tree, tmp_path):
     query = tree['decoder']['layers_1']['encoder_decoder_attention']['query']['kernel']
     assert query.shape == (8, 6)
     write_t5x(tmp_path / 'c', tree)
-    ours = load_t5x(tmp_path / 'c')[1]['decoder']['layers']['cross_attention']['query']['kernel'][1]
+    decoder = load_weights(tmp_path / 'c').frozen['decoder']
+    ours = decoder['layers']['cross_attention']['query']['kernel'][1]
     x_D = np.random.default_rng(1).normal(size=8).astype(np.float32)
     np.testing.assert_allclose(np.einsum('D,DHK->HK', x_D, ours), (x_D @ query).reshape(2, 3),
                                rtol=1e-5)
@@ -91,10 +91,10 @@ def test_fingerprint_is_that_of_the_hugging_face_conversion(
     frozen = random_tree(config)
     write_t5x(tmp_path / 'c', t5x_tree(frozen, scanned=True))
     tell_silu(tmp_path / 'c', config)
-    expected = load_hugging_face(hugging_face_folder(frozen, config))[2]
-    assert load_t5x(tmp_path / 'c')[2] == expected
+    expected = load_weights(hugging_face_folder(frozen, config)).fingerprint
+    assert load_weights(tmp_path / 'c').fingerprint == expected
     monkeypatch.setattr(t5x, '_WHOLE_BYTES', 1)  # all tensors as the largest are: by rows
-    _, got, fingerprint = load_t5x(tmp_path / 'c', weights='bfloat16')
+    _, got, fingerprint, *_ = load_weights(tmp_path / 'c', weights='bfloat16')
     assert fingerprint == expected
     assert got['token_embedder']['embedding'].dtype == ml_dtypes.bfloat16
 
@@ -103,9 +103,9 @@ def test_large_arrays_are_read_by_rows(monkeypatch, written):
     folder, frozen = written
     monkeypatch.setattr(t5x, '_WHOLE_BYTES', 1)
     monkeypatch.setattr('jax_prompt.weights.assemble._BLOCK_BYTES', 64)
-    assert_same_tree(load_t5x(folder)[1], frozen)
+    assert_same_tree(load_weights(folder).frozen, frozen)
     # A scale is of a whole column: it must not be one of some rows.
-    assert_same_tree(load_t5x(folder, weights='int8')[1], quantise_tree(frozen))
+    assert_same_tree(load_weights(folder, weights='int8').frozen, quantise_tree(frozen))
 
 
 def test_bfloat16_arrays_are_read(plain_config, random_tree, tmp_path):
@@ -113,7 +113,7 @@ def test_bfloat16_arrays_are_read(plain_config, random_tree, tmp_path):
     kernel = tree['decoder']['logits_dense']['kernel'].astype(ml_dtypes.bfloat16)
     tree['decoder']['logits_dense']['kernel'] = kernel
     write_t5x(tmp_path / 'c', tree)
-    np.testing.assert_array_equal(load_t5x(tmp_path / 'c')[1]['lm_head']['kernel'],
+    np.testing.assert_array_equal(load_weights(tmp_path / 'c').frozen['lm_head']['kernel'],
                                   kernel.astype(np.float32))
 
 
@@ -144,7 +144,7 @@ def test_a_bucket_is_read_through_tensorstore(form, monkeypatch, plain_config, r
         return {'driver': 'file', 'path': f'{tmp_path}/bucket/{specs[-1]["path"]}'}
 
     monkeypatch.setattr(array_folder, 'kvstore', local)
-    model = load_t5('gs://bucket/run/checkpoint_9')
+    model = load_weights('gs://bucket/run/checkpoint_9')
     assert_same_tree(model.frozen, frozen)
     assert (model.name, model.folder) == ('run/checkpoint_9', None)
     assert specs[0]['path'] == 'run/checkpoint_9/'
@@ -155,14 +155,14 @@ KVSTORE = array_folder.kvstore
 
 def test_an_address_without_a_path_is_refused():
     with pytest.raises(ValueError, match="'gs://bucket' is no address of a checkpoint; expected"):
-        load_t5('gs://bucket')
+        load_weights('gs://bucket')
 
 
 def test_what_is_not_there(tmp_path, written):
     with pytest.raises(FileNotFoundError, match='neither a file checkpoint nor _METADATA'):
-        load_t5x(tmp_path / 'nowhere')
+        find_model(str(tmp_path / 'nowhere'))
     with pytest.raises(FileNotFoundError, match=r'a T5X checkpoint is a folder such as .*nt_9$'):
-        load_t5(tmp_path)
+        load_weights(tmp_path)
 
 
 def missing_chunk(folder):
@@ -212,7 +212,7 @@ def test_damage_is_named(damage, message, written):
     folder, _ = written
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        load_t5x(folder)
+        load_weights(folder)
 
 
 def edited(folder, change):
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_named(change, message, written):
     folder, _ = written
     edited(folder, change)
     with pytest.raises(ValueError, match=message):
-        load_t5x(folder)
+        load_weights(folder)
 
 
 def test_integers_are_refused(written):
@@ -269,7 +269,7 @@ def test_integers_are_refused(written):
     shutil.rmtree(folder / name)
     t5x_files.write_zarr(folder, name, np.ones((10, 8), np.uint16))
     with pytest.raises(ValueError, match=r'as uint16; expected floating-point numbers \(check'):
-        load_t5x(folder)
+        load_weights(folder)
 
 
 def test_a_configuration_beside_it_decides_what_shapes_do_not_tell(written, config_json,
@@ -277,16 +277,16 @@ def test_a_configuration_beside_it_decides_what_shapes_do_not_tell(written, conf
     folder, _ = written
     said = config_json(plain_config, relative_attention_max_distance=77)
     (folder / 'config.json').write_text(json.dumps(said))
-    assert load_t5x(folder)[0].relative_attention_max_distance == 77
+    assert load_weights(folder).config.relative_attention_max_distance == 77
     (folder / 'config.json').write_text(json.dumps(said | dict(d_ff=11)))
-    with pytest.raises(ValueError, match=r'with shape \[10, 8\]; expected \[11, 8\]'):
-        load_t5x(folder)
+    with pytest.raises(ValueError, match=r'with shape \[8, 10\]; expected \[8, 11\]'):
+        load_weights(folder)
     (folder / 'config.json').write_text('{')
     with pytest.raises(ValueError, match='config.json is not valid JSON'):
-        load_t5x(folder)
+        load_weights(folder)
 
 
 def test_a_tensorflow_checkpoint_is_told_apart(tmp_path):
     (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-1000000"\n')
     with pytest.raises(ValueError, match='checkpoint is no T5X checkpoint'):
-        load_t5(pathlib.Path(tmp_path))
+        load_weights(pathlib.Path(tmp_path))

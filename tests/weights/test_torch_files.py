@@ -12,9 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jax_prompt.models.t5.names import to_hugging_face
-from jax_prompt.weights.huggingface import load_hugging_face
-from jax_prompt.weights.load import load_t5
+from jax_prompt.models.architecture import to_hugging_face
+from jax_prompt.weights.load import load_weights
 from jax_prompt.weights.tensors import RawFile
 from jax_prompt.weights.torch_files import open_torch
 from jax_prompt.weights.torch_pickle import interpret
@@ -37,7 +36,7 @@ def golden_folder(tmp_path, config_json):
 
 def test_a_file_of_torch_save_is_read_without_torch(golden_folder):
     torch_before = 'torch' in sys.modules
-    model = load_t5(golden_folder)
+    model = load_weights(golden_folder)
     assert ('torch' in sys.modules) == torch_before
     got = to_hugging_face(model.frozen, model.config)
     expected = make_torch_golden.numbers()
@@ -60,7 +59,7 @@ def test_safetensors_go_first(golden_folder, plain_config, random_tree, hugging_
     frozen = random_tree(plain_config)
     folder = hugging_face_folder(frozen, plain_config)
     shutil.copyfile(golden_folder / 'pytorch_model.bin', folder / 'pytorch_model.bin')
-    assert_same_tree(load_hugging_face(folder)[1], frozen)
+    assert_same_tree(load_weights(folder).frozen, frozen)
 
 
 @pytest.mark.parametrize('protocol', [2, 4, 5])

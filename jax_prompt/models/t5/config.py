@@ -1,21 +1,20 @@
-"""The shape of a T5 model, and where it comes from."""
+"""The shape of a T5 model, and the tensors that it is made of."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
+
+from jax_prompt.models.architecture import Slot
 
 ACTIVATIONS = ('relu', 'gelu', 'silu')
+EMBEDDING = 'shared.weight'
+HEAD = 'lm_head.weight'
 
-#: Activation names in Hugging Face configurations -> ours. T5's GELU is the tanh approximation:
-#: transformers itself reads "gated-gelu" as "gelu_new".
-_HUGGING_FACE_ACTIVATIONS = {
-    'relu': 'relu',
-    'gelu_new': 'gelu',
-    'silu': 'silu',
-    'swish': 'silu',
-}
-
-_OPTIONAL = ('relative_attention_num_buckets', 'relative_attention_max_distance',
-             'layer_norm_epsilon', 'pad_token_id', 'decoder_start_token_id', 'dropout_rate')
+_PROJECTIONS = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
+_RELATIVE_BIAS = 'block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+#: Fields that change neither the function that the frozen model computes nor who it is.
+_NOT_IDENTITY = ('name', 'dropout_rate')
+#: A table of the tensors of a billion layers, which a damaged file claims, would never be done.
+_MOST_LAYERS = 1024
 
 # T5 1.1 (also its LM-adapted and FLAN versions): layers, d_model, d_ff, heads; d_kv is 64.
 _T5_1_1_SHAPES = {
@@ -72,6 +71,8 @@ class T5Config:
     dropout_rate: float = 0.1
     name: str = 't5'
 
+    family: ClassVar[str] = 't5'
+
     def __post_init__(self):
         sizes = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers',
                  'num_decoder_layers', 'relative_attention_num_buckets',
@@ -81,53 +82,62 @@ class T5Config:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
                     f'T5 config {self.name!r} has {field}={value!r}; expected a positive integer')
+        if max(self.num_layers, self.num_decoder_layers) > _MOST_LAYERS:
+            raise ValueError(f'T5 config {self.name!r} has {self.num_layers}+'
+                             f'{self.num_decoder_layers} layers; expected at most {_MOST_LAYERS} '
+                             'a stack')
         if self.activation not in ACTIVATIONS:
             raise ValueError(f'T5 config {self.name!r} has activation={self.activation!r}; '
                              f'expected one of {", ".join(ACTIVATIONS)}')
 
-    @classmethod
-    def from_hugging_face(cls, config: dict[str, Any], name: str = 't5') -> 'T5Config':
-        """Read a Hugging Face `config.json` of the T5 family (T5, mT5, umT5, ByT5, UL2, FLAN).
-
-        Whether the head is tied is what the file *says*; files written by transformers 5 always say
-        tied, so the weights' loader decides by the tensors that are there.
-
-        Args:
-          config: the parsed JSON.
-          name: what to call the model.
-
-        Returns:
-          The configuration.
-
-        Raises:
-          ValueError: naming a missing field, another model type, or an unknown activation.
-        """
-        model_type = config.get('model_type', 't5')
-        if model_type not in ('t5', 'mt5', 'umt5'):
-            raise ValueError(f'config.json of {name} has model_type={model_type!r}; '
-                             'expected t5, mt5 or umt5: only T5-shaped models can be loaded')
-        for field in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads'):
-            if field not in config:
-                raise ValueError(f'config.json of {name} has no {field!r}; '
-                                 'is it the configuration of a T5 model?')
-        default = 'relu' if model_type == 't5' else 'gated-gelu'
-        activation, gated = _activation(config.get('feed_forward_proj') or default, name)
-        tied = config.get('tie_word_embeddings', model_type != 'mt5') is not False
-        scaled = config.get('scale_decoder_outputs', tied and model_type != 'mt5')
-        eos = config.get('eos_token_id', 1)
-        optional = {field: config[field] for field in _OPTIONAL if config.get(field) is not None}
-        return cls(
-            vocab_size=config['vocab_size'], d_model=config['d_model'], d_kv=config['d_kv'],
-            d_ff=config['d_ff'], num_heads=config['num_heads'], num_layers=config['num_layers'],
-            num_decoder_layers=config.get('num_decoder_layers') or config['num_layers'],
-            activation=activation, gated=gated, tied_head=tied, scale_decoder_outputs=scaled,
-            per_layer_relative_bias=model_type == 'umt5',
-            eos_token_id=eos[0] if isinstance(eos, list) else (1 if eos is None else eos),
-            name=name, **optional)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dict; `T5Config(**d)` is the way back."""
         return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that tell the model from any other; see `ModelConfig`."""
+        return {field: value for field, value in self.to_dict().items()
+                if field not in _NOT_IDENTITY}
+
+    def describe(self) -> str:
+        """Say the shape in a few words."""
+        head = 'tied' if self.tied_head else 'untied'
+        return (f'a T5 of {self.num_layers}+{self.num_decoder_layers} layers, d_model '
+                f'{self.d_model}, vocabulary {self.vocab_size}, {head} head')
+
+    def slots(self) -> dict[str, Slot]:
+        """List the tensors of a Hugging Face T5 and their places in the frozen tree.
+
+        Returns:
+          Hugging Face tensor name -> place, each tensor of the model once.
+        """
+        vocabulary = (self.vocab_size, self.d_model)
+        table = {EMBEDDING: Slot(('token_embedder', 'embedding'), None, None, vocabulary, 0)}
+        for stack, depth in (('encoder', self.num_layers), ('decoder', self.num_decoder_layers)):
+            for layer in range(depth):
+                table |= _block(self, stack, layer, depth)
+            table[f'{stack}.final_layer_norm.weight'] = Slot(
+                (stack, 'final_norm', 'scale'), None, None, (self.d_model,), 0)
+            if not self.per_layer_relative_bias:
+                table[f'{stack}.{_RELATIVE_BIAS}'] = Slot(
+                    (stack, 'relative_bias', 'embedding'), None, None, _bias_shape(self), 0)
+        if not self.tied_head:
+            table[HEAD] = Slot(('lm_head', 'kernel'), None, None, vocabulary[::-1], 1)
+        return table
+
+    def copies(self) -> dict[str, tuple[str, str]]:
+        """Return the copies of the embedding table that many files carry."""
+        why = 'T5 has one embedding table for both stacks'
+        table = {f'{stack}.embed_tokens.weight': (EMBEDDING, why)
+                 for stack in ('encoder', 'decoder')}
+        if self.tied_head:
+            table[HEAD] = (EMBEDDING, 'config.json ties the head; set tie_word_embeddings to false '
+                                      'there if the head is its own')
+        return table
+
+    def unread(self) -> tuple[str, ...]:
+        """Return a tensor of the first T5 conversions that no implementation ever read."""
+        return ('decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight',)
 
 
 def t5_1_1(size: str, **overrides) -> T5Config:
@@ -150,13 +160,36 @@ def t5_1_1(size: str, **overrides) -> T5Config:
     return T5Config(**(fields | overrides))
 
 
-def _activation(feed_forward_proj: str, name: str) -> tuple[str, bool]:
-    """Split 'gated-gelu' into our activation name and whether the layer is gated."""
-    *gate, act = feed_forward_proj.split('-')
-    if feed_forward_proj == 'gated-gelu':
-        act = 'gelu_new'
-    if gate not in ([], ['gated']) or act not in _HUGGING_FACE_ACTIVATIONS:
-        raise ValueError(
-            f'config.json of {name} has feed_forward_proj={feed_forward_proj!r}; expected relu, '
-            'gated-gelu, gated-silu or another of relu, gelu_new, silu with or without "gated-"')
-    return _HUGGING_FACE_ACTIVATIONS[act], bool(gate)
+def _bias_shape(config: T5Config) -> tuple[int, int]:
+    return config.relative_attention_num_buckets, config.num_heads
+
+
+def _block(config: T5Config, stack: str, layer: int, depth: int) -> dict[str, Slot]:
+    """The tensors of one block: self-attention, cross-attention in the decoder, feed-forward."""
+    table = {}
+
+    def add(name, path, shape, inputs=0):
+        table[f'{stack}.block.{layer}.layer.{name}.weight'] = Slot(
+            (stack, 'layers', *path), layer, depth, shape, inputs)
+
+    width, heads, head_width = config.d_model, config.num_heads, config.d_kv
+    attentions = [('SelfAttention', 'self_attention')]
+    if stack == 'decoder':
+        attentions.append(('EncDecAttention', 'cross_attention'))
+    for index, (module, part) in enumerate(attentions):
+        add(f'{index}.layer_norm', (part, 'norm', 'scale'), (width,))
+        for letter, projection in _PROJECTIONS.items():
+            shape, inputs = (width, heads, head_width), 1
+            if letter == 'o':
+                shape, inputs = (heads, head_width, width), 2
+            add(f'{index}.{module}.{letter}', (part, projection, 'kernel'), shape, inputs)
+    if config.per_layer_relative_bias:
+        add('0.SelfAttention.relative_attention_bias',
+            ('self_attention', 'relative_bias', 'embedding'), _bias_shape(config))
+    last = len(attentions)
+    add(f'{last}.layer_norm', ('feed_forward', 'norm', 'scale'), (width,))
+    for kernel in ('wi_0', 'wi_1') if config.gated else ('wi',):
+        add(f'{last}.DenseReluDense.{kernel}', ('feed_forward', kernel, 'kernel'),
+            (width, config.d_ff), 1)
+    add(f'{last}.DenseReluDense.wo', ('feed_forward', 'wo', 'kernel'), (config.d_ff, width), 1)
+    return table

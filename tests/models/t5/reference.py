@@ -8,9 +8,9 @@ import zlib
 
 import numpy as np
 
+from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
-from jax_prompt.models.t5.names import to_hugging_face
 
 _TINY = dict(vocab_size=37, d_model=24, d_kv=5, d_ff=40, num_heads=4, num_layers=3,
              num_decoder_layers=3, relative_attention_num_buckets=12,

@@ -10,7 +10,7 @@ from jax_prompt.data.vocabularies import load_vocabulary
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
-from jax_prompt.weights.load import load_t5
+from jax_prompt.weights.load import load_weights
 from tests.models.t5.test_int8 import num_bytes, relative_error
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ SENTENCES, LENGTH, ROWS = 320, 64, 32
 @pytest.fixture(scope='module')
 def demo():
     pytest.importorskip('onnx')
-    loaded = load_t5(MODEL)
+    loaded = load_weights(MODEL)
     vocabulary = load_vocabulary(str(loaded.folder))
     frozen = jax.tree.map(jnp.asarray, loaded.frozen)
     return T5(loaded.config), vocabulary, frozen, quantise_tree(frozen)

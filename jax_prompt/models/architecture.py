@@ -1,0 +1,129 @@
+"""What a family of models says so that its files can be read, whatever format they are in.
+
+A family is a module below this one, registered in `families.py`; `t5/family.py` is one. Its
+configurations know the table between the tensors' names in Hugging Face's files, which every other
+format is led back to, and the frozen tree. Hugging Face stores a tensor a layer, and a projection
+as `[outputs, inputs]`, as PyTorch does; the tree stacks layers on a leading axis and keeps inputs
+first, heads apart:
+
+    encoder.block.3.layer.0.SelfAttention.q.weight  [H*K, D]
+    -> encoder/layers/self_attention/query/kernel   [N, D, H, K] at index 3
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Container
+from typing import Any, Protocol
+
+import numpy as np
+
+from jax_prompt.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Say where one Hugging Face tensor stands in the frozen tree.
+
+    Attributes:
+      path: keys from the root of the tree to the leaf.
+      layer: index on the leaf's leading axis, or None where the leaf is not stacked.
+      depth: length of that axis, or None.
+      shape: of this tensor in the tree, without the leading axis.
+      inputs: how many leading axes of `shape` are a projection's inputs; 0 for tables and vectors,
+        which are stored as they are.
+    """
+
+    path: tuple[str, ...]
+    layer: int | None
+    depth: int | None
+    shape: tuple[int, ...]
+    inputs: int
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """The shape with the inputs joined and the outputs joined: what a MatMul multiplies by."""
+        if not self.inputs:
+            return self.shape
+        return math.prod(self.shape[:self.inputs]), math.prod(self.shape[self.inputs:])
+
+    @property
+    def hugging_face_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in a Hugging Face file."""
+        return self.matrix_shape[::-1] if self.inputs else self.shape
+
+    @property
+    def leaf_shape(self) -> tuple[int, ...]:
+        """The shape of the whole leaf, its leading axis included."""
+        return self.shape if self.depth is None else (self.depth, *self.shape)
+
+
+class ModelConfig(Protocol):
+    """The shape of one model, as far as reading and writing its weights needs it.
+
+    Attributes:
+      family: the key of its family in `families.FAMILIES`.
+      name: what prompt files and messages call the model.
+    """
+
+    family: str
+    name: str
+
+    def slots(self) -> dict[str, Slot]:
+        """Hugging Face tensor name -> place in the frozen tree, each tensor of the model once."""
+
+    def copies(self) -> dict[str, tuple[str, str]]:
+        """Tensors that files may repeat -> the one each must equal, and why."""
+
+    def unread(self) -> tuple[str, ...]:
+        """Tensors that some files have and no implementation ever read."""
+
+    def describe(self) -> str:
+        """Say the shape in a few words."""
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that tell the model from any other; they enter its fingerprint."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON; `Family.from_dict` is the way back."""
+
+
+class Family(Protocol):
+    """A module that makes configurations."""
+
+    def from_hugging_face(self, said: dict[str, Any], where: str, name: str) -> ModelConfig:
+        """Check a parsed `config.json`, which messages call `where`, and read it."""
+
+    def settle(self, config: ModelConfig, said: dict[str, Any], tensors: Container[str],
+               equal: Callable[[str, str], bool]) -> ModelConfig:
+        """Decide by the tensors that are there, and equal, what `config.json` leaves open."""
+
+    def from_dict(self, fields: dict[str, Any]) -> ModelConfig:
+        """Read what `ModelConfig.to_dict` gave."""
+
+
+def leaf_shapes(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return path -> shape for each leaf of the frozen tree."""
+    return {slot.path: slot.leaf_shape for slot in config.slots().values()}
+
+
+def to_hugging_face(frozen: Params, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Lay a frozen tree out as a Hugging Face state dict.
+
+    Args:
+      frozen: the tree, on host or device.
+      config: the shape it has.
+
+    Returns:
+      Tensor name -> numpy array in the leaf's own dtype, each tensor once (the copies of the
+      embedding table, which PyTorch modules tie, are left out).
+    """
+    tensors = {}
+    for name, slot in config.slots().items():
+        leaf = frozen
+        for key in slot.path:
+            leaf = leaf[key]
+        array = np.asarray(leaf if slot.layer is None else leaf[slot.layer])
+        if slot.inputs:
+            array = array.reshape(slot.matrix_shape).T
+        tensors[name] = np.ascontiguousarray(array)
+    return tensors
