@@ -13,7 +13,7 @@ import re
 import numpy as np
 from jax.sharding import Mesh
 
-from jax_prompt.planning.hlo import Computation, Instruction, Module, executions, known
+from jax_prompt.planning.hlo import Computation, Instruction, Module
 
 OPERATIONS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all',
               'collective-permute', 'collective-broadcast')
@@ -58,39 +58,36 @@ class Collective:
         return math.ceil(halves * self.bytes * (self.group_size - 1) / self.group_size) * self.times
 
 
-def read_collectives(module: Module, mesh: Mesh, rounds: int | None = None) -> list[Collective]:
+def read_collectives(module: Module, mesh: Mesh) -> list[Collective]:
     """List the collectives of a compiled program that more than one device takes part in.
 
     Args:
       module: the program, from `read_module`.
       mesh: the mesh that its arguments live on.
-      rounds: how often to count a loop whose rounds cannot be read.
 
     Returns:
       The collectives, in the order of the text. The parts of an asynchronous one count once.
 
     Raises:
       ValueError: a form of groups or an element type that this reader does not know, or a
-        collective in a loop of unknown length where `rounds` is None.
+        collective in a loop of unknown length.
     """
-    times = executions(module, rounds)
     begun = {_channel(one) for instructions in module.computations.values()
              if _begins(instructions) for one in instructions.values()} - {''}
     found = []
     for name, instructions in module.computations.items():
         for one in instructions.values():
             operation = one.opcode.removesuffix('-start')
-            if (operation not in OPERATIONS or times[name] == 0
-                    or (_channel(one) in begun and not _begins(instructions))):
+            carried_on = _channel(one) in begun and not _begins(instructions)
+            if operation not in OPERATIONS or carried_on:
                 continue
             groups = read_groups(one.attributes, mesh.size)
             size = max(map(len, groups))
             sent = sum(array.bytes for operand in one.operands
                        for array in instructions[operand].arrays)
-            if size > 1:
-                found.append(Collective(operation, _axes(groups, mesh),
-                                        sent * (size if operation == 'all-gather' else 1), size,
-                                        known(times[name], one)))
+            sent *= size if operation == 'all-gather' else 1
+            if size > 1 and (times := module.times(name)):
+                found.append(Collective(operation, _axes(groups, mesh), sent, size, times))
     return found
 
 

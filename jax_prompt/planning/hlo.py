@@ -77,17 +77,62 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A compiled program: its computations by name, and the name of the one that is run."""
+    """A compiled program.
+
+    Attributes:
+      computations: by name.
+      entry: the name of the one that is run.
+      rounds: of a loop whose length cannot be read, where it is known otherwise (the loop of
+        generation runs at most as often as there are tokens to generate).
+    """
 
     computations: dict[str, Computation]
     entry: str
+    rounds: int | None = None
+
+    def times(self, name: str) -> int:
+        """Return how often a computation runs in one run of the program, loops included.
+
+        All branches of a conditional count.
+
+        Raises:
+          ValueError: it is in a loop of unknown length.
+        """
+        if (found := self._times[name]) is None:
+            raise ValueError(f'{name} is in a loop whose number of rounds cannot be known; '
+                             'say how many to count')
+        return found
+
+    @functools.cached_property
+    def _times(self) -> dict[str, int | None]:
+        callers: dict[str, list] = {name: [] for name in self.computations}
+        for name, computation in self.computations.items():
+            for one in computation.values():
+                rounds = _rounds(one, computation, self) if one.opcode == 'while' else 1
+                if not one.opcode.endswith(('-update', '-done')):  # of what `-start` has called
+                    for _, callee in one.called:
+                        callers.get(callee, []).append(
+                            (name, self.rounds if rounds is None else rounds))
+
+        @functools.cache
+        def count(name: str) -> int | None:
+            total = int(name == self.entry)
+            for caller, rounds in callers[name]:
+                outer = count(caller)
+                if outer != 0 and None in (outer, rounds):
+                    return None
+                total += outer and outer * rounds
+            return total
+
+        return {name: count(name) for name in self.computations}
 
 
-def read_module(text: str) -> Module:
+def read_module(text: str, rounds: int | None = None) -> Module:
     """Split the text of a module into instructions.
 
     Args:
       text: what `as_text()` of a compiled program gives.
+      rounds: see `Module`.
 
     Returns:
       The module.
@@ -106,50 +151,7 @@ def read_module(text: str) -> Module:
             entry = found['name'] if found['entry'] else entry
     if not entry:
         raise ValueError('the text is no HLO module: it has no ENTRY computation')
-    return Module(computations, entry)
-
-
-def executions(module: Module, rounds: int | None = None) -> dict[str, int | None]:
-    """Count how often each computation runs in one run of the program.
-
-    All branches of a conditional count.
-
-    Args:
-      module: from `read_module`.
-      rounds: of a loop whose length cannot be read, where the caller knows it (the loop of
-        generation runs at most as often as there are tokens to generate).
-
-    Returns:
-      Computation -> times, None where it is in a loop of unknown length.
-    """
-    callers: dict[str, list[tuple[str, int | None]]] = {name: [] for name in module.computations}
-    for name, computation in module.computations.items():
-        for one in computation.values():
-            if one.opcode.endswith(('-update', '-done')):  # of what `-start` has called
-                continue
-            times = 1 if one.opcode != 'while' else _rounds(one, computation, module) or rounds
-            for _, callee in one.called:
-                callers.get(callee, []).append((name, times))
-
-    @functools.cache
-    def count(name: str) -> int | None:
-        total = int(name == module.entry)
-        for caller, times in callers[name]:
-            outer = count(caller)
-            if outer != 0 and None in (outer, times):
-                return None
-            total += outer and outer * times
-        return total
-
-    return {name: count(name) for name in module.computations}
-
-
-def known(times: int | None, one: Instruction) -> int:
-    """Return how often an instruction runs; raise ValueError where that is not known."""
-    if times is None:
-        raise ValueError(f'{one.name} is in a loop whose number of rounds cannot be known; '
-                         'say how many to count')
-    return times
+    return Module(computations, entry, rounds)
 
 
 def read_type(text: str) -> list[Array]:
@@ -193,19 +195,19 @@ def _rounds(loop: Instruction, computation: Computation, module: Module) -> int 
     called = dict(loop.called)
     condition, body = (module.computations[called[role]] for role in ('condition', 'body'))
     test, state = (next(one for one in each.values() if one.root) for each in (condition, body))
-    if test.opcode != 'compare' or 'direction=LT' not in test.attributes:
+    before = _source(loop.operands[0], computation)
+    if (test.opcode != 'compare' or 'direction=LT' not in test.attributes
+            or {before.opcode, state.opcode} != {'tuple'}):
         return None
     counter, last = (_source(name, condition) for name in test.operands)
-    index = _tuple_index(counter)
-    before = _source(loop.operands[0], computation)
-    if None in (index, before) or {before.opcode, state.opcode} != {'tuple'}:
+    if (index := _tuple_index(counter)) is None:
         return None
     advanced = _source(state.operands[index], body)
     if advanced.opcode != 'add':
         return None
     counter, step = (_source(name, body) for name in advanced.operands)
-    numbers = [_constant(_source(before.operands[index], computation)), _constant(last),
-               _constant(step)]
+    first = _source(before.operands[index], computation)
+    numbers = [_constant(one) for one in (first, last, step)]
     if _tuple_index(counter) != index or None in numbers or numbers[2] < 1:
         return None
     return len(range(*numbers))

@@ -168,11 +168,10 @@ def _memory(compiled: Any, other_bytes: int, capacity: int) -> Memory:
 
 def _speed(compiled: Any, program: Program, mesh: Mesh, chip: Chip, rows: int) -> Speed:
     """Count a program's work and divide it by what the chip can do."""
-    module = read_module(compiled.as_text())
+    module = read_module(compiled.as_text(), program.rounds)
     # Rows and what the rules split: every device multiplies the same part of the whole.
     flops = product_flops(program.traced.jaxpr, program.rounds) // mesh.size
-    moved = hbm_bytes(module, program.rounds)
-    collectives = read_collectives(module, mesh, program.rounds)
+    moved, collectives = hbm_bytes(module), read_collectives(module, mesh)
     sent = sum(one.sent_bytes for one in collectives)
     # A chip's rates are shared by the devices that are made of it.
     share = chip.devices_per_chip

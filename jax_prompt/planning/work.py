@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jax_prompt.planning.hlo import Array, Computation, Instruction, Module, executions, known
+from jax_prompt.planning.hlo import Array, Computation, Instruction, Module
 
 # They move nothing: names for what is there, control flow whose bodies are counted by themselves,
 # and the ends of what a `-start` has begun.
@@ -73,7 +73,7 @@ def product_flops(jaxpr: Any, rounds: int | None = None) -> int:
     return total
 
 
-def hbm_bytes(module: Module, rounds: int | None = None) -> int:
+def hbm_bytes(module: Module) -> int:
     """Count the bytes that a compiled program moves between a device's main memory and its core.
 
     Every instruction reads its operands and writes its result, save what the compiler keeps in
@@ -82,25 +82,20 @@ def hbm_bytes(module: Module, rounds: int | None = None) -> int:
 
     Args:
       module: the program, from `read_module`.
-      rounds: how often to count a loop whose rounds cannot be read.
 
     Returns:
       Bytes, without the padding of layouts.
 
     Raises:
-      ValueError: memory is moved in a loop whose rounds cannot be read, and `rounds` is None.
+      ValueError: memory is moved in a loop of unknown length.
     """
-    times = executions(module, rounds)
     scheduled = [module.entry]  # run one by one, not fused into another's
     for name in scheduled:  # which grows meanwhile
         scheduled += [callee for one in module.computations[name].values() if one.opcode in _RUNS
                       for _, callee in one.called if callee not in scheduled]
-    total = 0
-    for name in scheduled:
-        for one in module.computations[name].values():
-            if moved := _moved(one, module.computations[name], module):
-                total += moved * known(times[name], one)
-    return total
+    moved = {name: sum(_moved(one, module.computations[name], module)
+                       for one in module.computations[name].values()) for name in scheduled}
+    return sum(each * module.times(name) for name, each in moved.items() if each)
 
 
 def _moved(one: Instruction, computation: Computation, module: Module) -> int:

@@ -1,6 +1,8 @@
 """The partition rules against the trees of every kind of T5."""
 
+import copy
 import dataclasses
+import functools
 import math
 import re
 
@@ -41,14 +43,19 @@ def leaves(tree) -> dict:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@functools.cache
+def shapes_of(config: T5Config):
+    return T5(config).param_shapes()
+
+
 def specs(config: T5Config, on: AbstractMesh, fully_sharded: bool = False) -> dict[str, Spec]:
-    shardings = frozen_shardings(on, T5(config).param_shapes(), fully_sharded)
+    shardings = frozen_shardings(on, shapes_of(config), fully_sharded)
     return {path: sharding.spec for path, sharding in leaves(shardings).items()}
 
 
 @pytest.mark.parametrize('config', SHAPES.values(), ids=SHAPES)
 def test_every_parameter_has_one_rule_of_its_shape(config):
-    for path, leaf in leaves(T5(config).param_shapes()).items():
+    for path, leaf in leaves(shapes_of(config)).items():
         sizes = {'V': config.vocab_size, 'D': config.d_model, 'H': config.num_heads,
                  'K': config.d_kv, 'F': config.d_ff, 'R': config.relative_attention_num_buckets,
                  'N': config.num_decoder_layers if path.startswith('decoder')
@@ -58,14 +65,14 @@ def test_every_parameter_has_one_rule_of_its_shape(config):
 
 def test_every_rule_is_somebodys():
     used = {rule_for(path) for config in SHAPES.values()
-            for path in leaves(T5(config).param_shapes())}
+            for path in leaves(shapes_of(config))}
     assert used == set(rules.RULES)
 
 
 def test_every_alternative_in_a_rule_is_somebodys():
     """A name in a pattern that no T5 has would hide a misspelling."""
     words = {word for rule in rules.RULES for word in re.findall(r'\w+', rule.pattern)}
-    real = {word for config in SHAPES.values() for path in leaves(T5(config).param_shapes())
+    real = {word for config in SHAPES.values() for path in leaves(shapes_of(config))
             for word in path.split('/')}
     assert words <= real | {'self', 'cross', '_attention'}
 
@@ -93,8 +100,8 @@ def test_without_full_sharding_nothing_is_split_over_data():
 
 @pytest.mark.parametrize('config', SHAPES.values(), ids=SHAPES)
 def test_fully_sharded_every_large_kernel_is_split_over_both_axes(config):
-    on, shapes = mesh(4, 2), leaves(T5(config).param_shapes())
-    shardings = leaves(frozen_shardings(on, T5(config).param_shapes(), True))
+    on, shapes = mesh(4, 2), leaves(shapes_of(config))
+    shardings = leaves(frozen_shardings(on, shapes_of(config), True))
     for path, sharding in shardings.items():
         if path.endswith('kernel') or path == 'token_embedder/embedding':
             part = math.prod(sharding.shard_shape(shapes[path].shape))
@@ -108,7 +115,7 @@ def test_fully_sharded_every_large_kernel_is_split_over_both_axes(config):
 @pytest.mark.parametrize('config', SHAPES.values(), ids=SHAPES)
 def test_int8_values_stand_like_the_kernels_and_scales_like_what_they_scale(config, fully_sharded):
     wide = specs(config, mesh(4, 2), fully_sharded)
-    shapes = quantised_shapes(T5(config).param_shapes())
+    shapes = quantised_shapes(shapes_of(config))
     on = leaves(frozen_shardings(mesh(4, 2), shapes, fully_sharded))
     for path, leaf in leaves(shapes).items():
         kernel, part = path.rsplit('/', 1)
@@ -123,7 +130,7 @@ def test_int8_values_stand_like_the_kernels_and_scales_like_what_they_scale(conf
 
 
 def test_scales_are_whole_where_a_product_sums():
-    shapes = quantised_shapes(T5(TINY).param_shapes())
+    shapes = quantised_shapes(shapes_of(TINY))
     on = {path: sharding.spec for path, sharding
           in leaves(frozen_shardings(mesh(4, 2), shapes, True)).items()}
     attention = 'encoder/layers/self_attention'
@@ -141,7 +148,7 @@ def test_a_kernel_of_size_one_where_it_is_split_is_still_refused():
 
 
 def test_xxl_fully_sharded_is_divided_by_the_number_of_devices():
-    shapes = T5(t5_1_1('xxl')).param_shapes()
+    shapes = shapes_of(t5_1_1('xxl'))
     shardings = frozen_shardings(mesh(2, 8), shapes, True)
     part = sum(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding
                in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True))
@@ -158,14 +165,14 @@ def test_batches_and_what_is_trained():
 
 
 def test_a_parameter_without_a_rule_is_named():
-    shapes = T5(TINY).param_shapes()
+    shapes = copy.deepcopy(shapes_of(TINY))
     shapes['encoder']['adapter'] = {'kernel': jax.ShapeDtypeStruct((2, 16), 'float32')}
     with pytest.raises(ValueError, match='parameter encoder/adapter/kernel has no partition rule'):
         frozen_shardings(mesh(4, 2), shapes)
 
 
 def test_another_number_of_dimensions_is_named():
-    shapes = T5(TINY).param_shapes()
+    shapes = copy.deepcopy(shapes_of(TINY))
     shapes['lm_head']['kernel'] = jax.ShapeDtypeStruct((16, 48, 1), 'float32')
     with pytest.raises(ValueError, match=r'lm_head/kernel has the shape \(16, 48, 1\).*\[D, V\]'):
         frozen_shardings(mesh(4, 2), shapes)

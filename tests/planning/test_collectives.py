@@ -172,7 +172,7 @@ def test_loops_in_loops_multiply():
     ('tuple(%next, %r)', 'tuple(%i, %r)'),
 ], ids=str)
 def test_a_loop_of_unknown_length_is_refused(change):
-    with pytest.raises(ValueError, match='r is in a loop whose number of rounds cannot be known'):
+    with pytest.raises(ValueError, match='is in a loop whose number of rounds cannot be known'):
         traffic(looped(body=LOOP.replace(*change)), MESH)
 
 

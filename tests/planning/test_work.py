@@ -14,7 +14,7 @@ def module(*lines: str, before: str = '') -> str:
 
 
 def moved(text: str, rounds: int | None = None) -> int:
-    return hbm_bytes(read_module(text), rounds)
+    return hbm_bytes(read_module(text, rounds))
 
 
 @pytest.mark.parametrize('einsum, shapes, flops', [
