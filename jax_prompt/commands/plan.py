@@ -1,15 +1,10 @@
 """`jax-prompt plan`."""
 
+import dataclasses
 import json
 import sys
 
-from jax_prompt.planning import (
-    PlanRequest,
-    describe,
-    describe_suggestion,
-    plan,
-    suggest,
-)
+from jax_prompt.planning import PlanRequest, describe, describe_suggestion, plan, suggest
 from jax_prompt.planning.report import describe_try
 
 
@@ -21,8 +16,8 @@ def plan_command(request: PlanRequest | None = None, suggest_one: bool = False,
           file=sys.stderr)
     if suggest_one:
         found = suggest(request, tell=lambda tried: print(describe_try(tried), file=sys.stderr))
-        print(json.dumps(found.to_dict()) if json_only else describe_suggestion(found))
+        print(json.dumps(dataclasses.asdict(found)) if json_only else describe_suggestion(found))
         return 0 if found.best is not None else 1
     made = plan(request)
-    print(json.dumps(made.to_dict()) if json_only else describe(made))
+    print(json.dumps(dataclasses.asdict(made)) if json_only else describe(made))
     return 0 if made.fits else 1

@@ -97,10 +97,6 @@ class Plan:
     speed: Speed | None
     compile_seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as a JSON-ready dict."""
-        return dataclasses.asdict(self)
-
 
 def plan(request: PlanRequest) -> Plan:
     """Compile the training step (or generation) that is asked for.

@@ -1,7 +1,12 @@
 """Plans as text."""
 
-from jax_prompt.planning.planner import Memory, Plan, Speed
+import dataclasses
+
+from jax_prompt.planning.planner import Plan, Speed
 from jax_prompt.planning.topology import parse_topology
+
+#: What of a `Memory` adds up to the total.
+_PARTS = ('weights', 'other_arguments', 'results', 'temporaries', 'program')
 
 
 def describe(plan: Plan) -> str:
@@ -20,7 +25,12 @@ def describe(plan: Plan) -> str:
                     f'({_gib(memory.total)} needed, {_gib(memory.capacity)} there)')
     lines = [f'{what} {request.model}, {request.weights} weights, on {request.topology} '
              f'({plan.chips} {"chip" if plan.chips == 1 else "chips"}), mesh {request.mesh}',
-             *_settings(plan), verdict, *_memory_lines(memory)]
+             ', '.join([f'batch {request.batch_size} x ({request.inputs_length} inputs + '
+                        f'{request.prompt_length} prompt rows), {request.targets_length} targets',
+                        *_extras(plan)]), verdict,
+             'GiB a device: ' + ', '.join(
+                 f'{name.replace("_", " ")} {_gib(size)}'
+                 for name, size in dataclasses.asdict(memory).items() if size and name in _PARTS)]
     lines += _speed_lines(plan, plan.speed) if plan.speed else []
     return '\n'.join([*lines, f'compiled in {plan.compile_seconds:.0f} s'])
 
@@ -36,25 +46,11 @@ def describe_try(plan: Plan) -> str:
             f'least {_seconds(plan.speed.chip_seconds_per_example)} of a chip an example')
 
 
-def _settings(plan: Plan) -> list[str]:
-    request = plan.request
-    lengths = (f'batch {request.batch_size} x ({request.inputs_length} inputs + '
-               f'{request.prompt_length} prompt rows), {request.targets_length} targets')
-    return [', '.join([lengths, *_extras(plan)])]
-
-
 def _extras(plan: Plan) -> list[str]:
     request = plan.request
     extras = [] if request.generate else [f'remat {request.remat}']
     extras += [f'{request.microbatches} microbatches'] if request.microbatches > 1 else []
     return extras + (['weights over data too'] if request.shard_weights_over_data else [])
-
-
-def _memory_lines(memory: Memory) -> list[str]:
-    parts = (('weights', memory.weights), ('other arguments', memory.other_arguments),
-             ('results', memory.results), ('temporaries', memory.temporaries),
-             ('program', memory.program))
-    return ['GiB a device: ' + ', '.join(f'{name} {_gib(size)}' for name, size in parts if size)]
 
 
 def _speed_lines(plan: Plan, speed: Speed) -> list[str]:

@@ -35,10 +35,6 @@ class Suggestion:
     tried: tuple[Plan, ...]
     considered: int
 
-    def to_dict(self) -> dict:
-        """Return the suggestion as a JSON-ready dict."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:

@@ -4,6 +4,7 @@ Run by test_attention_on_meshes.py, which says what has to come of it. JAX's pla
 in for cuDNN's kernel where numbers are computed; for CUDA the program is lowered, no more.
 """
 
+import functools
 import json
 import re
 
@@ -65,6 +66,7 @@ def largest_error(ours, wanted) -> float:
                for one, other in zip(ours, wanted, strict=True))
 
 
+@functools.cache
 def result(packed: bool, own_bias: bool, mesh=None) -> list[np.ndarray]:
     sharding = None if mesh is None else batch_sharding(mesh)
     model = T5(config(own_bias), attention='xla' if mesh is None else 'cudnn',

@@ -18,7 +18,7 @@ SMALL = PlanRequest(sys.argv[1], 'v5e:2x2', 'data:2,model:-1', batch_size=8, inp
 
 
 def made(**changes) -> dict:
-    return plan(dataclasses.replace(SMALL, **changes)).to_dict()
+    return dataclasses.asdict(plan(dataclasses.replace(SMALL, **changes)))
 
 
 def refusal(**changes) -> str:

@@ -39,7 +39,7 @@ def test_what_does_not_fit_and_by_how_much():
 
 
 def test_json_has_every_figure():
-    read = json.loads(json.dumps(FITS.to_dict()))
+    read = json.loads(json.dumps(dataclasses.asdict(FITS)))
     assert read['fits'] and read['memory']['capacity'] == MEMORY.capacity
     assert read['request']['mesh'] == 'data:2,model:8' and read['speed']['bound'] == 'HBM'
-    assert json.loads(json.dumps(REFUSED.to_dict()))['speed'] is None
+    assert json.loads(json.dumps(dataclasses.asdict(REFUSED)))['speed'] is None
