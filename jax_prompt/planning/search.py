@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
 from jax_prompt.planning.chips import Chip
-from jax_prompt.planning.estimate import Estimate, estimate, weight_bytes
+from jax_prompt.planning.estimate import estimate, weight_bytes
 from jax_prompt.planning.planner import Plan, plan
 from jax_prompt.planning.report import describe as describe_plan
 from jax_prompt.planning.report import describe_try
@@ -34,21 +34,6 @@ class Suggestion:
     best: Plan | None
     tried: tuple[Plan, ...]
     considered: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
-    request: PlanRequest
-    guess: Estimate
-    chips: int
-
-    @property
-    def order(self) -> tuple:
-        """Cheap first; among equals what changes least and is quickest to compile."""
-        cost = float(f'{self.guess.chip_seconds_per_example:.2g}')
-        return (cost, self.chips, WEIGHTS.index(self.request.weights),
-                self.request.shard_weights_over_data, self.guess.chip_seconds_per_example,
-                self.request.microbatches, _POLICIES.index(self.request.remat))
 
 
 def suggest(request: PlanRequest, most_compilations: int = 24,
@@ -78,9 +63,8 @@ def suggest(request: PlanRequest, most_compilations: int = 24,
     tried: list[Plan] = []
     considered, batch = 0, request.batch_size
     while batch >= 1 and len(tried) < most_compilations:
-        candidates = sorted(_candidates(dataclasses.replace(request, batch_size=batch,
-                                                            microbatches=1), config),
-                            key=lambda one: one.order)
+        candidates = _candidates(dataclasses.replace(request, batch_size=batch, microbatches=1),
+                                 config)
         considered += len(candidates)
         best = _first_that_fits(candidates, tried, most_compilations, tell)
         if best is not None:
@@ -98,21 +82,21 @@ def describe_suggestion(suggestion: Suggestion) -> str:
     return '\n'.join([*lines, '', 'the cheapest that fits:', describe_plan(suggestion.best)])
 
 
-def _first_that_fits(candidates: list[_Candidate], tried: list[Plan], most_compilations: int,
+def _first_that_fits(candidates: list[PlanRequest], tried: list[Plan], most_compilations: int,
                      tell: Callable[[Plan], None]) -> Plan | None:
     """Compile candidates in their order until one fits; what is compiled is added to `tried`."""
     refused: list[PlanRequest] = []
     for one in candidates:
         if len(tried) >= most_compilations:
             return None
-        if any(_needs_more(one.request, other) for other in refused):
+        if any(_needs_more(one, other) for other in refused):
             continue
-        made = plan(one.request)
+        made = plan(one)
         tried.append(made)
         tell(made)
         if made.fits:
             return made
-        refused.append(one.request)
+        refused.append(one)
     return None
 
 
@@ -123,8 +107,12 @@ def _needs_more(one: PlanRequest, refused: PlanRequest) -> bool:
             and _POLICIES.index(one.remat) <= _POLICIES.index(refused.remat))
 
 
-def _candidates(request: PlanRequest, config: Any) -> Iterator[_Candidate]:
-    """Yield every way to run a batch size that may fit."""
+def _candidates(request: PlanRequest, config: Any) -> list[PlanRequest]:
+    """List every way to run a batch size that may fit, in the order of its cost.
+
+    Among equals comes first what changes least and is quickest to compile.
+    """
+    found = []
     policies, parts = (['none'], [1]) if request.generate else (_POLICIES, _MICROBATCHES)
     for topology, chip, devices in _slices(request.topology):
         room = capacity_of(chip)
@@ -140,8 +128,12 @@ def _candidates(request: PlanRequest, config: Any) -> Iterator[_Candidate]:
                     request, topology=topology, mesh=describe(mesh), weights=weights, remat=remat,
                     microbatches=microbatches, shard_weights_over_data=over_data)
                 guess = estimate(one, config, mesh, chip)
+                cost = guess.chip_seconds_per_example
                 if guess.floor_bytes <= room:
-                    yield _Candidate(one, guess, devices // chip.devices_per_chip)
+                    found.append((one, (float(f'{cost:.2g}'), devices // chip.devices_per_chip,
+                                        WEIGHTS.index(weights), over_data, cost, microbatches,
+                                        policies.index(remat))))
+    return [one for one, _ in sorted(found, key=lambda pair: pair[1])]
 
 
 def _divides(config: Any, mesh: dict[str, int], over_data: bool) -> bool:
@@ -155,9 +147,6 @@ def _divides(config: Any, mesh: dict[str, int], over_data: bool) -> bool:
 
 def _slices(topology: str) -> list[tuple[str, Chip, int]]:
     """List the slices to try, each with its chip and number of devices."""
-    if ':' in topology:
-        chip, _ = parse_topology(topology)
-        return [(topology, chip, len(devices_of(topology)))]
-    chip = find_chip(topology)
-    names = [f'{chip.name}:{shape}' for shape in chip.shapes]
-    return [(name, chip, len(devices_of(name))) for name in names]
+    names = [topology] if ':' in topology else [
+        f'{topology}:{shape}' for shape in find_chip(topology).shapes]
+    return [(name, parse_topology(name)[0], len(devices_of(name))) for name in names]
