@@ -39,7 +39,7 @@ def _start(script: str, devices: int, arguments: tuple[str, ...]) -> subprocess.
 
 def _result(process: subprocess.Popen) -> Any:
     try:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
     finally:
         process.kill()
     assert process.returncode == 0, errors[-3000:]
