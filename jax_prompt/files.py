@@ -9,13 +9,45 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike, overwrite: bool = False, mode: str = 'wb') -> Iterator[IO]:
+    """Open a file that appears under its final name only once it is whole on disk.
+
+    Args:
+        path: where to; its folder is made if it is not there.
+        overwrite: replace a file that is there.
+        mode: 'wb', or 'w' for text in UTF-8.
+
+    Yields:
+        What to write to; an error leaves everything as it was.
+
+    Raises:
+        FileExistsError: it is there and may not be replaced, or it is no plain file.
+    """
+    path = Path(path)
+    refuse_to_replace(path, overwrite, 'file')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    # In the same folder, since a rename across file systems is a copy.
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open(mode, encoding='utf-8' if mode == 'w' else None) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def write_file(path: str | os.PathLike, content: bytes, overwrite: bool = False) -> Path:
-    """Write a file under its final name only once it is whole on disk.
+    """Write a file as `new_file` does.
 
     Args:
         path: where to; its folder is made if it is not there.
@@ -28,22 +60,9 @@ def write_file(path: str | os.PathLike, content: bytes, overwrite: bool = False)
     Raises:
         FileExistsError: it is there and may not be replaced, or it is no plain file.
     """
-    path = Path(path)
-    refuse_to_replace(path, overwrite, 'file')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
-    # In the same folder, since a rename across file systems is a copy.
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-    return path
+    with new_file(path, overwrite) as file:
+        file.write(content)
+    return Path(os.path.realpath(path))
 
 
 def write_folder(folder: str | os.PathLike, files: Mapping[str, bytes], key: str,

@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from jax_prompt.files import new_file
 from jax_prompt.models.open import FrozenModel
 from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
+
+#: A full disk or quota, and what may not be written to.
+_WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def require(value: Any, what: str, how: str) -> None:
@@ -86,39 +89,28 @@ def result_file(output: str) -> Iterator[TextIO]:
     if output in ('-', '/dev/stdout'):
         if hasattr(sys.stdout, 'reconfigure'):
             sys.stdout.reconfigure(encoding='utf-8')
-        with _full_disk_told('standard output'):
+        with _errors_told('standard output'):
             yield sys.stdout
             sys.stdout.flush()
         return
     if is_device(output) and not os.path.isdir(output):
-        with _full_disk_told(f'output {output}'), open(output, 'a', encoding='utf-8') as file:
+        with _errors_told(f'output {output}'), open(output, 'a', encoding='utf-8') as file:
             yield file
         return
-    target = check_output(output)
-    temporary = f'{os.path.dirname(target)}/.jax_prompt.{secrets.token_hex(8)}.tmp'
-    try:
-        file = open(temporary, 'x', encoding='utf-8')
-    except OSError as error:
-        raise OSError(f'cannot write output {output}: {error.strerror}') from error
-    try:
-        with _full_disk_told(f'output {output}'), file:
+    with _errors_told(f'output {output}'):
+        with new_file(check_output(output), overwrite=True, mode='w') as file:
             yield file
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 @contextlib.contextmanager
-def _full_disk_told(what: str) -> Iterator[None]:
+def _errors_told(what: str) -> Iterator[None]:
     """Let errors that only writing can meet name what is written."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _WRITING_ERRORS:
             raise
-        raise OSError(f'cannot write {what}: {error.strerror}; make room, or name another output'
+        raise OSError(f'cannot write {what}: {error.strerror}; mend that, or name another output'
                       ) from error
 
 
