@@ -28,7 +28,7 @@ from benchmarks.mixed_tasks import DEMO_MODEL, LABELS, random_prompt
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import open_model
-from jax_prompt.predict.bulk import BulkSettings, predict_file
+from jax_prompt.predict.bulk import BulkSettings, LineSettings, predict_file
 from jax_prompt.prompts.file import save_prompt
 
 WORDS = ('a film that one remembers for long and would see again with pleasure although its plot '
@@ -79,7 +79,8 @@ def measure_bulk(opened, folder, requests, batch_size, writing):
     engine.warm_up(longest=LENGTHS[-1])
     (folder / 'in').write_text(''.join(json.dumps(request) + '\n' for request in requests))
     start = time.perf_counter()
-    predict_file(engine, folder / 'in', folder / 'out', BulkSettings(prompt_column='task'))
+    predict_file(engine, folder / 'in', folder / 'out',
+                 BulkSettings(lines=LineSettings(prompt_column='task')))
     rate = len(requests) / (time.perf_counter() - start)
     return rate, [json.loads(line) for line in (folder / 'out').read_text().splitlines()]
 

@@ -116,6 +116,8 @@ def test_predict_answers_lines_in_order(world, run, capsys, monkeypatch, tmp_pat
     inputs.write_text(''.join(json.dumps({'text': line, 'id': i}) + '\n'
                               for i, line in enumerate(lines)))
     assert cli.main(predict_arguments(world, run, f'--inputs={inputs}', f'--output={output}')) == 0
+    told = capsys.readouterr()
+    assert told.out == '' and told.err.startswith('100.0 %: 16 lines, '), told
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record['prediction'] for record in records] == answers
     for record in records:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from jax_prompt.commands.lines import LineSettings
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import LayerSettings, MeshSettings, open_model
 from jax_prompt.planning.request import PlanRequest
+from jax_prompt.predict.bulk import LineSettings
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.serving.settings import ServerSettings

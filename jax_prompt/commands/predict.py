@@ -1,18 +1,13 @@
 """`jax-prompt predict`."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 
 import jax
 
-from jax_prompt.commands.lines import LineSettings
-from jax_prompt.commands.predict_files import (
-    check_files,
-    format_of,
-    prompt_files,
-    prompt_name,
-)
 from jax_prompt.commands.shared import (
     check_output,
     flag_named,
@@ -24,19 +19,17 @@ from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import FrozenModel
-from jax_prompt.parallel.hosts import check_together, from_first, is_first, wait_for_all
-from jax_prompt.predict.bulk import (
-    BulkSettings,
-    answer_lines,
-    predict_file,
-    say_cut,
-)
+from jax_prompt.parallel.hosts import check_together, is_first
+from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
-from jax_prompt.predict.progress import ProgressLine
-from jax_prompt.predict.shares import check_mark, leave_mark, merge_parts, take_mark_away
+from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.versions import BadName, split_name, version_order
 
 _log = logging.getLogger(__name__)
+
+#: Inputs that are no lines of their own, by the ends of their names.
+_OTHER_FORMATS = ('.csv', '.tsv', '.json')
 
 
 def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
@@ -74,80 +67,137 @@ def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
     if prompts is None:
         require(prompt, 'prompt file', '--prompt=FILE (or a folder of them with --prompts=FOLDER)')
     lines = lines or LineSettings()
-    settings = dataclasses.replace(_bulk_settings(lines, inputs, prompt, prompts),
-                                   answers=answers or AnswerSettings())
+    if prompts is not None and lines.prompt_column is None and prompt is None:
+        raise ValueError(f'the prompts of {prompts} are chosen by a column of the inputs; name it '
+                         'with --prompt_column=NAME, or one prompt for all with --prompt=FILE')
+    settings = BulkSettings(
+        None if prompt is None else prompt_name(prompt),
+        dataclasses.replace(lines, format=format_of(inputs, lines.format)),
+        answers or AnswerSettings())
     engine = Engine(model, Shapes.for_batches_of(lines.batch_size),
                     decodings=settings.answers.decodings)
     for name, file in prompt_files(prompt, prompts).items():
         with flag_named('predict'):
             engine.add(name, load_prompt(file), allow_other_model)
-    settings.answers.check_effects(None if settings.prompt_column is not None
+    settings.answers.check_effects(None if lines.prompt_column is not None
                                    else engine.prompt(settings.prompt).labels is not None)
-    source = 'standard input' if inputs == '-' else inputs
     if inputs == '-' or output == '-' or is_device(output) or is_device(inputs):
         if jax.process_count() > 1:
             raise ValueError('several hosts answer a file into a file; name both with --inputs and '
                              '--output')
-        _answer_stream(engine, inputs, output, settings, source)
+        total, cut = _answer_stream(engine, inputs, output, settings)
     else:
-        _answer_file(engine, inputs, output, settings)
+        check_together(lambda: check_output(output))
+        with ProgressBar(os.path.getsize(inputs), unit='lines', label='{percent:.1f} %') as bar:
+            total, cut = predict_file(engine, inputs, output, settings, bar)
+    if cut and is_first():
+        _log.warning('%d of %d inputs were longer than their task allows and were cut; the prompt '
+                     'never is', cut, total)
     return 0
 
 
-def _bulk_settings(lines: LineSettings, inputs: str, prompt: str | None,
-                   prompts: str | None) -> BulkSettings:
-    """Complete the settings by the names of the files."""
-    form = format_of(inputs, lines.format)
-    if prompts is not None and lines.prompt_column is None and prompt is None:
-        raise ValueError(f'the prompts of {prompts} are chosen by a column of the inputs; name it '
-                         'with --prompt_column=NAME, or one prompt for all with --prompt=FILE')
-    return BulkSettings(None if prompt is None else prompt_name(prompt), lines.prompt_column,
-                        form, lines.window)
-
-
-def _answer_stream(engine: Engine, inputs: str, output: str, settings: BulkSettings,
-                   source: str) -> None:
-    """Answer lines as they come, a window at a time."""
+def _answer_stream(engine: Engine, inputs: str, output: str,
+                   settings: BulkSettings) -> tuple[int, int]:
+    """Answer lines as they come, a window at a time; return how many, and how many were cut."""
     total = cut = 0
+    source = 'standard input' if inputs == '-' else inputs
     with open_lines(inputs) as lines, result_file(output) as out:
         for answered in answer_lines(engine, lines, settings, source):
             out.write(answered.text)
             total, cut = total + answered.lines, cut + answered.cut
-    say_cut(cut, total)
+    return total, cut
 
 
-def _answer_file(engine: Engine, inputs: str, output: str, settings: BulkSettings) -> None:
-    """Answer a file, or this host's share of it, and join the shares."""
-    hosts = jax.process_count()
-    if hosts > 1:
-        _check_same_files(inputs, output)
-    else:
-        check_output(output)
-    predict_file(engine, inputs, output, settings, (jax.process_index(), hosts), ProgressLine())
-    if hosts > 1:
-        _log.info('host %d of %d has answered its share and waits for the others',
-                  jax.process_index(), hosts)
-        wait_for_all('the answers are written')
-        from_first(lambda: merge_parts(output, hosts))
+def check_files(inputs: str, output: str) -> None:
+    """Check that there are inputs, and that the answers do not take their place.
+
+    Args:
+      inputs: a file, or '-' for standard input.
+      output: a file, or '-' for standard output.
+
+    Raises:
+      ValueError, FileNotFoundError: saying which name to mend.
+    """
+    for flag, name, stream in (('inputs', inputs, 'input'), ('output', output, 'output')):
+        if not name:  # as of a variable that a shell does not know
+            raise ValueError(f'--{flag}= is empty; name a file, or - for standard {stream}')
+    if inputs != '-' and not os.path.exists(inputs):
+        raise FileNotFoundError(f'no inputs at {inputs}; name a file with --inputs=FILE, or - for '
+                                'standard input')
+    if os.path.isdir(inputs):
+        raise ValueError(f'inputs {inputs} are a folder; name a file of it')
+    source = '/dev/stdin' if inputs == '-' else inputs
+    if output == '-' or is_device(output):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samefile(source, output):
+            raise ValueError(f'output {output} is the file of the inputs, which the answers would '
+                             'overwrite; name another output')
 
 
-def _check_same_files(inputs: str, output: str) -> None:
-    """Check before the work that all hosts see one input, and one folder of the output."""
-    def begin() -> tuple[int, str]:
-        check_output(output)
-        return os.path.getsize(inputs), leave_mark(output)
+def format_of(inputs: str, given: str | None) -> str:
+    """Return the format of inputs: the one that is given, or by their name.
 
-    size, mark = from_first(begin)
+    Raises:
+      ValueError: they look compressed, or like what is no lines of texts.
+    """
+    name = inputs.lower()
+    if name.endswith('.gz'):
+        raise ValueError(f'inputs {inputs} are compressed; expected text: zcat {inputs} | '
+                         'jax-prompt predict --inputs=- (and --format=jsonl for JSON lines)')
+    if given is None and name.endswith(_OTHER_FORMATS):
+        raise ValueError(f'inputs {inputs} are neither plain lines nor JSON lines by their name; '
+                         'make JSON lines of them (.jsonl), or say with --format=lines or '
+                         '--format=jsonl that they are')
+    return given or ('jsonl' if name.endswith('.jsonl') else 'lines')
 
-    def check() -> None:
-        found = os.path.getsize(inputs)
-        if found != size:
-            raise ValueError(f'inputs {inputs} have {found} bytes here and {size} on the first '
-                             'host; give all hosts the same file')
-        check_mark(output, mark)
 
-    try:
-        check_together(check)
-    finally:
-        if is_first():
-            take_mark_away(output)
+def prompt_files(prompt: str | None, prompts: str | None) -> dict[str, str]:
+    """Return the prompt files by the names that lines know them by.
+
+    As `jax-prompt serve` has it, a file NAME@VERSION.safetensors of the folder is NAME as well,
+    where there is no NAME.safetensors and no higher version.
+
+    Args:
+      prompt: a file.
+      prompts: a folder.
+
+    Raises:
+      ValueError, FileNotFoundError: there is no such folder, nothing in it, or two files are known
+        by one name.
+    """
+    found = {}
+    if prompts is not None:
+        folder = pathlib.Path(prompts)
+        if not prompts or not folder.is_dir():
+            raise FileNotFoundError(f'no folder of prompts at {prompts!r}; name one with '
+                                    '--prompts=FOLDER')
+        files = {path.stem: str(path) for path in sorted(folder.glob('*.safetensors'))}
+        if not files:
+            raise ValueError(f'the folder {prompts} holds no prompt files (*.safetensors)')
+        found = _highest_versions(files) | files
+    if prompt is not None:
+        name = prompt_name(prompt)
+        if name in found and not (os.path.exists(prompt)
+                                  and os.path.samefile(prompt, found[name])):
+            raise ValueError(f'{prompt} and {found[name]} are both known as {name!r}; rename one '
+                             'of them, or leave --prompt out')
+        found[name] = prompt
+    return found
+
+
+def prompt_name(prompt: str) -> str:
+    """Return the name that lines know a prompt file by."""
+    return pathlib.Path(prompt).stem
+
+
+def _highest_versions(files: dict[str, str]) -> dict[str, str]:
+    """Return the files of the highest versions by their names without one."""
+    highest: dict[str, str] = {}
+    for full_name in files:
+        with contextlib.suppress(BadName):  # such names are known as they are
+            name, version = split_name(full_name)
+            if version is not None:
+                highest[name] = max(highest.get(name, full_name), full_name,
+                                    key=lambda one: version_order(one.partition('@')[2]))
+    return {name: files[full_name] for name, full_name in highest.items()}

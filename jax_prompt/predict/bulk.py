@@ -2,16 +2,14 @@
 
 A file is read in windows of lines; the rows of a window are batched by task and length and put
 back in order. What a window's batches are follows from its lines alone, so a run that was killed
-and started again writes the same bytes as one that was not (see `journal`).
+and started again writes the same bytes as one that was not (see `parts`).
 """
 
 import dataclasses
-import itertools
 import json
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +18,50 @@ from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.rows import Row, ServedPrompt
-from jax_prompt.predict.inputs import FORMATS, parse_object
-from jax_prompt.predict.journal import Entry, Journal, hash_start
-from jax_prompt.predict.progress import Clock, Progress
-from jax_prompt.predict.shares import Reader, part_path, share_of
+from jax_prompt.inference.rows import Row
+from jax_prompt.parallel.hosts import check_together, from_first, wait_for_all
+from jax_prompt.predict.inputs import Window, decode, open_lines, parse_object, windows
+from jax_prompt.predict.parts import Answered, Parts
+from jax_prompt.progress import ProgressBar
 
-_log = logging.getLogger(__name__)
-
-_BYTE_ORDER_MARK = '\ufeff'
+_FORMATS = ('lines', 'jsonl')
 
 #: What an answer puts into a JSON object, in place of what it held.
 _ANSWER_KEYS = ('prediction', 'scores', 'probabilities')
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSettings:
+    """How lines are read.
+
+    Attributes:
+      format: 'lines', where a line is the value of the template's only column and is answered by a
+        line of text; or 'jsonl', where a line is an object with all columns, and is answered by
+        the same object with `prediction`, and of labels `scores` and `probabilities`, put in. None
+        is what the name of the inputs says to the command, and otherwise jsonl.
+      prompt_column: the key of the JSON objects that names each line's prompt; null or an empty
+        name stand for the one that is for all, and so does a missing key where there is one.
+      window: lines that are in memory at one time.
+      batch_size: most rows of a batch.
+
+    Raises:
+      ValueError: for an unknown format, a column without objects, or a window below 1.
+    """
+
+    format: str | None = None
+    prompt_column: str | None = None
+    window: int = 1024
+    batch_size: int = 32
+
+    def __post_init__(self):
+        if self.format not in (None, *_FORMATS):
+            raise ValueError(f'input format {self.format!r} is unknown; choose one of '
+                             f'{", ".join(_FORMATS)}')
+        if self.prompt_column is not None and self.format == 'lines':
+            raise ValueError(f'prompt column {self.prompt_column!r} with the format '
+                             f'{self.format}; only jsonl has columns: give the input as jsonl')
+        if self.window < 1:
+            raise ValueError(f'window={self.window} for prediction; expected at least 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,60 +69,25 @@ class BulkSettings:
     """How lines are read and answered.
 
     Attributes:
-      prompt: the prompt of all lines; None for the plain model.
-      prompt_column: the key of the JSON objects that names each line's prompt instead; null or an
-        empty name stand for `prompt`, and so does a missing key where there is one.
-      format: 'lines', where a line is the value of the template's only column and is answered by a
-        line of text; or 'jsonl', where a line is an object with all columns, and is answered by
-        the same object with `prediction`, and of labels `scores` and `probabilities`, put in.
-      window: lines that are in memory at one time.
+      prompt: the prompt of all lines that name none; None for the plain model.
+      lines: how they are read.
       answers: how each is answered.
-
-    Raises:
-      ValueError: for an unknown format, a column without objects, or a window below 1.
     """
 
     prompt: str | None = None
-    prompt_column: str | None = None
-    format: str = 'jsonl'
-    window: int = 1024
+    lines: LineSettings = LineSettings()
     answers: AnswerSettings = AnswerSettings()
 
-    def __post_init__(self):
-        if self.format not in FORMATS:
-            raise ValueError(f'input format {self.format!r} is unknown; choose one of '
-                             f'{", ".join(FORMATS)}')
-        if self.prompt_column is not None and self.format != 'jsonl':
-            raise ValueError(f'prompt column {self.prompt_column!r} with the format '
-                             f'{self.format}; only jsonl has columns: give the input as jsonl')
-        if self.window < 1:
-            raise ValueError(f'window={self.window} for prediction; expected at least 1')
 
-
-class Answered(NamedTuple):
-    """A window's answers.
-
-    Attributes:
-      text: the lines to write.
-      lines: how many.
-      cut: how many inputs were cut to fit.
-    """
-
-    text: str
-    lines: int
-    cut: int
-
-
-def answer_lines(engine: Engine, lines: Iterable[str], settings: BulkSettings,
-                 source: str = 'standard input', first: int = 1) -> Iterator[Answered]:
+def answer_lines(engine: Engine, lines: Iterable[bytes], settings: BulkSettings,
+                 source: str = 'standard input') -> Iterator[Answered]:
     """Answer lines, a window at a time, reading no further ahead.
 
     Args:
       engine: with the prompts that the lines name.
-      lines: any number of them.
+      lines: any number of them, with their line feeds.
       settings: how to read and answer them.
       source: what to call the input in messages.
-      first: number of the first line, for messages.
 
     Yields:
       The answers to each window.
@@ -100,114 +95,99 @@ def answer_lines(engine: Engine, lines: Iterable[str], settings: BulkSettings,
     Raises:
       ValueError: naming the line, for what cannot be read or does not fit its task.
     """
-    lines, offset = iter(lines), 0
-    while window := list(itertools.islice(lines, settings.window)):
-        yield _answer_window(engine, window, settings, source, first, offset)
-        first += len(window)
-        offset += sum(map(_num_bytes, window))
+    for window in windows(lines, settings.lines.window, source):
+        yield _answer(engine, window, settings)
 
 
 def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.PathLike,
-                 settings: BulkSettings, share: tuple[int, int] = (0, 1),
-                 progress: Callable[[Progress], None] | None = None) -> Entry:
+                 settings: BulkSettings, bar: ProgressBar | None = None) -> tuple[int, int]:
     """Answer the lines of a file into another one, going on where a killed run stopped.
+
+    All hosts of a job call it, each with a whole model of its own, and share the windows.
 
     Args:
       engine: with the prompts that the lines name.
       inputs: a file of UTF-8 text; only a line feed ends a line.
-      output: appears under its name when all of it is written. With several hosts, each writes
-        `shares.part_path(output, share)`, and `shares.merge_parts` joins them.
+      output: appears under its name when all of it is written.
       settings: how to read and answer the lines.
-      share: (i, n): answer the i-th of n parts of the file, of about as many bytes each. A host of
-        several takes `(jax.process_index(), jax.process_count())`, its model being whole on it.
-      progress: is told how far it is, after every window.
+      bar: shows how far it is, in bytes of the input.
 
     Returns:
-      What was read and written in all.
+      How many lines there are, and how many of them were cut to fit the model.
 
     Raises:
       ValueError: naming the line, for what cannot be read or does not fit its task; for an output
-        that another run has begun; for an input whose beginning, or a prompt that changed since.
+        that another run has begun; for an input or a prompt that has changed since.
     """
-    path = str(inputs)
-    with open(inputs, 'rb') as file, Journal(
-            part_path(output, share), _header(engine, file, settings, share),
-            {f'prompt {name}': prompt.digest for name, prompt in sorted(engine.prompts.items())},
-            is_part=share[1] > 1) as journal:
-        start, end = share_of(file, share)
-        if journal.finished and \
-                hash_start(file, start, end - start).hexdigest() != journal.last.digest:
-            journal.start_anew()  # the input is another one now
-        if journal.finished:
-            _log.info('%s: the %s lines of this share were answered by an earlier run', path,
-                      f'{journal.last.lines:,}')
-        else:
-            reader = Reader(file, path, start, end, journal.last)
-            _answer_share(engine, reader, journal, settings, progress)
-            journal.finish()
-    say_cut(journal.last.cut, journal.last.lines)
-    return journal.last
+    source, bar = str(inputs), bar or ProgressBar(0, quiet=True)
+    _check_size(source)
+    run = _run(engine, settings)
+    size = settings.lines.window
+    with Parts(output, run, _named(engine, engine.prompts)) as parts, open_lines(source) as lines:
+        if count := parts.count():
+            bar.say(f'{source}: an earlier run answered {count:,} windows of {size:,} lines; '
+                    'going on')
+        for number, window in enumerate(parts.missing(windows(lines, size, source))):
+            if number == 0:
+                bar.update(window.starts[0])  # an earlier process came so far
+            parts.add(window.number, _answer(engine, window, settings))
+            bar.update(window.starts[-1], len(window.lines),
+                       lines=window.number * size + len(window.lines))
+        if jax.process_count() > 1:
+            bar.say(f'host {jax.process_index()} of {jax.process_count()} has answered its share '
+                    'and waits for the others')
+        wait_for_all('the answers are written')
+        total, cut = from_first(parts.join)
+    return total, cut
 
 
-def _answer_share(engine: Engine, reader: Reader, journal: Journal, settings: BulkSettings,
-                  progress: Callable[[Progress], None] | None) -> None:
-    """Answer what is left of a share."""
-    clock = Clock(reader.size, journal.last)
-    if journal.last.lines:
-        _log.info('%s: going on behind line %s of an earlier run', reader.source,
-                  f'{journal.last.lines:,}')
-    for lines in reader.windows(settings.window):
-        answered = _answer_window(engine, lines, settings, reader.source, journal.last.lines + 1,
-                                  reader.start + journal.last.read)
-        text = answered.text.encode()
-        journal.add(text, Entry(
-            reader.read, journal.last.written + len(text), journal.last.lines + answered.lines,
-            journal.last.cut + answered.cut, reader.digest))
-        if progress is not None:
-            progress(clock.now(journal.last))
+def _check_size(inputs: str) -> None:
+    """See before the work that all hosts have one input."""
+    size = os.path.getsize(inputs)
+    first_size = from_first(lambda: size)
+
+    def check() -> None:
+        if size != first_size:
+            raise ValueError(f'inputs {inputs} have {size} bytes here and {first_size} on the '
+                             'first host; give all hosts the same file')
+
+    check_together(check)
 
 
-def say_cut(cut: int, lines: int) -> None:
-    """Say in the log how many inputs were cut, if any were."""
-    if cut:
-        _log.warning('%d of %d inputs were longer than their task allows and were cut; the prompt '
-                     'never is', cut, lines)
-
-
-def _answer_window(engine: Engine, lines: Sequence[str], settings: BulkSettings, source: str,
-                   first: int, offset: int) -> Answered:
-    """Answer one window, whose first line has this number, and begins at this byte of the input."""
-    # A line's seed is made of where it stands in the file, the same however many hosts share it.
-    offsets = list(itertools.accumulate(map(_num_bytes, lines), initial=offset))
-    if offset == 0:
-        lines = [lines[0].removeprefix(_BYTE_ORDER_MARK), *lines[1:]]
-    records = [_record(line, settings, f'line {number} of {source}')
-               for number, line in enumerate(lines, first)]
-    asked: dict[str | None, list[int]] = {}
-    for number, record in enumerate(records):
-        name = _prompt_of(record, settings, f'line {first + number} of {source}')
-        asked.setdefault(name, []).append(number)
-    rows: list[Row] = [None] * len(lines)
+def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:
+    """Answer one window."""
+    records, asked = [], {}
+    for number, (line, where) in enumerate(zip(window.lines, window.places, strict=True)):
+        text = decode(line, where, is_first=window.starts[number] == 0)
+        record = text.rstrip('\r\n') if settings.lines.format == 'lines' else (
+            parse_object(text, where))
+        records.append(record)
+        asked.setdefault(_prompt_of(record, settings, where), []).append(number)
+    rows: list[Row] = [None] * len(records)
     for name, numbers in asked.items():
-        made = settings.answers.rows(
-            engine, _prompt(engine, name, f'line {first + numbers[0]} of {source}'),
-            [records[number] for number in numbers],
-            [f'line {first + number} of {source}' for number in numbers],
-            [(offsets[number],) for number in numbers])
+        places = [window.places[number] for number in numbers]
+        try:
+            prompt = engine.prompt(name)
+        except ValueError as error:
+            raise ValueError(f'{places[0]}: {error}') from None
+        # A line's seed is made of where it stands in the file, the same however many hosts there
+        # are.
+        made = settings.answers.rows(engine, prompt, [records[number] for number in numbers],
+                                     places, [(window.starts[number],) for number in numbers])
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
     answers = engine.run(rows)
-    if settings.format == 'jsonl':
-        text = ''.join(_answered_record(record, answer) + '\n'
-                       for record, answer in zip(records, answers, strict=True))
+    if settings.lines.format == 'lines':
+        lines = [' '.join(answer.text.splitlines()) for answer in answers]
     else:
-        text = ''.join(' '.join(answer.text.splitlines()) + '\n' for answer in answers)
-    return Answered(text, len(lines), sum(row.cut for row in rows))
+        lines = [_answered_record(*pair) for pair in zip(records, answers, strict=True)]
+    return Answered(window.digest, _named(engine, asked.keys() & engine.prompts), len(lines),
+                    sum(row.cut for row in rows), ''.join(f'{line}\n' for line in lines))
 
 
-def _num_bytes(line: str) -> int:
-    """Return the bytes of a line in a file, where a line feed ends it."""
-    return len(line.removesuffix('\n').encode()) + 1
+def _named(engine: Engine, names: Iterable[str]) -> dict[str, str]:
+    """Return what tells the content of prompts."""
+    return {f'prompt {name}': engine.prompts[name].digest for name in sorted(names)}
 
 
 def _answered_record(record: Mapping[str, Any], answer: Prediction) -> str:
@@ -215,36 +195,24 @@ def _answered_record(record: Mapping[str, Any], answer: Prediction) -> str:
     return json.dumps(kept | answer.to_dict(), ensure_ascii=False)
 
 
-def _record(line: str, settings: BulkSettings, where: str) -> str | dict[str, Any]:
-    return parse_object(line, where) if settings.format == 'jsonl' else line.rstrip('\r\n')
-
-
 def _prompt_of(record: str | Mapping[str, Any], settings: BulkSettings, where: str) -> str | None:
     """Return the name of a line's prompt."""
-    if settings.prompt_column is None:
+    column = settings.lines.prompt_column
+    if column is None:
         return settings.prompt
-    if settings.prompt is None and settings.prompt_column not in record:
-        raise ValueError(f'column {settings.prompt_column!r} is not there at {where}, which has '
+    if settings.prompt is None and column not in record:
+        raise ValueError(f'column {column!r} is not there at {where}, which has '
                          f'{", ".join(map(repr, list(record)[:10])) or "none"}; expected the name '
                          'of a prompt, or null for the plain model; give as prompt_column the key '
                          'that has it, or a prompt for lines without')
-    name = record.get(settings.prompt_column)
+    name = record.get(column)
     if name is not None and not isinstance(name, str):
-        raise ValueError(f'column {settings.prompt_column!r} at {where} holds {name!r}; expected '
-                         'the name of a prompt')
+        raise ValueError(f'column {column!r} at {where} holds {name!r}; expected the name of a '
+                         'prompt')
     return name or settings.prompt
 
 
-def _prompt(engine: Engine, name: str | None, where: str) -> ServedPrompt:
-    """Return the prompt that a line names."""
-    try:
-        return engine.prompt(name)
-    except ValueError as error:
-        raise ValueError(f'{where}: {error}') from None
-
-
-def _header(engine: Engine, file: BinaryIO, settings: BulkSettings,
-            share: tuple[int, int]) -> dict[str, Any]:
+def _run(engine: Engine, settings: BulkSettings) -> dict[str, Any]:
     """Return what the bytes of an output depend on, apart from those of its input and prompts."""
     opened, t5 = engine.opened, engine.opened.model
     return {
@@ -256,7 +224,4 @@ def _header(engine: Engine, file: BinaryIO, settings: BulkSettings,
         'layers': {'scan': t5.scan_layers, 'attention': t5.attention},
         'settings': dataclasses.asdict(settings),
         'batches': dataclasses.asdict(engine.shapes),
-        'share': list(share),
-        # Where the shares begin depends on the size; alone, the input may grow or be mended.
-        'input size': os.fstat(file.fileno()).st_size if share[1] > 1 else None,
     }

@@ -1,53 +1,87 @@
-"""Lines of a file or of standard input, and the JSON objects that they hold."""
+"""Lines of a file or of standard input, in windows, and the JSON objects that they hold."""
 
 import contextlib
+import hashlib
+import itertools
 import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-FORMATS = ('lines', 'jsonl')
+
+class Window(NamedTuple):
+    """Lines that are answered together.
+
+    Attributes:
+      number: of the window, from 0.
+      places: where each line stands, for messages.
+      starts: byte of the input where each line begins, and behind them where the last one ends.
+      lines: with their line feeds.
+    """
+
+    number: int
+    places: list[str]
+    starts: list[int]
+    lines: list[bytes]
+
+    @property
+    def digest(self) -> str:
+        """Return what tells these lines, standing there, from any others."""
+        return hashlib.sha256(b'%d\n' % self.starts[0] + b''.join(self.lines)).hexdigest()
+
+
+def windows(lines: Iterable[bytes], size: int, source: str) -> Iterator[Window]:
+    """Yield windows of lines, reading no further ahead; they follow from the lines alone.
+
+    Args:
+      lines: any number of them, with their line feeds.
+      size: lines of a window.
+      source: what to call the input in messages.
+    """
+    lines, end = iter(lines), 0
+    for number in itertools.count():
+        taken = list(itertools.islice(lines, size))
+        if not taken:
+            return
+        starts = list(itertools.accumulate(map(len, taken), initial=end))
+        end = starts[-1]
+        places = [f'line {number * size + 1 + i} of {source}' for i in range(len(taken))]
+        yield Window(number, places, starts, taken)
 
 
 @contextlib.contextmanager
-def open_lines(inputs: str) -> Iterator[Iterable[str]]:
-    """Open a file, or '-' for standard input, as lines of UTF-8 text.
-
-    Only a line feed ends a line. A byte order mark is left at the start of the first one, so that
-    the lines' lengths tell where in the file each begins.
+def open_lines(inputs: str) -> Iterator[Iterable[bytes]]:
+    """Open a file, or '-' for standard input, as lines; only a line feed ends one.
 
     Yields:
       The lines, to be read once.
-
-    Raises:
-      ValueError: on reading, for bytes that are not UTF-8, naming the line.
     """
-    if inputs == '-':
-        # A replaced sys.stdin may hold text alone.
-        binary = getattr(sys.stdin, 'buffer', None)
-        yield sys.stdin if binary is None else _decoded(binary, 'standard input')
-        return
-    with open(inputs, 'rb') as file:
-        yield _decoded(file, inputs)
+    if inputs != '-':
+        with open(inputs, 'rb') as file:
+            yield file
+    elif hasattr(sys.stdin, 'buffer'):
+        yield sys.stdin.buffer
+    else:  # what stands in for it may hold text alone
+        yield (line.encode() for line in sys.stdin)
 
 
-def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        yield decode(line, number, source)
+def decode(line: bytes, where: str, is_first: bool = False) -> str:
+    """Return the text of a line of UTF-8.
 
-
-def decode(line: bytes, number: int, source: str) -> str:
-    """Return the text of a line of UTF-8; `number` and `source` are its place, for messages.
+    Args:
+      line: with or without its line feed.
+      where: its place, for messages.
+      is_first: of the input, so that a byte order mark is none of the text.
 
     Raises:
       ValueError: naming the place, for bytes that are not UTF-8.
     """
     try:
-        return line.decode()
+        return line.decode('utf-8-sig' if is_first else 'utf-8')
     except UnicodeDecodeError as error:
-        raise ValueError(f'line {number} of {source} is not UTF-8 text ({error.reason} at byte '
-                         f'{error.start + 1} of the line); save it as UTF-8') from None
+        raise ValueError(f'{where} is not UTF-8 text ({error.reason} at byte {error.start + 1} of '
+                         'the line); save it as UTF-8') from None
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:

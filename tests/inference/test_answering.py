@@ -1,5 +1,6 @@
 """How texts are answered: calibrated labels, beams, and samples with a seed for each line."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -18,9 +19,9 @@ from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.predict.bulk import BulkSettings, answer_lines, predict_file
+from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
-from jax_prompt.predict.shares import merge_parts
+from jax_prompt.predict.parts import Parts
 from jax_prompt.prompts.layout import Layout
 from tests.inference.many_prompts import open_tiny, prompt_file, prompts
 
@@ -38,8 +39,8 @@ def engine(world):
 
 def answers(engine, name, texts, **settings):
     """Answer lines of text with one prompt."""
-    bulk = BulkSettings(prompt=name, format='lines', answers=AnswerSettings(**settings))
-    found = list(answer_lines(engine, texts, bulk))
+    bulk = BulkSettings(name, LineSettings('lines'), AnswerSettings(**settings))
+    found = list(answer_lines(engine, [f'{text}\n'.encode() for text in texts], bulk))
     return [line for one in found for line in one.text.splitlines()]
 
 
@@ -112,7 +113,7 @@ def test_bulk_prediction_calibrates_and_divides_by_the_temperature(engine, tmp_p
     inputs = tmp_path / 'in.jsonl'
     inputs.write_text(''.join(json.dumps({'text': text}) + '\n' for text in ('the film', 'hero')))
     for calibrate in (False, True):
-        settings = BulkSettings(prompt='mood', answers=AnswerSettings(
+        settings = BulkSettings('mood', answers=AnswerSettings(
             calibrate=calibrate, label_temperature=2.5))
         predict_file(engine, inputs, tmp_path / f'{calibrate}.jsonl', settings)
         prompt = engine.prompt('mood')
@@ -144,28 +145,31 @@ def test_each_line_draws_from_its_own_seed_and_always_the_same(engine):
     assert found == answers(engine, 'title', texts, temperature=30.0, seed=4)
     assert found != answers(engine, 'title', texts, temperature=30.0, seed=5)
     # As many as fit into a window make no difference.
-    bulk = BulkSettings(prompt='title', format='lines', window=5,
-                        answers=AnswerSettings(temperature=30.0, seed=4))
-    windows = ''.join(one.text for one in answer_lines(engine, texts, bulk))
+    bulk = BulkSettings('title', LineSettings('lines', window=5),
+                        AnswerSettings(temperature=30.0, seed=4))
+    lines = [f'{text}\n'.encode() for text in texts]
+    windows = ''.join(one.text for one in answer_lines(engine, lines, bulk))
     assert windows.splitlines() == found
 
 
 def test_a_line_draws_the_same_in_a_stream_and_in_a_file_however_many_hosts_share_it(
-        engine, tmp_path):
+        engine, tmp_path, monkeypatch):
     inputs, output = tmp_path / 'in.txt', tmp_path / 'out.txt'
     inputs.write_bytes('\ufeffthe film\r\n'.encode() + 'thé film\n'.encode() * 15 + b'the film')
-    bulk = BulkSettings(prompt='title', format='lines', window=6,
-                        answers=AnswerSettings(temperature=30.0))
+    bulk = BulkSettings('title', LineSettings('lines', window=6), AnswerSettings(temperature=30.0))
     predict_file(engine, inputs, output, bulk)
     drawn = output.read_text()
     assert len(set(drawn.splitlines())) > 8
     with open_lines(str(inputs)) as lines:
         assert ''.join(one.text for one in answer_lines(engine, lines, bulk)) == drawn
-    for count in (2, 3):
-        for index in range(count):
-            predict_file(engine, inputs, output, bulk, (index, count))
-        merge_parts(output, count)
-        assert output.read_text() == drawn
+    output.unlink()
+    missing = Parts.missing
+    for index in (2, 0, 1):  # one after the other, they find that the others are not done
+        monkeypatch.setattr(Parts, 'missing', lambda self, windows, index=index: missing(
+            self, windows, (index, 3)))
+        with contextlib.nullcontext() if index == 1 else pytest.raises(ValueError, match='again'):
+            predict_file(engine, inputs, output, bulk)
+    assert output.read_text() == drawn
 
 
 def test_filters_and_lengths_reach_the_sampler(engine):

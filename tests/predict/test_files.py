@@ -5,7 +5,7 @@ import os
 import pytest
 
 from jax_prompt import cli
-from jax_prompt.commands.predict_files import check_files, format_of, prompt_files
+from jax_prompt.commands.predict import check_files, format_of, prompt_files
 from jax_prompt.commands.shared import result_file
 
 
