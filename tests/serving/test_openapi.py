@@ -48,7 +48,7 @@ def test_every_route_that_reads_keeps_to_the_document(operations):
     reading = [one for one in operations if one.method.upper() in _READING]
     assert len(reading) >= 8
     for operation in reading:
-        examples(operation, 40 if operation.method.upper() == 'POST' else 10)
+        examples(operation, 25 if operation.method.upper() == 'POST' else 8)
 
 
 @pytest.mark.parametrize('prompt', ['mood', 'title', 'pair@1'])
@@ -56,7 +56,7 @@ def test_requests_to_prompts_that_are_there_keep_to_it_too(operations, prompt):
     asking = [one for one in operations if one.method.upper() == 'POST']
     assert len(asking) == 2
     for operation in asking:
-        examples(operation, 40, prompt)
+        examples(operation, 25, prompt)
 
 
 def test_uploads_and_removals_keep_to_the_document(operations):

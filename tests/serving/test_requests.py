@@ -16,12 +16,13 @@ from tests.serving.process import TOKEN
 from tests.serving.test_service import make, wait_until
 
 
-@pytest.fixture
-def service(opened, tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def service(opened, tmp_path_factory):
     """A service without prompts, which compiles nothing ahead."""
-    monkeypatch.setattr(Engine, 'warm_up', lambda *_: 0)
-    (tmp_path / 'prompts').mkdir()
-    with make(opened, tmp_path / 'prompts', num_beams=2, max_text=20) as service:
+    folder = tmp_path_factory.mktemp('prompts')
+    with (pytest.MonkeyPatch.context() as patched,
+          make(opened, folder, num_beams=2, max_text=20) as service):
+        patched.setattr(Engine, 'warm_up', lambda *_: 0)
         wait_until(lambda: service.state == READY)
         yield service
 
