@@ -267,7 +267,7 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
     from jax_prompt.models.t5.config import t5_1_1
     from jax_prompt.models.t5.model import T5
     from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
-    from jax_prompt.prompts.methods import direct
+    from jax_prompt.prompts.methods.direct import direct
     from jax_prompt.training import optimizers
     from jax_prompt.training.step import init_state, make_train_step
     use_compilation_cache()

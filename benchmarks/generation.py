@@ -20,6 +20,7 @@ import time
 import numpy as np
 
 from benchmarks.against_peft import DEMO_MODEL, write_hugging_face
+from jax_prompt.prompts.prompt import Prompt
 
 LABELS = ('negative', 'positive')
 ROWS = 20
@@ -71,14 +72,14 @@ def prepare(args: argparse.Namespace, folder: pathlib.Path):
     metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint,
                               task.to_dict(), Layout(), 'direct', 0, {}, 0)
     write_hugging_face(open_model(DEMO_MODEL, dtype='float32'), folder / 'model')
-    adapter = export_prompt(PromptFile(rows_PD, metadata), folder / 'adapter', 'peft',
+    adapter = export_prompt(PromptFile(Prompt(rows_PD), metadata), folder / 'adapter', 'peft',
                             str(folder / 'model'))
     examples = load_examples(task, 'test', opened.vocabulary, args.batch_size)
     features = make_features(examples, task, opened, Layout(), ROWS)
     ids_BS = features.batch(np.arange(args.batch_size), int(features.lengths.max())
                             )['encoder_input_tokens']
     labels = [opened.vocabulary.encode(label) for label in LABELS]
-    prompt = PromptFile(rows_PD, metadata)
+    prompt = PromptFile(Prompt(rows_PD), metadata)
     return (ours(args, opened, prompt, examples.inputs, ids_BS, labels),
             theirs(args, folder / 'model', adapter, ids_BS[:, ROWS:], labels,
                    opened.vocabulary.decode))
@@ -98,7 +99,7 @@ def ours(args: argparse.Namespace, opened, prompt, inputs, ids_BS: np.ndarray, l
     score = make_label_scorer(opened.model, labels)
     return {
         'generate': lambda: [answer.text for answer in engine.run(rows)],
-        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt_PD, ids_BS)).argmax(1),
+        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt, ids_BS)).argmax(1),
     }
 
 

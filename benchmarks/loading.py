@@ -20,6 +20,8 @@ import time
 
 import numpy as np
 
+from jax_prompt.models.t5.model import T5
+
 _SHARD_BYTES = 10**9
 _KINDS = ('safetensors', 'converted')
 
@@ -79,7 +81,8 @@ def load(folder: str, devices: int, weights: str) -> None:
     mesh = make_mesh(f'model:{devices}')
     before = _resident()
     start = time.perf_counter()
-    model = load_weights(folder, 'bfloat16', lambda shapes: frozen_shardings(mesh, shapes), weights)
+    model = load_weights(folder, 'bfloat16',
+                         lambda shapes: frozen_shardings(mesh, shapes, T5.rules), weights)
     jax.block_until_ready(model.frozen)
     seconds = time.perf_counter() - start
     leaves = jax.tree.leaves(model.frozen)

@@ -23,6 +23,7 @@ from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 
 DEMO_MODEL = 'package:traceforge_title_model/data/span'
 LABELS = [('negative', 'positive'), ('no', 'yes'), ('bad', 'good'), ('false', 'true'),
@@ -37,7 +38,8 @@ def random_prompt(opened, rows, number, labels):
     task = {'name': f'task {number}', 'inputs_length': 512, 'targets_length': 16, 'labels': labels}
     metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint, task,
                               LAYOUTS[number % len(LAYOUTS)], 'direct', 0, {}, number)
-    return PromptFile((np.asarray(table, np.float32).std() * drawn).astype(np.float32), metadata)
+    rows_PD = (np.asarray(table, np.float32).std() * drawn).astype(np.float32)
+    return PromptFile(Prompt(rows_PD), metadata)
 
 
 def in_turns(runs, repeats):

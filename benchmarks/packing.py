@@ -25,7 +25,7 @@ from jax_prompt.data.examples import load_examples
 from jax_prompt.data.packing import choose_packing, packed_train_batches
 from jax_prompt.evaluation.evaluator import make_evaluator, make_features
 from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
-from jax_prompt.prompts.methods import direct
+from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.training import optimizers
 from jax_prompt.training.step import init_state, make_train_step
 

@@ -3,20 +3,28 @@
 Arrays in numeric code carry their dimensions as a suffix, one capital letter a dimension:
 
     B  examples in a batch
-    P  rows of the prompt (virtual tokens)
-    S  encoder positions, virtual tokens included
-    T  positions that are attended to (S or L, by context)
-    L  decoder positions
-    G  ways in which a row is continued side by side (beams), or groups of rows
+    C  labels of a classification task, or candidates that are chosen among
     D  width of the model
+    E  width of the hidden layer of a prompt's reparameterisation
+    F  width of the feed-forward layer
+    G  ways in which a row is continued side by side (beams), or groups of rows
     H  attention heads
     K  width of one head
-    F  width of the feed-forward layer
-    V  rows of the embedding table (the vocabulary)
+    L  decoder positions
+    M  inputs without content, for calibration
     N  layers of a stack
-    C  labels of a classification task
+    P  rows of one prompt (virtual tokens)
+    Q  positions that attend, where they are no more than that
+    R  rows of all prompts in use, one prompt after the other
+    S  encoder positions, virtual tokens included
+    T  positions that are attended to (S or L, by context)
+    U  blocks of tokens that are looked at together
+    V  rows of the embedding table (the vocabulary)
+    W  tokens of such a block, or the largest of all
+    X  buckets of relative positions
 
-A suffix is a promise: `hidden_BSD` has the shape [B, S, D]. Pytrees and batch keys carry none.
+A digit is a dimension of that size. A suffix is a promise: `hidden_BSD` has the shape [B, S, D].
+Pytrees and batch keys carry none.
 """
 
 from typing import Any
@@ -38,8 +46,8 @@ class TrainState:
 
     Attributes:
       step: int32[], optimizer updates made so far.
-      params: what the prompt method trains (float32), e.g. `{'prompt': float32[P, D]}`.
-      opt_state: optax's state for `params`.
+      params: what the method trains (float32), e.g. `{'prompt': float32[P, D]}`.
+      opt_state: optax's state for `params`, the learning rate in it.
     """
 
     step: Array

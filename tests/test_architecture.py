@@ -21,7 +21,7 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each part may import of the others: one way, as ARCHITECTURE says. `models.open` is a part of
 # its own, above the weights and vocabularies that it opens a model with; `commands` is the part of
 # `cli` that is too heavy to import for --help.
-GROUND = {'types', 'files', 'progress'}
+GROUND = {'types', 'files', 'progress', 'config'}
 FIRST = GROUND | {'models', 'prompts', 'parallel'}
 SECOND = FIRST | {'weights', 'exchange', 'data'}
 OPENED = SECOND | {'models.open'}
@@ -29,12 +29,13 @@ MAY_IMPORT = {
     'types': set(),
     'files': set(),
     'progress': set(),
+    'config': set(),
     'parallel': GROUND,
     'prompts': GROUND,
     'models': FIRST,
     'data': FIRST,
     'weights': FIRST,
-    'exchange': FIRST | {'weights'},
+    'exchange': FIRST | {'weights', 'models.open'},
     'models.open': SECOND,
     'inference': OPENED,
     'evaluation': OPENED | {'inference'},

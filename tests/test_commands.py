@@ -22,6 +22,7 @@ from jax_prompt.flags import EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 from tests.training.processes import finish, free_port, start
 
 TASK = {'name': 'reviews', 'inputs_template': 'review : {text}', 'target': 'label',
@@ -36,7 +37,7 @@ def prompt(world, tmp_path_factory):
     metadata = PromptMetadata(model.name, model.fingerprint, model.vocabulary_fingerprint, TASK,
                               Layout(), 'direct', 7, {'accuracy': 0.5}, 0)
     rows_PD = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
-    save_prompt(path, PromptFile(rows_PD, metadata))
+    save_prompt(path, PromptFile(Prompt(rows_PD), metadata))
     return path
 
 
@@ -108,7 +109,7 @@ def test_a_prompt_goes_out_and_comes_back(world, prompt, tmp_path, capsys, to, n
     assert cli.main(['import', f'--model={world / "model"}', *task_flags(world),
                      f'--source={out}', f'--output={back}']) == 0
     came, went = load_prompt(back), load_prompt(prompt)
-    np.testing.assert_array_equal(came.prompt_PD, went.prompt_PD)
+    np.testing.assert_array_equal(came.prompt.rows, went.prompt.rows)
     assert came.metadata.base_model_fingerprint == went.metadata.base_model_fingerprint
     assert came.metadata.task['labels'] == TASK['labels']
 
@@ -118,7 +119,7 @@ def test_lines_of_several_tasks_name_their_prompts(world, prompt, tmp_path, caps
     topics.parent.mkdir()
     file = load_prompt(prompt)
     task = TASK | {'name': 'topics', 'labels': {'f': 'film', 'p': 'plot', 'c': 'cast'}}
-    save_prompt(topics, PromptFile(file.prompt_PD[:3],
+    save_prompt(topics, PromptFile(Prompt(file.prompt.rows[:3]),
                                    dataclasses.replace(file.metadata, task=task)))
     save_prompt(topics.parent / 'reviews.safetensors', file)
     asked = [{'task': name, 'text': f'the {word} was great'} for word in ('film', 'plot', 'hero')
@@ -145,7 +146,7 @@ def test_lines_of_several_tasks_name_their_prompts(world, prompt, tmp_path, caps
 def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys):
     file, free = load_prompt(prompt), tmp_path / 'free.safetensors'
     task = {name: value for name, value in TASK.items() if name != 'labels'} | {'targets_length': 6}
-    save_prompt(free, PromptFile(file.prompt_PD, dataclasses.replace(file.metadata, task=task)))
+    save_prompt(free, PromptFile(file.prompt, dataclasses.replace(file.metadata, task=task)))
     inputs, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
     inputs.write_text('{"text": "the film was great"}\n' * 6)
 

@@ -1,6 +1,5 @@
 """`jax-prompt evaluate`."""
 
-import jax
 import numpy as np
 
 from jax_prompt.commands.shared import open_prompt, print_table, require
@@ -14,14 +13,15 @@ from jax_prompt.inference.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.training.settings import TrainSettings
 
 
-def evaluate_command(model: FrozenModel | None = None,
+def evaluate_command(model: OpenedModel | None = None,
                      task: TextTask | RegisteredTask | None = None, prompt: str | None = None,
                      split: str = 'test', settings: TrainSettings | None = None,
                      calibration: bool = False, allow_other_model: bool = False,
@@ -35,12 +35,12 @@ def evaluate_command(model: FrozenModel | None = None,
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     settings = settings or TrainSettings()
-    layout, prompt_PD = Layout('before'), jax.numpy.zeros((0, model.model.config.d_model))
+    layout, tuned = Layout('before'), no_prompt(model.model.d_model)
     if prompt is not None:
         loaded = open_prompt('evaluate', prompt, model, allow_other_model)
         if not allow_other_task:
             _check_task(loaded, task)
-        layout, prompt_PD = loaded.metadata.layout, loaded.prompt_PD
+        layout, tuned = loaded.metadata.layout, loaded.prompt
     if calibration and task.label_words is None:
         raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
                          'labels; leave --calibration out')
@@ -49,10 +49,10 @@ def evaluate_command(model: FrozenModel | None = None,
         raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
                          f'{evaluator.ways}; add rank to it, or leave --calibration out')
     examples = load_examples(task, split, model.vocabulary)
-    features = make_features(examples, task, model, layout, prompt_PD.shape[0])
+    features = make_features(examples, task, model, layout, len(tuned.rows))
     name = 'no prompt' if prompt is None else prompt
-    scores_BC = evaluator.scores(prompt_PD, features) if calibration else None
-    metrics = evaluator(prompt_PD, features, scores_BC)
+    scores_BC = evaluator.scores(tuned, features) if calibration else None
+    metrics = evaluator(tuned, features, scores_BC)
     if is_first():
         print_table(f'{task.name}, {split} ({len(examples)} examples)', {name: metrics})
         if calibration:

@@ -3,13 +3,13 @@
 from jax_prompt.commands.shared import require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.exchange.prompts_in_out import ModelFacts, import_prompt
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.exchange.prompts_in_out import import_prompt
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
 
 
-def import_command(model: FrozenModel | None = None, source: str | None = None,
+def import_command(model: OpenedModel | None = None, source: str | None = None,
                    task: TextTask | RegisteredTask | None = None, output: str | None = None,
                    layout: Layout | None = None, form: str | None = None,
                    parameter: str | None = None) -> int:
@@ -18,11 +18,9 @@ def import_command(model: FrozenModel | None = None, source: str | None = None,
     require(source, 'prompt to import', '--source=PATH')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     require(output, 'output file', '--output=FILE.safetensors')
-    facts = ModelFacts(model.name, model.fingerprint, model.vocabulary_fingerprint,
-                       model.model.config.d_model)
-    prompt_file = import_prompt(source, facts, task.to_dict(), layout, form, parameter)
+    prompt_file = import_prompt(source, model, task.to_dict(), layout, form, parameter)
     save_prompt(output, prompt_file)
-    rows, width = prompt_file.prompt_PD.shape
+    rows, width = prompt_file.prompt.rows.shape
     print(f'{output}: {rows} rows of {width} numbers for {model.name}, '
           f'{prompt_file.metadata.method}')
     return 0

@@ -7,17 +7,17 @@ import numpy as np
 
 from jax_prompt.commands.shared import require
 from jax_prompt.exchange.prompts_in_out import inspect_prompt
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch
 
 
-def inspect_command(prompt: str | None = None, model: FrozenModel | None = None,
+def inspect_command(prompt: str | None = None, model: OpenedModel | None = None,
                     count: int = 5, json_only: bool = False) -> int:
     """Tell what a prompt file holds, and with a model the words nearest to its rows."""
     require(prompt, 'prompt file', '--prompt=FILE')
     words = {}
     if model is not None:
-        words = {'table_VD': fetch(model.frozen['token_embedder']['embedding']).astype(np.float32),
+        words = {'table_VD': fetch(model.model.embedding_table(model.frozen)).astype(np.float32),
                  'word': lambda token: model.vocabulary.decode([token]),
                  'num_words': model.vocabulary.vocab_size}
     told = inspect_prompt(prompt, count=count, **words)

@@ -11,6 +11,7 @@ from jax_prompt.planning.request import PlanRequest
 from jax_prompt.predict.bulk import LineSettings
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.methods import METHODS
 from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.training import optimizers
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -31,6 +32,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'layout': Layout,
     'file_task': file_task,
     'registered_task': registered_task,
+    **METHODS,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,
     'class_labels': initializers.class_labels,

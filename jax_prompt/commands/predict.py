@@ -18,7 +18,7 @@ from jax_prompt.commands.shared import (
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.shapes import Shapes
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import check_together, is_first
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _OTHER_FORMATS = ('.csv', '.tsv', '.json')
 
 
-def predict_command(model: FrozenModel | None = None, prompt: str | None = None,
+def predict_command(model: OpenedModel | None = None, prompt: str | None = None,
                     prompts: str | None = None, inputs: str = '-', output: str = '-',
                     lines: LineSettings | None = None, answers: AnswerSettings | None = None,
                     allow_other_model: bool = False) -> int:

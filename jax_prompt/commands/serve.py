@@ -3,11 +3,11 @@
 import sys
 
 from jax_prompt.commands.shared import require
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.serving.settings import ServerSettings
 
 
-def serve_command(model: FrozenModel | None = None, prompts: str | None = None,
+def serve_command(model: OpenedModel | None = None, prompts: str | None = None,
                   server: ServerSettings | None = None) -> int:
     """Answer requests over HTTP with the prompts of a folder, until SIGTERM."""
     require(model, 'model', '--model=SOURCE')

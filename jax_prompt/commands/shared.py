@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from jax_prompt.files import new_file
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
 
 #: A full disk or quota, and what may not be written to.
@@ -21,7 +21,7 @@ def require(value: Any, what: str, how: str) -> None:
         raise ValueError(f'no {what} given; name one with {how} or in a gin file')
 
 
-def open_prompt(command: str, path: str, model: FrozenModel,
+def open_prompt(command: str, path: str, model: OpenedModel,
                  allow_other_model: bool) -> PromptFile:
     """Load a prompt file and check that it belongs to the model.
 
@@ -39,7 +39,7 @@ def open_prompt(command: str, path: str, model: FrozenModel,
     """
     loaded = load_prompt(path)
     with flag_named(command):
-        check_prompt(loaded, d_model=model.model.config.d_model, model_name=model.name,
+        check_prompt(loaded, d_model=model.model.d_model, model_name=model.name,
                      model_fingerprint=model.fingerprint,
                      vocabulary_fingerprint=model.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)

@@ -10,7 +10,7 @@ import numpy as np
 from jax_prompt.data.examples import Examples
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.vocabularies import token_id
-from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.base import Model
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.types import Batch
 
@@ -105,29 +105,29 @@ class FeatureConverter:
     marker_id: int | None = None
 
     @classmethod
-    def for_model(cls, task: Any, vocabulary: Any, config: T5Config, layout: Layout,
+    def for_model(cls, task: Any, vocabulary: Any, model: Model, layout: Layout,
                   num_rows: int) -> 'FeatureConverter':
         """Fit a converter to a task and a model.
 
         Raises:
             ValueError: vocabulary and model do not belong together.
         """
-        if vocabulary.vocab_size > config.vocab_size:
+        if vocabulary.vocab_size > model.vocab_size:
             raise ValueError(
                 f'the vocabulary has {vocabulary.vocab_size} ids but the embedding table of '
-                f'{config.name or "the model"} has {config.vocab_size} rows; ids beyond them would '
+                f'{model.name or "the model"} has {model.vocab_size} rows; ids beyond them would '
                 'pass for virtual tokens; use the tokenizer that belongs to the model')
-        for name, ours, theirs in (('end', vocabulary.eos_id, config.eos_token_id),
-                                   ('padding', vocabulary.pad_id, config.pad_token_id)):
+        for name, ours, theirs in (('end', vocabulary.eos_id, model.tokens.eos),
+                                   ('padding', vocabulary.pad_id, model.tokens.pad)):
             if ours != theirs:
                 raise ValueError(
                     f'the {name} token is id {ours} in the vocabulary but {theirs} in '
-                    f'{config.name or "the model"}; use the tokenizer that belongs to the model')
+                    f'{model.name or "the model"}; use the tokenizer that belongs to the model')
         return cls(
-            layout=layout, num_rows=num_rows, vocab_size=config.vocab_size,
+            layout=layout, num_rows=num_rows, vocab_size=model.vocab_size,
             inputs_length=task.inputs_length, targets_length=task.targets_length,
-            eos_id=config.eos_token_id, pad_id=config.pad_token_id,
-            decoder_start_id=config.decoder_start_token_id,
+            eos_id=model.tokens.eos, pad_id=model.tokens.pad,
+            decoder_start_id=model.tokens.start,
             marker_id=token_id(vocabulary, layout.marker) if layout.placement == 'marker' else None)
 
     def input_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:

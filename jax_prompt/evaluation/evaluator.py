@@ -16,18 +16,19 @@ from jax_prompt.evaluation.metrics import accuracy, exact_match
 from jax_prompt.inference.encode import encode_examples
 from jax_prompt.inference.generate import before_end, decode_tokens
 from jax_prompt.inference.rank import make_label_scorer
-from jax_prompt.models.open import FrozenModel
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import place
 from jax_prompt.parallel.rules import batch_sharding
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Batch, Params
 
 #: What each way of evaluating reports.
 METRIC_OF = {'rank': 'accuracy', 'greedy': 'exact_match'}
-#: run(frozen, prompt_PD, ids, segment_ids, room) -> one row an example; see `encode_examples`
+#: run(frozen, prompt, ids, segment_ids, room) -> one row an example; see `encode_examples`
 _Run = Callable[..., Array]
 #: The keys of a batch that decide its results.
 _INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
@@ -47,7 +48,7 @@ class Evaluator:
       score: ranks labels; None where no way needs it.
     """
 
-    frozen_model: FrozenModel
+    frozen_model: OpenedModel
     ways: tuple[str, ...]
     batch_size: int
     buckets: Sequence[int] | None = None
@@ -63,12 +64,12 @@ class Evaluator:
         """The metric by which prompts are chosen; higher is better."""
         return METRIC_OF[self.ways[0]]
 
-    def __call__(self, prompt_PD: Array, features: Features,
+    def __call__(self, prompt: Prompt, features: Features,
                  scores_BC: np.ndarray | None = None) -> dict[str, float]:
         """Evaluate one prompt.
 
         Args:
-          prompt_PD: float32[P, D]; P is the number of rows that the features were made for.
+          prompt: of as many rows as the features were made for.
           features: of a split.
           scores_BC: what `scores` gives for them, where that is there already.
 
@@ -78,18 +79,18 @@ class Evaluator:
         metrics = {}
         for way in self.ways:
             if way == 'rank':
-                found_BC = self.scores(prompt_PD, features) if scores_BC is None else scores_BC
+                found_BC = self.scores(prompt, features) if scores_BC is None else scores_BC
                 value = accuracy(found_BC.argmax(axis=1).tolist(), features.labels.tolist())
             else:
-                value = self._greedy(prompt_PD, features)
+                value = self._greedy(prompt, features)
             metrics[METRIC_OF[way]] = value
         return metrics
 
-    def scores(self, prompt_PD: Array, features: Features) -> np.ndarray:
+    def scores(self, prompt: Prompt, features: Features) -> np.ndarray:
         """Score every label against every example; only of an evaluator that ranks.
 
         Args:
-          prompt_PD: float32[P, D].
+          prompt: of as many rows as the features were made for.
           features: of a split.
 
         Returns:
@@ -97,14 +98,14 @@ class Evaluator:
         """
         if features not in self.packings:
             self.packings[features] = self._quicker_packing(features)
-        return np.stack(self._collect(self.score, prompt_PD, features, self.packings[features]))
+        return np.stack(self._collect(self.score, prompt, features, self.packings[features]))
 
-    def _greedy(self, prompt_PD: Array, features: Features) -> float:
+    def _greedy(self, prompt: Prompt, features: Features) -> float:
         length = features.decoder_length
         generate = self.generators.setdefault(length, _greedy(self.frozen_model.model, length))
         decode = self.frozen_model.vocabulary.decode
         packing = self._packing(features) if self.packed else None
-        rows = self._collect(generate, prompt_PD, features, packing)
+        rows = self._collect(generate, prompt, features, packing)
         predicted = [decode(before_end(row, self._end_id)).strip() for row in rows]
         wanted = [decode(before_end(features.targets[row], self._end_id)).strip()
                   for row in range(len(features))]
@@ -112,7 +113,7 @@ class Evaluator:
 
     @property
     def _end_id(self) -> int:
-        return self.frozen_model.model.config.eos_token_id
+        return self.frozen_model.model.tokens.eos
 
     @property
     def _share(self) -> int:
@@ -141,7 +142,7 @@ class Evaluator:
         buckets = self.buckets or choose_buckets(features.lengths)
         return eval_batches(features, self._batch_size, buckets)
 
-    def _collect(self, run: _Run, prompt_PD: Array, features: Features,
+    def _collect(self, run: _Run, prompt: Prompt, features: Features,
                  packing: Packing | None) -> list[np.ndarray]:
         """Run all examples; return a row of results for each, in the order of the features."""
         sharding, switches = batch_sharding(self.frozen_model.mesh), {}
@@ -153,7 +154,7 @@ class Evaluator:
         frozen = opened.frozen if run is self.score else opened.for_generation
         for batch, places, *_ in batches:
             inputs = [place(batch[key], sharding) for key in _INPUTS if key in batch]
-            output = run(frozen, prompt_PD, *inputs, **switches)
+            output = run(frozen, prompt, *inputs, **switches)
             pending.append((output, places))
         results: list[Any] = [None] * len(features)
         for output, places in pending:
@@ -163,19 +164,19 @@ class Evaluator:
         return results
 
 
-def _greedy(model: T5, length: int) -> _Run:
+def _greedy(model: Model, length: int) -> _Run:
     """Compile greedy decoding of so many tokens, from inputs packed or not."""
 
     @functools.partial(jax.jit, static_argnames='room')
-    def generate(frozen: Params, prompt_PD: Array, ids: Array, segment_ids: Array | None = None,
+    def generate(frozen: Params, prompt: Prompt, ids: Array, segment_ids: Array | None = None,
                  room: tuple[int, int] | None = None) -> Array:
-        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt_PD, ids, segment_ids, room)
+        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt, ids, segment_ids, room)
         return decode_tokens(model, frozen, encoded_BSD, mask_BS, length)
 
     return generate
 
 
-def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | None = None,
+def make_evaluator(frozen_model: OpenedModel, task: Any, ways: Sequence[str] | None = None,
                    batch_size: int = 64, buckets: Sequence[int] | None = None,
                    packed: bool | None = None) -> Evaluator:
     """Build the evaluator of a task.
@@ -204,10 +205,10 @@ def make_evaluator(frozen_model: FrozenModel, task: Any, ways: Sequence[str] | N
     return Evaluator(frozen_model, tuple(ways), batch_size, buckets, packed, score)
 
 
-def make_features(examples: Examples, task: Any, frozen_model: FrozenModel, layout: Layout,
+def make_features(examples: Examples, task: Any, frozen_model: OpenedModel, layout: Layout,
                   num_rows: int) -> Features:
     """Return features of a split for a prompt of so many rows; 0 for the plain model's."""
     converter = FeatureConverter.for_model(task, frozen_model.vocabulary,
-                                           frozen_model.model.config, layout, num_rows)
+                                           frozen_model.model, layout, num_rows)
     return converter.convert(examples)
 

@@ -108,14 +108,14 @@ def write_peft_prompt(folder: str | os.PathLike, prompt_file: PromptFile, base_m
     """
     layout = prompt_file.metadata.layout
     what = 'the prompt' if prompt_file.path is None else f'prompt file {prompt_file.path}'
-    rows, width = prompt_file.prompt_PD.shape
+    rows, width = prompt_file.prompt.rows.shape
     if layout.placement != 'before':
         raise ValueError(f'{what} stands {layout.placement!r} ({layout.describe(rows)}), but PEFT '
                          "puts prompts before the text alone: train one with placement 'before' to "
                          'export it, or export the bare rows as numpy')
     if not rows:
         raise ValueError(f'{what} has no rows; PEFT has no adapter without virtual tokens')
-    prompt_PD = np.ascontiguousarray(prompt_file.prompt_PD)
+    prompt_PD = np.ascontiguousarray(prompt_file.prompt.rows)
     files = {
         WEIGHTS: safetensors.numpy.save({TENSOR: prompt_PD}, {'format': 'pt'}),
         CARD: model_card(prompt_file, base_model).encode(),

@@ -22,7 +22,7 @@ def model_card(prompt_file: PromptFile, base_model: str) -> str:
         Markdown with front matter.
     """
     metadata = prompt_file.metadata
-    rows, width = prompt_file.prompt_PD.shape
+    rows, width = prompt_file.prompt.rows.shape
     task = metadata.task.get('name')
     title = f'Soft prompt for {_plain(task)}' if task else 'Soft prompt'
     return '\n'.join([

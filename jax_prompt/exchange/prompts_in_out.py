@@ -20,33 +20,18 @@ from jax_prompt.exchange.numpy_prompt import (
 )
 from jax_prompt.exchange.peft import is_peft, read_peft_prompt, write_peft_prompt
 from jax_prompt.exchange.t5x_prompt import is_t5x, read_t5x_prompt
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.nearest import nearest_words, row_norms
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array
 
 IMPORTED = ('peft', 't5x', 'numpy')
 EXPORTED = ('peft', 'numpy')
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """What a prompt file says of its model, which no foreign file says.
-
-    Attributes:
-        name: what to call the frozen model.
-        fingerprint: digest of its weights.
-        vocabulary_fingerprint: digest of its tokenizer.
-        d_model: its width D.
-    """
-
-    name: str
-    fingerprint: str
-    vocabulary_fingerprint: str
-    d_model: int
-
-
-def import_prompt(source: str | os.PathLike, model: ModelFacts, task: Mapping[str, Any],
+def import_prompt(source: str | os.PathLike, model: OpenedModel, task: Mapping[str, Any],
                   layout: Layout | None = None, form: str | None = None,
                   parameter: str | None = None) -> PromptFile:
     """Make a prompt file's content of a prompt that another tool trained.
@@ -74,10 +59,10 @@ def import_prompt(source: str | os.PathLike, model: ModelFacts, task: Mapping[st
     source, layout = os.fspath(source), layout or Layout()
     form = _form_of(source) if form is None else form
     prompt_PD, method = _read_foreign(source, form, layout, parameter)
-    if prompt_PD.shape[1] != model.d_model:
+    if prompt_PD.shape[1] != model.model.d_model:
         raise ValueError(f'{source} has D={prompt_PD.shape[1]} but {model.name} has '
-                         f'D={model.d_model}; give the model that the prompt was trained for')
-    return PromptFile(prompt_PD, PromptMetadata(
+                         f'D={model.model.d_model}; give the model that the prompt was trained for')
+    return PromptFile(Prompt(prompt_PD), PromptMetadata(
         base_model=model.name, base_model_fingerprint=model.fingerprint,
         vocabulary_fingerprint=model.vocabulary_fingerprint, task=task, layout=layout,
         method=method, step=0, metrics={}, seed=0))
@@ -103,7 +88,7 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         FileExistsError: something is there that may not be replaced.
     """
     if form == 'numpy':
-        return write_numpy_prompt(destination, prompt_file.prompt_PD, overwrite)
+        return write_numpy_prompt(destination, prompt_file.prompt.rows, overwrite)
     if form == 'peft':
         base_model = base_model or prompt_file.metadata.base_model
         return write_peft_prompt(destination, prompt_file, base_model, overwrite)
@@ -135,7 +120,7 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
     told: dict[str, Any] = {'path': path, 'form': form}
     if form == 'prompt file':
         prompt_file = load_prompt(path)
-        prompt_PD = prompt_file.prompt_PD
+        prompt_PD = prompt_file.prompt.rows
         told['metadata'] = {
             field.name: getattr(prompt_file.metadata, field.name)
             for field in dataclasses.fields(prompt_file.metadata)}

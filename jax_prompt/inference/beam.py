@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.generate import (
     Generator,
     Limits,
@@ -39,11 +38,13 @@ from jax_prompt.inference.generate import (
     stack_limits,
     without_end,
 )
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: search(frozen, prompt_PD, ids_BS, rows) -> Beams
-BeamSearch = Callable[[Params, Array, Array, 'BeamRows'], 'Beams']
+#: search(frozen, prompt, ids_BS, rows) -> Beams
+BeamSearch = Callable[[Params, Prompt, Array, 'BeamRows'], 'Beams']
 
 #: The score of what must not be chosen; far below any log-probability, and finite.
 _NEVER = -1e9
@@ -156,7 +157,7 @@ def stack_beam_settings(settings: Sequence[BeamSettings], max_length: int) -> Be
                     np.array([row.early_stopping is True for row in settings]), limits)
 
 
-def make_beam_search(model: T5, max_length: int, num_beams: int = 4) -> BeamSearch:
+def make_beam_search(model: Model, max_length: int, num_beams: int = 4) -> BeamSearch:
     """Compile beam search; one compilation for each shape of `ids_BS`, whatever the settings.
 
     Args:
@@ -165,7 +166,7 @@ def make_beam_search(model: T5, max_length: int, num_beams: int = 4) -> BeamSear
       num_beams: G.
 
     Returns:
-      search(frozen, prompt_PD, ids_BS, rows) -> Beams. It stops as soon as no row's answer can
+      search(frozen, prompt, ids_BS, rows) -> Beams. It stops as soon as no row's answer can
       change; a row of pads alone (a filler of the batch) is never searched.
 
     Raises:
@@ -175,14 +176,14 @@ def make_beam_search(model: T5, max_length: int, num_beams: int = 4) -> BeamSear
     check_beams(model, num_beams)
 
     @jax.jit
-    def search(frozen: Params, prompt_PD: Array, ids_BS: Array, rows: BeamRows) -> Beams:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+    def search(frozen: Params, prompt: Prompt, ids_BS: Array, rows: BeamRows) -> Beams:
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
         return search_beams(model, frozen, encoded_BSD, mask_BS, num_beams, rows)
 
     return search
 
 
-def make_beam_generator(model: T5, max_length: int, num_beams: int = 4,
+def make_beam_generator(model: Model, max_length: int, num_beams: int = 4,
                         settings: BeamSettings | None = None) -> Generator:
     """Compile beam search with the same settings for every row, keeping the best sequence alone.
 
@@ -193,7 +194,7 @@ def make_beam_generator(model: T5, max_length: int, num_beams: int = 4,
       settings: None for `BeamSettings()`.
 
     Returns:
-      generate(frozen, prompt_PD, ids_BS) -> int32[B, L], to be used like `make_generator`'s.
+      generate(frozen, prompt, ids_BS) -> int32[B, L], to be used like `make_generator`'s.
 
     Raises:
       ValueError: as `make_beam_search` and `stack_beam_settings` do.
@@ -201,14 +202,14 @@ def make_beam_generator(model: T5, max_length: int, num_beams: int = 4,
     search = make_beam_search(model, max_length, num_beams)
     row = stack_beam_settings([settings or BeamSettings()], max_length)
 
-    def generate(frozen: Params, prompt_PD: Array, ids_BS: Array) -> Array:
+    def generate(frozen: Params, prompt: Prompt, ids_BS: Array) -> Array:
         rows = jax.tree.map(lambda leaf: np.repeat(leaf, len(ids_BS), axis=0), row)
-        return search(frozen, prompt_PD, ids_BS, rows).tokens_BGL[:, 0]
+        return search(frozen, prompt, ids_BS, rows).tokens_BGL[:, 0]
 
     return generate
 
 
-def search_beams(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, num_beams: int,
+def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, num_beams: int,
                  rows: BeamRows) -> Beams:
     """Search from encoded inputs until no row's answer can change.
 
@@ -225,7 +226,7 @@ def search_beams(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, 
     """
     batch, max_length = rows.penalty_BL.shape
     shape_BG = (batch, num_beams)
-    nothing = Beams(jnp.full((*shape_BG, max_length), model.config.pad_token_id, jnp.int32),
+    nothing = Beams(jnp.full((*shape_BG, max_length), model.tokens.pad, jnp.int32),
                     jnp.full(shape_BG, _NEVER, jnp.float32))
     # All beams begin with the same token: only the first may be continued, or all would be equal.
     first = nothing._replace(scores_BG=nothing.scores_BG.at[:, 0].set(0.0))
@@ -233,7 +234,7 @@ def search_beams(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, 
         position=jnp.zeros((), jnp.int32),
         open_B=jnp.any(mask_BS, axis=1),
         live=first,
-        last_BG=jnp.full(shape_BG, model.config.decoder_start_token_id, jnp.int32),
+        last_BG=jnp.full(shape_BG, model.tokens.start, jnp.int32),
         found=nothing,
         is_found_BG=jnp.zeros(shape_BG, bool),
         places_BGL=jnp.full((*shape_BG, max_length), -1, jnp.int32),
@@ -248,19 +249,19 @@ def search_beams(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, 
     return jax.lax.while_loop(unfinished, advance, start).found
 
 
-def _advance(model: T5, frozen: Params, rows: BeamRows, now: _Search) -> _Search:
+def _advance(model: Model, frozen: Params, rows: BeamRows, now: _Search) -> _Search:
     """Write one position of every beam."""
     num_beams = now.last_BG.shape[1]
     places_BGL, logits_BGV, cache = _read(model, frozen, now)
     parents_BC, tokens_BC, scores_BC = _best_continuations(
         logits_BGV, now.live.scores_BG, now.position < rows.limits.min_tokens_B,
-        model.config.eos_token_id)
+        model.tokens.eos)
     written_BCL = jax.lax.dynamic_update_slice_in_dim(
         _gather(now.live.tokens_BGL, parents_BC), tokens_BC[:, :, None], now.position, axis=2)
     continued = Beams(written_BCL, scores_BC)
 
     at_limit_B = now.position + 1 >= rows.limits.max_tokens_B
-    ends_BC = (tokens_BC == model.config.eos_token_id) | at_limit_B[:, None]
+    ends_BC = (tokens_BC == model.tokens.eos) | at_limit_B[:, None]
     found, is_found_BG = _add_found(now, continued, ends_BC, rows)
     scores_BG, chosen_BG = jax.lax.top_k(jnp.where(ends_BC, scores_BC + _NEVER, scores_BC),
                                          num_beams)
@@ -278,7 +279,7 @@ def _advance(model: T5, frozen: Params, rows: BeamRows, now: _Search) -> _Search
         cache=cache)
 
 
-def _read(model: T5, frozen: Params, now: _Search) -> tuple[Array, Array, Params]:
+def _read(model: Model, frozen: Params, now: _Search) -> tuple[Array, Array, Params]:
     """Read each beam's last token: (its places in the cache, float32[B, G, V] logits, cache)."""
     batch, num_beams, length = now.places_BGL.shape
     beams_G = jnp.arange(num_beams)

@@ -9,7 +9,7 @@ import jax
 from jax_prompt.inference.beam import BeamSettings, search_beams, stack_beam_settings
 from jax_prompt.inference.generate import check_beams
 from jax_prompt.inference.sampling import SamplingSettings, sample_tokens, stack_settings
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
 from jax_prompt.types import Array
 
 
@@ -24,7 +24,7 @@ class Decoding:
       stack: (settings of all B rows, max_length) -> the arrays `rows`.
     """
 
-    make: Callable[[T5, int], Callable[..., Array]]
+    make: Callable[[Model, int], Callable[..., Array]]
     settings: Any
     stack: Callable[[Sequence[Any], int], Any]
 
@@ -44,7 +44,7 @@ class Decoding:
         return self.stack(asked + [self.settings] * (batch - len(rows)), max_length)
 
 
-def _sampler(model: T5, max_length: int) -> Callable[..., Array]:
+def _sampler(model: Model, max_length: int) -> Callable[..., Array]:
     return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: sample_tokens(
         model, frozen, encoded_BSD, mask_BS, max_length, rows))
 
@@ -63,7 +63,7 @@ def beam_search(num_beams: int = 4) -> Decoding:
       ValueError: as `check_beams` does, once it is known for which model.
     """
 
-    def make(model: T5, max_length: int) -> Callable[..., Array]:
+    def make(model: Model, max_length: int) -> Callable[..., Array]:
         check_beams(model, num_beams)
         return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: search_beams(
             model, frozen, encoded_BSD, mask_BS, num_beams, rows).tokens_BGL[:, 0])

@@ -1,38 +1,15 @@
-"""From ids to what the decoder attends to; the one way in for training and inference alike."""
+"""Encoding of packed inputs to one row an example."""
 
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.models.t5.model import T5
-from jax_prompt.prompts.virtual import embed
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
 
-def encode_inputs(model: T5, frozen: Params, prompt_PD: Array, ids_BS: Array,
-                  dropout_rng: Array | None = None,
-                  segment_ids_BS: Array | None = None) -> tuple[Array, Array]:
-    """Embed ids, virtual tokens among them, and run the encoder over the embeddings.
-
-    Args:
-      model: the frozen model's shape.
-      frozen: its weights.
-      prompt_PD: float32[P, D], the folded prompt; P may be 0.
-      ids_BS: int32[B, S]; ids below V are the vocabulary's, id V + i is row i of the prompt, the
-        pad id is a place without a token.
-      dropout_rng: a PRNG key switches the model's dropout on.
-      segment_ids_BS: int32[B, S] for packed rows: a position sees its own segment alone.
-
-    Returns:
-      (dtype[B, S, D] the encoder's outputs, bool[B, S] True where there is a token).
-    """
-    mask_BS = ids_BS != model.config.pad_token_id
-    table_VD = frozen['token_embedder']['embedding']
-    hidden_BSD = embed(table_VD, prompt_PD, ids_BS, model.dtype)
-    encoded_BSD = model.encode(frozen, hidden_BSD, mask_BS, segment_ids_BS, dropout_rng)
-    return encoded_BSD, mask_BS
-
-
-def encode_examples(model: T5, frozen: Params, prompt_PD: Array, ids: Array,
+def encode_examples(model: Model, frozen: Params, prompt: Prompt, ids: Array,
                     segment_ids: Array | None = None,
                     room: tuple[int, int] | None = None) -> tuple[Array, Array]:
     """Encode inputs, packed or not, to one row an example.
@@ -42,7 +19,7 @@ def encode_examples(model: T5, frozen: Params, prompt_PD: Array, ids: Array,
     Args:
       model: the frozen model's shape.
       frozen: its weights.
-      prompt_PD: float32[P, D], the folded prompt; P may be 0.
+      prompt: that the batch uses.
       ids: int32[rows, S], one example a row, or several where there are segment ids.
       segment_ids: int32[rows, S], which example of its row a position belongs to, counted from 1.
       room: static; the most examples of a row, and the most positions of an example.
@@ -52,7 +29,7 @@ def encode_examples(model: T5, frozen: Params, prompt_PD: Array, ids: Array,
       packed rows B = rows x examples, those of a row together, and S is the room's. A row with
       fewer examples ends with some that have no token.
     """
-    encoded, mask = encode_inputs(model, frozen, prompt_PD, ids, segment_ids_BS=segment_ids)
+    encoded, mask = encode(model, frozen, prompt, ids, segment_ids_BS=segment_ids)
     if segment_ids is None:
         return encoded, mask
     return _unpack(encoded, segment_ids, *room)

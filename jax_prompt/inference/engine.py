@@ -26,7 +26,6 @@ from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.row_labels import LabelSet
 from jax_prompt.inference.rows import (
     PLAIN,
-    OpenedModel,
     Row,
     Running,
     ServedPrompt,
@@ -35,9 +34,11 @@ from jax_prompt.inference.rows import (
 )
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.inference.warm import Warm
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.rules import replicated
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 
 
 def _the_request(number: int) -> str:
@@ -74,7 +75,7 @@ class Engine:
         sharding = replicated(opened.mesh) if several else None
         self.opened = opened
         self.shapes = shapes or Shapes()
-        self.table = PromptTable(opened.model.config.d_model, capacity, sharding)
+        self.table = PromptTable(opened.model.d_model, capacity, sharding)
         self._decodings = {'sample': SAMPLING, **(decodings or {})}
         self._groups = Groups(self.shapes, self._decodings)
         self._parts = Parts(enabled=sharding is None)
@@ -109,14 +110,14 @@ class Engine:
         if not name:
             raise ValueError('a prompt needs a name to be asked for; got an empty one')
         opened = self.opened
-        check_prompt(file, d_model=opened.model.config.d_model, model_name=opened.name,
+        check_prompt(file, d_model=opened.model.d_model, model_name=opened.name,
                      model_fingerprint=opened.fingerprint,
                      vocabulary_fingerprint=opened.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
         task = TextTask.from_dict(file.metadata.task)
-        converter = self._converter(task, file.metadata.layout, len(file.prompt_PD))
+        converter = self._converter(task, file.metadata.layout, len(file.prompt.rows))
         labels = None if task.label_words is None else self.label_set(task.label_words)
-        block = self.table.put(file.prompt_PD) if len(file.prompt_PD) else None
+        block = self.table.put(file.prompt.rows) if len(file.prompt.rows) else None
         prompt = ServedPrompt(name, task, converter, labels, block, file)
         with self._lock:
             self._prompts = {**self._prompts, name: prompt}
@@ -152,7 +153,7 @@ class Engine:
         Raises:
           ValueError: fewer than two, or words that the vocabulary cannot tell apart.
         """
-        return LabelSet.encode(words, self.opened.vocabulary.encode, self.opened.model.config)
+        return LabelSet.encode(words, self.opened.vocabulary.encode, self.opened.model)
 
     def row(self, name: str | None, inputs: str | Mapping[str, Any], **options: Any) -> Row:
         """Make a row of one text; see `rows_of` for the options."""
@@ -215,7 +216,7 @@ class Engine:
     def _start(self, rows: Sequence[Row], parts: Sequence[Part]) -> Running:
         """Start a batch that is divided so."""
         table_RD = self.table.rows_RD
-        works = self._programs.works(rows, parts, table_RD)
+        works = self._programs.works(rows, parts, Prompt(table_RD))
         is_warm = self._warm.has(rows, parts, len(table_RD))
         with self._launch:
             results = self._parts.start(works, aside=is_warm)
@@ -300,7 +301,7 @@ class Engine:
         for rows, parts in self._warm.missing(capacity):
             if stop():
                 return
-            works = self._programs.works(rows, parts, table_RD)
+            works = self._programs.works(rows, parts, Prompt(table_RD))
             with self._launch:
                 results = self._parts.start(works, aside=False)
             for wait in results:
@@ -320,5 +321,5 @@ class Engine:
                 for name, group in groups.items()]
 
     def _converter(self, task: TextTask, layout: Layout, num_rows: int) -> FeatureConverter:
-        return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model.config,
+        return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model,
                                           layout, num_rows)

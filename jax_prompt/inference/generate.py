@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference.encode import encode_inputs
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]
+#: generate(frozen, prompt, ids_BS, limits=None) -> int32[B, L]
 Generator = Callable[..., Array]
 #: choose(logits float32[V, B], position int32[]) -> int32[B], the next token of each row
 Choice = Callable[[Array, Array], Array]
@@ -73,7 +74,7 @@ def likeliest(logits_VB: Array) -> Array:
     return jnp.minimum(block_B * _BLOCK + jnp.argmax(block_WB, axis=0), size - 1).astype(jnp.int32)
 
 
-def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Generator:
+def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Generator:
     """Compile generation; one compilation for each shape of `ids_BS`.
 
     Args:
@@ -82,7 +83,7 @@ def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Gener
       choose: picks each row's next token from its logits.
 
     Returns:
-      generate(frozen, prompt_PD, ids_BS, limits=None) -> int32[B, L]: tokens up to and with the
+      generate(frozen, prompt, ids_BS, limits=None) -> int32[B, L]: tokens up to and with the
       end token, then pads; `limits` are each row's own `Limits`. It stops as soon as every row has
       ended; a row of pads alone (a filler of the batch) counts as ended from the start.
 
@@ -92,9 +93,9 @@ def make_generator(model: T5, max_length: int, choose: Choice = greedy) -> Gener
     check_length(max_length)
 
     @jax.jit
-    def generate(frozen: Params, prompt_PD: Array, ids_BS: Array,
+    def generate(frozen: Params, prompt: Prompt, ids_BS: Array,
                  limits: Limits | None = None) -> Array:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
         return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, limits)
 
     return generate
@@ -110,15 +111,15 @@ def check_length(max_length: int) -> None:
         raise ValueError(f'max_length={max_length}; expected at least one token to generate')
 
 
-def check_beams(model: T5, num_beams: int) -> None:
+def check_beams(model: Model, num_beams: int) -> None:
     """Refuse, with ValueError, a number of beams below 2 or above half the vocabulary."""
-    if not 2 <= num_beams <= model.config.vocab_size // 2:
+    if not 2 <= num_beams <= model.vocab_size // 2:
         raise ValueError(f'num_beams={num_beams}; expected from 2 to '
-                         f'{model.config.vocab_size // 2}, half of the vocabulary; one beam is '
+                         f'{model.vocab_size // 2}, half of the vocabulary; one beam is '
                          'greedy decoding, which make_generator compiles')
 
 
-def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
+def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
                   choose: Choice = greedy, limits: Limits | None = None) -> Array:
     """Decode from encoded inputs, one sequence a row, until every row has ended.
 
@@ -134,7 +135,7 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
     Returns:
       int32[B, L], pads after the end token.
     """
-    config, batch = model.config, encoded_BSD.shape[0]
+    tokens, batch = model.tokens, encoded_BSD.shape[0]
 
     def unfinished(now: _Decoding) -> Array:
         return (now.position < max_length) & ~jnp.all(now.ended_B)
@@ -144,32 +145,32 @@ def decode_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
         ended_B = now.ended_B
         if limits is not None:
             logits_VB = without_end(logits_VB, now.position < limits.min_tokens_B,
-                                    config.eos_token_id, axis=0)
+                                    tokens.eos, axis=0)
             ended_B |= now.position + 1 >= limits.max_tokens_B
         chosen_B = choose(logits_VB, now.position)
-        chosen_B = jnp.where(now.ended_B, config.pad_token_id, chosen_B)
+        chosen_B = jnp.where(now.ended_B, tokens.pad, chosen_B)
         tokens_BL = jax.lax.dynamic_update_slice_in_dim(
             now.tokens_BL, chosen_B[:, None], now.position, axis=1)
-        ended_B |= chosen_B == config.eos_token_id
+        ended_B |= chosen_B == tokens.eos
         return _Decoding(now.position + 1, chosen_B, ended_B, tokens_BL, cache)
 
     start = _Decoding(
         position=jnp.zeros((), jnp.int32),
-        last_B=jnp.full(batch, config.decoder_start_token_id, jnp.int32),
+        last_B=jnp.full(batch, tokens.start, jnp.int32),
         ended_B=~jnp.any(mask_BS, axis=1),
-        tokens_BL=jnp.full((batch, max_length), config.pad_token_id, jnp.int32),
+        tokens_BL=jnp.full((batch, max_length), tokens.pad, jnp.int32),
         cache=model.init_cache(frozen, encoded_BSD, mask_BS, max_length))
     return jax.lax.while_loop(unfinished, advance, start).tokens_BL
 
 
-def next_logits(model: T5, frozen: Params, last_B: Array, cache: Params) -> tuple[Array, Params]:
+def next_logits(model: Model, frozen: Params, last_B: Array, cache: Params) -> tuple[Array, Params]:
     """Read one token a row.
 
     Args:
       model: the frozen model's shape.
       frozen: its weights.
       last_B: int32[B], the tokens.
-      cache: from `T5.init_cache`, or the step before.
+      cache: from `Model.init_cache`, or the step before.
 
     Returns:
       (float32[V, B], the logits of the token after each; the cache with these tokens in it).

@@ -9,11 +9,13 @@ import numpy as np
 
 from jax_prompt.inference.chunks import CHUNK_ROWS, Chunk
 from jax_prompt.inference.decodings import Decoding
-from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.parts import Part, Work
 from jax_prompt.inference.row_labels import make_row_label_scorer, stack_labels
-from jax_prompt.inference.rows import OpenedModel, Row
+from jax_prompt.inference.rows import Row
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.forward import encode
+from jax_prompt.models.open import OpenedModel
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
 #: dtype[..., S, D], the encoder's outputs, and bool[..., S], where there is a token.
@@ -36,7 +38,7 @@ class Programs:
         self._opened, self._shapes = opened, shapes
         self._decodings, self._sharding = decodings, sharding
         self._score = make_row_label_scorer(opened.model)
-        self._encode = jax.jit(functools.partial(encode_inputs, opened.model))
+        self._encode = jax.jit(functools.partial(encode, opened.model))
         self._decoders: dict[tuple[str, int], Callable[..., Array]] = {}
 
     @property
@@ -65,7 +67,7 @@ class Programs:
             return [('whole', kind, *sizes)]
         return [(kind, *sizes), *(('encode', chunk.length, capacity) for chunk in part.chunks)]
 
-    def works(self, batch: Sequence[Row], parts: Sequence[Part], table_RD: Array) -> list[Work]:
+    def works(self, batch: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> list[Work]:
         """Prepare the parts of a batch, filled up.
 
         Encoding has a program of its own: all ways to generate share it.
@@ -73,7 +75,7 @@ class Programs:
         Args:
           batch: rows of one `group`.
           parts: which of them, and at which sizes.
-          table_RD: float32[R, D], the rows of all prompts.
+          prompt: the rows of all prompts.
 
         Returns:
           For each part (what calls the encoder, what is given its result and calls the rest):
@@ -81,30 +83,30 @@ class Programs:
           is a single program, the second.
         """
         encoded: dict[int, _Encoded] = {}  # by the number of the row, from chunks
-        return [self._work(batch, part, table_RD, encoded) for part in parts]
+        return [self._work(batch, part, prompt, encoded) for part in parts]
 
-    def _work(self, batch: Sequence[Row], part: Part, table_RD: Array,
+    def _work(self, batch: Sequence[Row], part: Part, prompt: Prompt,
               encoded: dict[int, _Encoded]) -> Work:
         """Prepare one part."""
         opened, rows = self._opened, [batch[number] for number in part.numbers]
         arrays = self._place(self._arrays(rows, part.batch))
         if rows[0].labels is not None:
             ids_BS = self._place(self._ids(rows, part.batch, part.length))
-            return lambda: None, lambda _: self._score(opened.frozen, table_RD, ids_BS, *arrays)
+            return lambda: None, lambda _: self._score(opened.frozen, prompt, ids_BS, *arrays)
         frozen, decode = opened.for_generation, self._decoder(*rows[0].group[1:])
 
         if part.chunks is None:
             ids_BS = self._place(self._ids(rows, part.batch, part.length))
-            return (lambda: self._encode(frozen, table_RD, ids_BS),
+            return (lambda: self._encode(frozen, prompt, ids_BS),
                     lambda inputs: decode(frozen, *inputs, arrays))
 
         def encode() -> None:
             for chunk in part.chunks:
-                encoded.update(self._encode_chunk(frozen, table_RD, batch, chunk))
+                encoded.update(self._encode_chunk(frozen, prompt, batch, chunk))
 
         return encode, lambda _: decode(frozen, *self._taken(part, encoded), arrays)
 
-    def _encode_chunk(self, frozen: Params, table_RD: Array, batch: Sequence[Row],
+    def _encode_chunk(self, frozen: Params, prompt: Prompt, batch: Sequence[Row],
                       chunk: Chunk) -> dict[int, _Encoded]:
         """Encode a chunk and take it apart, on the host: it is the device.
 
@@ -112,7 +114,7 @@ class Programs:
         encoded in a row of its own.
         """
         ids_CS, segment_ids_CS = self._packed(batch, chunk)
-        outputs = self._encode(frozen, table_RD, ids_CS, segment_ids_BS=segment_ids_CS)
+        outputs = self._encode(frozen, prompt, ids_CS, segment_ids_BS=segment_ids_CS)
         encoded, alone = {}, []
         for numbers, row_SD, mask_S in zip(chunk.rows, *map(np.asarray, outputs), strict=False):
             if len(numbers) > 1 and not np.isfinite(row_SD).all():
@@ -124,13 +126,13 @@ class Programs:
                 first = last
         for some in range(0, len(alone), CHUNK_ROWS):
             rows = tuple((number,) for number in alone[some:some + CHUNK_ROWS])
-            encoded |= self._encode_chunk(frozen, table_RD, batch, Chunk(rows, chunk.length))
+            encoded |= self._encode_chunk(frozen, prompt, batch, Chunk(rows, chunk.length))
         return encoded
 
     def _packed(self, batch: Sequence[Row], chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
         """Return ids int32[C, S] of packed rows, and which segment each position belongs to."""
         shape = CHUNK_ROWS, chunk.length
-        ids_CS = np.full(shape, self._opened.model.config.pad_token_id, np.int32)
+        ids_CS = np.full(shape, self._opened.model.tokens.pad, np.int32)
         segment_ids_CS = np.zeros(shape, np.int32)
         for row, numbers in enumerate(chunk.rows):
             first = 0
@@ -144,7 +146,7 @@ class Programs:
     def _taken(self, part: Part, encoded: Mapping[int, _Encoded]) -> _Encoded:
         """Return what a part decodes from, dtype[B, S, D] and bool[B, S]."""
         model = self._opened.model
-        encoded_BSD = np.zeros((part.batch, part.length, model.config.d_model), model.dtype)
+        encoded_BSD = np.zeros((part.batch, part.length, model.d_model), model.dtype)
         mask_BS = np.zeros((part.batch, part.length), bool)
         for row, number in enumerate(part.numbers):
             row_SD, mask_S = encoded[number]
@@ -153,7 +155,7 @@ class Programs:
 
     def _ids(self, rows: Sequence[Row], batch: int, length: int) -> np.ndarray:
         """Return the rows' ids int32[B, S], padded, with fillers."""
-        ids_BS = np.full((batch, length), self._opened.model.config.pad_token_id, np.int32)
+        ids_BS = np.full((batch, length), self._opened.model.tokens.pad, np.int32)
         for number, row in enumerate(rows):
             ids_BS[number, :len(row.ids)] = row.ids
         return ids_BS
@@ -167,7 +169,7 @@ class Programs:
         if rows[0].labels is not None:
             sizes = self._shapes.label_shape(max(self.kind(row)[1] for row in rows))
             return stack_labels([row.labels for row in rows], batch, *sizes,
-                                self._opened.model.config.pad_token_id)
+                                self._opened.model.tokens.pad)
         _, name, length = rows[0].group
         return self._decodings[name].arrays(rows, batch, length)
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.encode import encode_examples
-from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: score(frozen, prompt_PD, ids_BS) -> float32[B, C]
+#: score(frozen, prompt, ids_BS) -> float32[B, C]
 LabelScorer = Callable[..., Array]
 
 #: Bytes of logits alive at one time. Beyond it labels are scored in groups, so that memory does not
@@ -24,7 +24,7 @@ LabelScorer = Callable[..., Array]
 LOGITS_BYTES = 256 * 1024**2
 
 
-def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
+def make_label_scorer(model: Model, label_ids: Sequence[Sequence[int]],
                       normalise_length: bool = False) -> LabelScorer:
     """Compile the scoring of a fixed set of labels; one compilation for each shape of `ids_BS`.
 
@@ -35,9 +35,9 @@ def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
         so that long labels are not at a disadvantage.
 
     Returns:
-      score(frozen, prompt_PD, ids_BS) -> float32[B, C]: the log-probability of each label given
+      score(frozen, prompt, ids_BS) -> float32[B, C]: the log-probability of each label given
       the input. Rows of pads alone are allowed; their scores mean nothing. Packed inputs are scored
-      by score(frozen, prompt_PD, ids, segment_ids, room), see `encode.encode_examples`.
+      by score(frozen, prompt, ids, segment_ids, room), see `encode.encode_examples`.
 
     Raises:
       ValueError: for fewer than two labels, a label without tokens, two labels with the same
@@ -45,20 +45,20 @@ def make_label_scorer(model: T5, label_ids: Sequence[Sequence[int]],
 
     Source: Brown et al. 2020, section 2.4; Lester et al. 2021 score SuperGLUE this way in effect.
     """
-    targets_CL, weights_CL = label_arrays(label_ids, model.config)
+    targets_CL, weights_CL = label_arrays(label_ids, model)
     if normalise_length:
         weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
 
     @functools.partial(jax.jit, static_argnames='room')
-    def score(frozen: Params, prompt_PD: Array, ids: Array, segment_ids: Array | None = None,
+    def score(frozen: Params, prompt: Prompt, ids: Array, segment_ids: Array | None = None,
               room: tuple[int, int] | None = None) -> Array:
-        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt_PD, ids, segment_ids, room)
+        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt, ids, segment_ids, room)
         return score_labels(model, frozen, encoded_BSD, mask_BS, targets_CL, weights_CL)
 
     return score
 
 
-def score_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+def score_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
                  targets_CL: Array, weights_CL: Array) -> Array:
     """Score every label against every encoded input.
 
@@ -78,7 +78,7 @@ def score_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
     return score_row_labels(model, frozen, encoded_BSD, mask_BS, *for_every_row)
 
 
-def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
                      targets_BCL: Array, weights_BCL: Array) -> Array:
     """Score the labels of each row against its encoded input.
 
@@ -94,7 +94,7 @@ def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Arr
       float32[B, C], the weighted sums of log-probabilities.
     """
     batch, labels, length = targets_BCL.shape
-    starts_BC1 = jnp.full((batch, labels, 1), model.config.decoder_start_token_id, jnp.int32)
+    starts_BC1 = jnp.full((batch, labels, 1), model.tokens.start, jnp.int32)
     inputs_BCL = jnp.concatenate([starts_BC1, targets_BCL[:, :, :-1]], axis=2)
     inputs_BCLD = model.embed(frozen, inputs_BCL)
 
@@ -111,7 +111,7 @@ def score_row_labels(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         log_probabilities_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
         return jnp.sum(log_probabilities_BL * weights_BL, axis=-1)
 
-    group = max(1, LOGITS_BYTES // (4 * batch * length * model.config.vocab_size))
+    group = max(1, LOGITS_BYTES // (4 * batch * length * model.vocab_size))
     each_label = (hidden_CBLD, targets_BCL.swapaxes(0, 1), weights_BCL.swapaxes(0, 1))
     if group >= labels:
         return jax.vmap(log_probability)(each_label).T
@@ -126,12 +126,12 @@ def probabilities(scores_BC: np.ndarray) -> np.ndarray:
 
 
 def label_arrays(label_ids: Sequence[Sequence[int]],
-                  config: T5Config) -> tuple[np.ndarray, np.ndarray]:
+                  model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Put labels into arrays.
 
     Args:
       label_ids: for each label its tokens, without the end token.
-      config: of the model whose tokens they are.
+      model: whose tokens they are.
 
     Returns:
       (int32[C, L], the targets with end tokens, padded; float32[C, L], weights, 1 on tokens).
@@ -140,29 +140,29 @@ def label_arrays(label_ids: Sequence[Sequence[int]],
       ValueError: as `make_label_scorer` does.
     """
     labels = [[int(token) for token in label] for label in label_ids]
-    _check_labels(labels, config)
+    _check_labels(labels, model)
     shape = (len(labels), max(map(len, labels)) + 1)
-    targets_CL = np.full(shape, config.pad_token_id, np.int32)
+    targets_CL = np.full(shape, model.tokens.pad, np.int32)
     weights_CL = np.zeros(shape, np.float32)
     for row, label in enumerate(labels):
-        targets_CL[row, :len(label) + 1] = [*label, config.eos_token_id]
+        targets_CL[row, :len(label) + 1] = [*label, model.tokens.eos]
         weights_CL[row, :len(label) + 1] = 1.0
     return targets_CL, weights_CL
 
 
-def _check_labels(labels: list[list[int]], config: T5Config) -> None:
+def _check_labels(labels: list[list[int]], model: Model) -> None:
     if len(labels) < 2:
         raise ValueError(f'rank classification got {len(labels)} label(s); expected at least two')
-    special = (config.pad_token_id, config.eos_token_id)
+    special = (model.tokens.pad, model.tokens.eos)
     first_with = {}
     for number, label in enumerate(labels):
         if not label:
             raise ValueError(f'label {number} has no tokens; every label needs a word that the '
                              'vocabulary can spell')
-        wrong = [t for t in label if not 0 <= t < config.vocab_size or t in special]
+        wrong = [t for t in label if not 0 <= t < model.vocab_size or t in special]
         if wrong:
             raise ValueError(f'label {number} has token {wrong[0]}; expected words of the '
-                             f'vocabulary, ids below {config.vocab_size} without pad and end '
+                             f'vocabulary, ids below {model.vocab_size} without pad and end '
                              'tokens (the end token is added here)')
         same = first_with.setdefault(tuple(label), number)
         if same != number:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.rank import label_arrays, score_row_labels
-from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: score(frozen, prompt_PD, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]
-RowLabelScorer = Callable[[Params, Array, Array, Array, Array], Array]
+#: score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]
+RowLabelScorer = Callable[[Params, Prompt, Array, Array, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,13 +37,13 @@ class LabelSet:
 
     @classmethod
     def encode(cls, words: Sequence[str], encode: Callable[[str], Sequence[int]],
-               config: T5Config) -> 'LabelSet':
+               model: Model) -> 'LabelSet':
         """Spell labels with a vocabulary.
 
         Args:
           words: at least two different labels.
           encode: text -> token ids, without an end token.
-          config: of the model.
+          model: whose tokens they are.
 
         Returns:
           The labels, with their end tokens.
@@ -52,7 +52,7 @@ class LabelSet:
           ValueError: fewer than two labels, one without tokens, or two that the vocabulary spells
             alike.
         """
-        return cls(tuple(words), *label_arrays([encode(word) for word in words], config))
+        return cls(tuple(words), *label_arrays([encode(word) for word in words], model))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,21 +83,21 @@ def stack_labels(sets: Sequence[LabelSet], batch: int, labels: int, length: int,
     return targets_BCL, weights_BCL
 
 
-def make_row_label_scorer(model: T5) -> RowLabelScorer:
+def make_row_label_scorer(model: Model) -> RowLabelScorer:
     """Compile the scoring of each row's own labels; one compilation for each set of shapes.
 
     Args:
       model: the frozen model's shape.
 
     Returns:
-      score(frozen, prompt_PD, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]: log-probabilities
+      score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]: log-probabilities
       of the labels; 0 for those that are missing, which the caller must leave out.
     """
 
     @jax.jit
-    def score(frozen: Params, prompt_PD: Array, ids_BS: Array, targets_BCL: Array,
+    def score(frozen: Params, prompt: Prompt, ids_BS: Array, targets_BCL: Array,
               weights_BCL: Array) -> Array:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
         return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL)
 
     return score

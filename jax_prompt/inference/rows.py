@@ -6,10 +6,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
@@ -18,9 +17,8 @@ from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile
-from jax_prompt.types import Params
 
 #: What the plain model reads and writes where a request does not say: T5's own lengths.
 PLAIN = TextTask('plain', {}, '{text}', inputs_length=512, targets_length=64)
@@ -28,19 +26,6 @@ PLAIN = TextTask('plain', {}, '{text}', inputs_length=512, targets_length=64)
 
 class UnknownPrompt(ValueError):
     """A request names a prompt that is not in use."""
-
-
-class OpenedModel(Protocol):
-    """A frozen model that is ready to run; `training.frozen_model.FrozenModel` is one."""
-
-    model: T5
-    frozen: Params
-    for_generation: Params
-    mesh: Mesh | None
-    vocabulary: Any
-    name: str
-    fingerprint: str
-    vocabulary_fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +59,7 @@ class ServedPrompt:
         if self.file is None:
             return ''
         metadata = json.dumps(self.file.metadata.to_strings(), sort_keys=True)
-        content = hashlib.sha256(self.file.prompt_PD.tobytes())
+        content = hashlib.sha256(self.file.prompt.rows.tobytes())
         content.update(metadata.encode())
         return content.hexdigest()[:16]
 
@@ -240,5 +225,5 @@ class Running:
                           dict(zip(words, odds_C.tolist(), strict=True)))
 
     def _tokens(self, row: Row, tokens_L: np.ndarray) -> Prediction:
-        kept = before_end(tokens_L[:row.max_tokens], self.opened.model.config.eos_token_id)
+        kept = before_end(tokens_L[:row.max_tokens], self.opened.model.tokens.eos)
         return Prediction(self.opened.vocabulary.decode(kept).strip())

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.generate import (
     Limits,
     check_length,
@@ -29,11 +28,13 @@ from jax_prompt.inference.generate import (
     likeliest,
     stack_limits,
 )
-from jax_prompt.models.t5.model import T5
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: sample(frozen, prompt_PD, ids_BS, rows) -> int32[B, L]
-Sampler = Callable[[Params, Array, Array, 'SamplingRows'], Array]
+#: sample(frozen, prompt, ids_BS, rows) -> int32[B, L]
+Sampler = Callable[[Params, Prompt, Array, 'SamplingRows'], Array]
 
 #: How many of the largest logits are sorted to look for a threshold; beyond them it is bisected.
 _WINDOW = 128
@@ -118,7 +119,7 @@ def stack_settings(settings: Sequence[SamplingSettings], max_length: int) -> Sam
         limits=stack_limits([(row.min_tokens, row.max_tokens) for row in settings], max_length))
 
 
-def make_sampler(model: T5, max_length: int) -> Sampler:
+def make_sampler(model: Model, max_length: int) -> Sampler:
     """Compile sampling; one compilation for each shape of `ids_BS`, whatever the settings.
 
     Args:
@@ -126,7 +127,7 @@ def make_sampler(model: T5, max_length: int) -> Sampler:
       max_length: L, tokens to generate at most, the end token included.
 
     Returns:
-      sample(frozen, prompt_PD, ids_BS, rows) -> int32[B, L]: tokens up to and with the end token,
+      sample(frozen, prompt, ids_BS, rows) -> int32[B, L]: tokens up to and with the end token,
       then pads. It stops as soon as every row has ended, fillers counting as ended.
 
     Raises:
@@ -135,14 +136,14 @@ def make_sampler(model: T5, max_length: int) -> Sampler:
     check_length(max_length)
 
     @jax.jit
-    def sample(frozen: Params, prompt_PD: Array, ids_BS: Array, rows: SamplingRows) -> Array:
-        encoded_BSD, mask_BS = encode_inputs(model, frozen, prompt_PD, ids_BS)
+    def sample(frozen: Params, prompt: Prompt, ids_BS: Array, rows: SamplingRows) -> Array:
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
         return sample_tokens(model, frozen, encoded_BSD, mask_BS, max_length, rows)
 
     return sample
 
 
-def sample_tokens(model: T5, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
+def sample_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
                   rows: SamplingRows) -> Array:
     """Sample from encoded inputs, as `decode_tokens` does.
 

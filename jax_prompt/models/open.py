@@ -1,4 +1,4 @@
-"""Open a frozen T5 with its vocabulary, on the devices at hand."""
+"""Open a frozen model with its vocabulary, on the devices at hand."""
 
 import dataclasses
 import functools
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.models.base import Model
 from jax_prompt.models.t5.attention import check_device
-from jax_prompt.models.t5.kernel_first import with_steps
 from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
@@ -51,11 +51,11 @@ class LayerSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FrozenModel:
-    """A T5 that is ready to run, and who it is.
+class OpenedModel:
+    """A frozen model that is ready to run, and who it is.
 
     Attributes:
-      model: the shape, with how to compute.
+      model: what computes, see `models.base.Model`.
       frozen: the weights, on the devices of the mesh.
       mesh: the devices.
       vocabulary: encodes and decodes text for it.
@@ -66,7 +66,7 @@ class FrozenModel:
       vocabulary_source: where its vocabulary was loaded from; None for the model's own folder.
     """
 
-    model: T5
+    model: Model
     frozen: Params
     mesh: Mesh
     vocabulary: Any
@@ -83,12 +83,11 @@ class FrozenModel:
 
     @functools.cached_property
     def for_generation(self) -> Params:
-        """The weights as generation reads them: on CPU with copies, see `kernel_first.with_steps`.
+        """The weights as generation reads them.
 
-        Made when it is first asked for, so that a model that only ranks does not hold them.
+        Made when it is first asked for, so that a model that only ranks does not hold copies.
         """
-        copied = jax.default_backend() == 'cpu' and not self.model.scan_layers
-        return with_steps(self.frozen) if copied else self.frozen
+        return self.model.for_generation(self.frozen)
 
     @property
     def num_bytes(self) -> int:
@@ -98,12 +97,12 @@ class FrozenModel:
 
 def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
                remat: str = 'none', name: str | None = None, mesh: MeshSettings | None = None,
-               weights: str | None = None, layers: LayerSettings | None = None) -> FrozenModel:
+               weights: str | None = None, layers: LayerSettings | None = None) -> OpenedModel:
     """Load a T5 and its vocabulary.
 
     Args:
       source: a Hugging Face folder or repository id, a folder of ONNX files, or
-        `package:NAME/folder`; see `checkpoints.weights.load_weights`.
+        `package:NAME/folder`; see `weights.load.load_weights`.
       vocabulary: the tokenizer's source where the model's folder has none.
       dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
         bfloat16 elsewhere. (Not float16: T5 overflows in it.)
@@ -128,7 +127,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     mesh = mesh or MeshSettings()
     devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
-    shardings = functools.partial(frozen_shardings, devices,
+    shardings = functools.partial(frozen_shardings, devices, rules=T5.rules,
                                   shard_weights_over_data=mesh.shard_weights_over_data)
     loaded = load_weights(source, dtype, shardings, weights)
     if vocabulary is None and loaded.folder is None:
@@ -138,6 +137,6 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
                scan_layers=not on_cpu if layers.scan is None else layers.scan,
                activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
-    return FrozenModel(model, loaded.frozen, devices, words, source,
+    return OpenedModel(model, loaded.frozen, devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
                        vocabulary)

@@ -1,15 +1,14 @@
-"""Where every array lives: all partition rules of the project, by parameter path.
+"""Where every array lives: partition rules by parameter path, as each model's table has them.
 
 A rule says which letter each dimension of a parameter is (the dimension key of `types.py`), which
 letter is split over the mesh's `model` axis, and which further one over `data` where weights are
-fully sharded. Splitting heads, feed-forward widths and the vocabulary leaves one sum over `model`
-a block and direction (Megatron-LM: Shoeybi et al. 2019, arXiv:1909.08053, section 3), and nothing
-to exchange over `data` but the prompt's gradient.
+fully sharded.
 """
 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ class Rule:
 
     Attributes:
       pattern: a regular expression for the whole path, 'encoder/final_norm/scale'.
-      dimensions: one letter a dimension; those of `types.py`, and R for relative-position buckets.
+      dimensions: one letter a dimension; those of `types.py`.
       model: the letter that is split over 'model', or '' to keep a copy on every device.
       data: the letter that is split over 'data' too where weights are fully sharded, or ''.
     """
@@ -36,37 +35,21 @@ class Rule:
     data: str = ''
 
 
-_LAYERS = '(encoder|decoder)/layers'
-_ATTENTION = f'{_LAYERS}/(self|cross)_attention'
-
-RULES = (
-    Rule('token_embedder/embedding', 'VD', model='V', data='D'),
-    Rule('lm_head/kernel', 'DV', model='V', data='D'),
-    Rule(f'{_ATTENTION}/(query|key|value)/kernel', 'NDHK', model='H', data='D'),
-    Rule(f'{_ATTENTION}/out/kernel', 'NHKD', model='H', data='D'),
-    Rule(f'{_LAYERS}/feed_forward/(wi|wi_0|wi_1)/kernel', 'NDF', model='F', data='D'),
-    Rule(f'{_LAYERS}/feed_forward/wo/kernel', 'NFD', model='F', data='D'),
-    # A few thousand numbers: a copy on every device costs less than any exchange.
-    Rule(f'({_ATTENTION}|{_LAYERS}/feed_forward)/norm/scale', 'ND'),
-    Rule('(encoder|decoder)/final_norm/scale', 'D'),
-    # Small too, but the biases that are made of them, [1, H, S, S], are not: with heads.
-    Rule('(encoder|decoder)/relative_bias/embedding', 'RH', model='H'),
-    Rule(f'{_LAYERS}/self_attention/relative_bias/embedding', 'NRH', model='H'),
-)
-
 #: The parts of a kernel that is stored as int8 follow the kernel's rule.
 _INT8_PART = re.compile('/kernel/(values|scale)$')
 
-#: What the split letters are called in a T5's configuration.
+#: What the split letters are called in models' configurations.
 _NAMES = {'H': 'num_heads', 'F': 'd_ff', 'V': 'vocab_size', 'D': 'd_model'}
 
 
-def frozen_shardings(mesh: Mesh, shapes: Params, shard_weights_over_data: bool = False) -> Params:
+def frozen_shardings(mesh: Mesh, shapes: Params, rules: Sequence[Rule],
+                     shard_weights_over_data: bool = False) -> Params:
     """Say where the frozen weights live.
 
     Args:
       mesh: from `make_mesh`.
       shapes: the parameter tree; anything with a shape (`T5.param_shapes()`, numpy, JAX arrays).
+      rules: the model's.
       shard_weights_over_data: fully sharded: besides heads and widths over 'model', the kernels'
         dimension D over 'data'. Each device then holds 1/(data * model) of the kernels, and fetches
         a layer's others whenever it computes the layer.
@@ -79,7 +62,7 @@ def frozen_shardings(mesh: Mesh, shapes: Params, shard_weights_over_data: bool =
         dimension does not divide by its mesh axis.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    split = [_split(path_name(path), leaf, shard_weights_over_data) for path, leaf in leaves]
+    split = [_split(path_name(path), leaf, rules, shard_weights_over_data) for path, leaf in leaves]
     for one in split:
         _check_divides(one, split, mesh)
     return structure.unflatten(NamedSharding(mesh, one.spec) for one in split)
@@ -110,12 +93,13 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(lambda _: replicated(mesh), state)
 
 
-def rule_for(path: str) -> Rule:
+def rule_for(path: str, rules: Sequence[Rule]) -> Rule:
     """Find the one rule of a parameter.
 
     Args:
       path: 'encoder/layers/feed_forward/wo/kernel'; `values` and `scale` of an int8 kernel have
         the kernel's rule.
+      rules: the model's.
 
     Returns:
       The rule.
@@ -124,10 +108,10 @@ def rule_for(path: str) -> Rule:
       ValueError: there is none.
     """
     whole = _INT8_PART.sub('/kernel', path)
-    found = [rule for rule in RULES if re.fullmatch(rule.pattern, whole)]
+    found = [rule for rule in rules if re.fullmatch(rule.pattern, whole)]
     if not found:
         raise ValueError(f'parameter {path} has no partition rule; '
-                         'add one to RULES in jax_prompt/parallel/rules.py')
+                         "add one to the model's table of rules")
     assert len(found) == 1, f'parameter {path} has {len(found)} partition rules: {found}'
     return found[0]
 
@@ -156,12 +140,12 @@ class _Split:
                 in zip(self.letters, self.shape, self.axes, strict=True) if name == axis]
 
 
-def _split(path: str, leaf: Any, over_data: bool) -> _Split:
+def _split(path: str, leaf: Any, rules: Sequence[Rule], over_data: bool) -> _Split:
     """Apply a parameter's rule."""
-    rule, shape = rule_for(path), tuple(leaf.shape)
+    rule, shape = rule_for(path, rules), tuple(leaf.shape)
     if len(shape) != len(rule.dimensions):
-        raise ValueError(f'parameter {path} has the shape {shape}, but its partition rule in '
-                         f'jax_prompt/parallel/rules.py says [{", ".join(rule.dimensions)}]')
+        raise ValueError(f'parameter {path} has the shape {shape}, but its partition rule '
+                         f'says [{", ".join(rule.dimensions)}]')
     axis_of = {rule.model: MODEL} | ({rule.data: DATA} if over_data else {})
     # Along what a product sums over, all of an int8 kernel's numbers share a scale.
     shared = path.endswith('/kernel/scale')

@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 from jax_prompt.files import first_line
-from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.models.t5.sizes import find_config
+from jax_prompt.models.t5.stack import REMAT_POLICIES
 from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.collectives import read_collectives, sum_bytes

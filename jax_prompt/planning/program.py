@@ -20,7 +20,8 @@ from jax_prompt.parallel.rules import (
     state_shardings,
 )
 from jax_prompt.planning.request import PlanRequest
-from jax_prompt.prompts.methods import Method
+from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params
@@ -81,7 +82,7 @@ def training_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
     frozen, optimizer = frozen_shapes(config, mesh, request.weights,
                            request.shard_weights_over_data), adafactor()
     # How the prompt begins does not matter here: its shape does.
-    method = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
+    method = direct()
     prompt = jnp.zeros((request.prompt_length, config.d_model))
     state = jax.eval_shape(lambda: init_state({'prompt': prompt}, optimizer))
     state = _living(state, state_shardings(mesh, state))
@@ -115,8 +116,8 @@ def generation_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program
     _check_rows(request, mesh)
     frozen = frozen_shapes(config, mesh, request.weights,
                            request.shard_weights_over_data)
-    prompt = jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
-                                  sharding=replicated(mesh))
+    prompt = Prompt(jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
+                                         sharding=replicated(mesh)))
     ids = _integers((request.batch_size, request.positions), mesh)
     generate = make_generator(make_model(request, config, mesh), request.targets_length)
     return Program(generate, (frozen, prompt, ids), frozen, request.targets_length)
@@ -142,7 +143,7 @@ def frozen_shapes(config: Any, mesh: Mesh, weights: str = 'bfloat16',
       ValueError: a dimension does not divide by its mesh axis.
     """
     shapes = _weight_shapes(config, weights)
-    return _living(shapes, frozen_shardings(mesh, shapes, over_data))
+    return _living(shapes, frozen_shardings(mesh, shapes, T5.rules, over_data))
 
 
 @functools.cache

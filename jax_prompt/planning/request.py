@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jax_prompt.models.t5.model import REMAT_POLICIES
+from jax_prompt.models.t5.stack import REMAT_POLICIES
 
 WEIGHTS = ('bfloat16', 'int8')
 

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from jax_prompt.models.t5.model import REMAT_POLICIES
 from jax_prompt.models.t5.sizes import find_config
+from jax_prompt.models.t5.stack import REMAT_POLICIES
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
 from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.estimate import estimate, weight_bytes

@@ -19,6 +19,7 @@ from jax_prompt import __version__
 from jax_prompt.files import write_file
 from jax_prompt.prompts import container
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 
 FORMAT_VERSION = '1'
 
@@ -114,17 +115,17 @@ class PromptFile:
     """A trained prompt with its metadata.
 
     Attributes:
-        prompt_PD: float32[P, D] numpy array.
+        prompt: its rows as a float32[P, D] numpy array.
         metadata: what it belongs to.
         path: the file it was loaded from, for messages; None for one not loaded.
     """
 
-    prompt_PD: np.ndarray
+    prompt: Prompt
     metadata: PromptMetadata
     path: Path | None = None
 
     def __post_init__(self):
-        prompt_PD = np.asarray(self.prompt_PD)
+        prompt_PD = np.asarray(self.prompt.rows)
         if prompt_PD.dtype != np.float32 or prompt_PD.ndim != 2:
             raise ValueError(
                 f'prompt is {prompt_PD.dtype} of shape {prompt_PD.shape}; expected float32[P, D]'
@@ -134,7 +135,7 @@ class PromptFile:
                 'prompt holds numbers that are not finite; use one from a step at which training '
                 'had not diverged'
             )
-        object.__setattr__(self, 'prompt_PD', prompt_PD)
+        object.__setattr__(self, 'prompt', Prompt(prompt_PD))
 
 
 def save_prompt(path: str | os.PathLike, prompt_file: PromptFile) -> None:
@@ -144,7 +145,7 @@ def save_prompt(path: str | os.PathLike, prompt_file: PromptFile) -> None:
         path: where to; its folder is made if it is not there.
         prompt_file: the prompt, whose own `path` plays no part.
     """
-    write_file(path, container.pack(prompt_file.prompt_PD, prompt_file.metadata.to_strings()),
+    write_file(path, container.pack(prompt_file.prompt.rows, prompt_file.metadata.to_strings()),
                overwrite=True)
 
 
@@ -158,7 +159,7 @@ def load_prompt(path: str | os.PathLike) -> PromptFile:
     path = Path(path)
     try:
         prompt_PD, strings = container.read(path)
-        return PromptFile(prompt_PD, PromptMetadata.from_strings(strings), path)
+        return PromptFile(Prompt(prompt_PD), PromptMetadata.from_strings(strings), path)
     except OSError as error:
         raise ValueError(
             f'cannot read prompt file {path}: {error.strerror}; check the path, or train a prompt '
@@ -191,7 +192,7 @@ def check_prompt(
     """
     metadata = prompt_file.metadata
     what = 'the prompt' if prompt_file.path is None else f'prompt file {prompt_file.path}'
-    width = prompt_file.prompt_PD.shape[1]
+    width = prompt_file.prompt.rows.shape[1]
     if width != d_model:
         raise ValueError(
             f'{what} has D={width} but {model_name} has D={d_model}; '

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.config import configured
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 from jax_prompt.types import Array
@@ -28,17 +29,29 @@ class InitContext:
         num_rows: P.
         encode: text to token ids, without an end token.
         num_special_ids: ids below this are no words (T5: pad, end and unknown token).
+        initializer: gives the rows that a method starts from.
     """
 
     table_VD: Array | np.ndarray
     num_rows: int
     encode: Callable[[str], Sequence[int]]
     num_special_ids: int = 3
+    initializer: 'Initializer | None' = None
+
+    @property
+    def d_model(self) -> int:
+        """Return D, the width of the model."""
+        return self.table_VD.shape[1]
+
+    def start(self, rng: Array) -> Array:
+        """Return the rows to start from, float32[P, D]."""
+        return (self.initializer or sampled_vocabulary())(rng, self)
 
 
 Initializer = Callable[[Array, InitContext], Array]
 
 
+@configured
 def uniform(scale: float = 0.5) -> Initializer:
     """Draw every number uniformly from [-scale, scale).
 
@@ -58,6 +71,7 @@ def uniform(scale: float = 0.5) -> Initializer:
     return initialize
 
 
+@configured
 def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
     """Copy the embeddings of frequent vocabulary entries, drawn without replacement.
 
@@ -93,6 +107,7 @@ def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
     return initialize
 
 
+@configured
 def class_labels(labels: Sequence[str], fallback: Initializer | None = None) -> Initializer:
     """Start one row from each label's words, the rest from another initialiser.
 
@@ -119,6 +134,7 @@ def class_labels(labels: Sequence[str], fallback: Initializer | None = None) -> 
     return initialize
 
 
+@configured
 def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
     """Start one row from each token of a text, the rest from another initialiser.
 
@@ -140,6 +156,7 @@ def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
     return initialize
 
 
+@configured
 def from_array(source: Array | np.ndarray | str | os.PathLike) -> Initializer:
     """Start from given numbers, such as a prompt trained on another task (SPoT).
 
@@ -212,7 +229,7 @@ def _read(path: Path) -> np.ndarray:
     """Read a numpy array without unpickling, or the tensor of a prompt file."""
     try:
         if not is_numpy_file(path):
-            return load_prompt(path).prompt_PD
+            return load_prompt(path).prompt.rows
     except OSError as error:
         raise ValueError(
             f'cannot read {path} to initialise the prompt: {error.strerror}; check the path'

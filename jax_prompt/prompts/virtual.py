@@ -12,55 +12,11 @@ import numpy as np
 from jax_prompt.types import Array
 
 
-def embed(
-    table_VD: Array, prompt_PD: Array, ids_BS: Array, dtype: jnp.dtype = jnp.float32
-) -> Array:
-    """Look token ids up in the frozen table, and virtual ids in the prompt.
-
-    The table is not differentiated. Ids outside `0..V+P-1` are a bug of the host, which can look
-    for them with `check_ids`; on the device they give unspecified rows.
-
-    Args:
-        table_VD: float[V, D], the frozen embedding table.
-        prompt_PD: float32[P, D], the trained rows. With P = 0 this is the plain lookup. Or
-            float32[G, P, D]: a prompt for each of G equal groups of consecutive rows of `ids_BS`.
-        ids_BS: int32[..., S], token ids and virtual ids.
-        dtype: the dtype of the activations.
-
-    Returns:
-        dtype[..., S, D].
-
-    Raises:
-        ValueError: the widths of table and prompt differ, or the table is not a matrix.
-
-    Example:
-        >>> table, prompt = jnp.zeros((4, 2)), jnp.ones((1, 2))
-        >>> embed(table, prompt, jnp.array([4, 0]))[:, 0].tolist()
-        [1.0, 0.0]
-    """
-    if prompt_PD.ndim == 3:
-        ids_GBS = ids_BS.reshape(prompt_PD.shape[0], -1, ids_BS.shape[-1])
-        hidden_GBSD = jax.vmap(lambda prompt_PD, ids_BS: embed(table_VD, prompt_PD, ids_BS, dtype))(
-            prompt_PD, ids_GBS)
-        return hidden_GBSD.reshape(*ids_BS.shape, table_VD.shape[1])
-    if table_VD.ndim != 2 or prompt_PD.ndim != 2 or table_VD.shape[1] != prompt_PD.shape[1]:
-        raise ValueError(
-            f'prompt has shape {tuple(prompt_PD.shape)} but the embedding table has shape '
-            f'{tuple(table_VD.shape)}; expected two matrices of the same width D'
-        )
-    table_VD = jax.lax.stop_gradient(table_VD)
-    if prompt_PD.shape[0] == 0:
-        return jnp.take(table_VD, ids_BS, axis=0).astype(dtype)
-    vocab_size = table_VD.shape[0]
-    # Virtual ids are out of the table's bounds: look up row 0 in their stead.
-    hidden_BSD = jnp.take(table_VD, jnp.where(ids_BS < vocab_size, ids_BS, 0), axis=0)
-    return join(hidden_BSD.astype(dtype), prompt_PD, ids_BS, vocab_size)
-
-
 def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) -> Array:
     """Put the prompt's rows in the places of virtual ids.
 
-    `embed` without its lookup, for tables that are not stored as one float matrix.
+    Ids outside `0..V+P-1` are a bug of the host, which can look for them with `check_ids`; on the
+    device they give unspecified rows.
 
     Args:
         hidden_BSD: float[..., S, D], the vocabulary's embeddings; anything where ids are virtual.
@@ -70,9 +26,11 @@ def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) ->
 
     Returns:
         [..., S, D] in the dtype of `hidden_BSD`.
+
+    Example:
+        >>> join(jnp.zeros((2, 3)), jnp.ones((1, 3)), jnp.array([4, 0]), 4)[:, 0].tolist()
+        [1.0, 0.0]
     """
-    if prompt_PD.shape[0] == 0:
-        return hidden_BSD
     # The cast is outside the custom gradient, so that its transpose restores the prompt's dtype.
     rows_BSD = _prompt_rows(prompt_PD.astype(jnp.float32), ids_BS - vocab_size)
     is_virtual_BS1 = (ids_BS >= vocab_size)[..., None]

@@ -12,8 +12,8 @@ from types import FrameType
 
 import uvicorn
 
-from jax_prompt.inference.rows import OpenedModel
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.serving.app import create_app
 from jax_prompt.serving.limits import Limits
 from jax_prompt.serving.service import Service

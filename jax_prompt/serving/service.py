@@ -17,8 +17,9 @@ from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.generate import check_beams
 from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.inference.rows import OpenedModel, Row, ServedPrompt
+from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.inference.shapes import Shapes
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.nearest import nearest_words
 from jax_prompt.prompts.versions import BadName
 from jax_prompt.serving.batching import Batcher, Busy
@@ -261,7 +262,7 @@ class Service:
         """
         opened = self.engine.opened
         ids, cosines = nearest_words(
-            version.prompt.file.prompt_PD, opened.frozen['token_embedder']['embedding'], count,
+            version.prompt.file.prompt.rows, opened.model.embedding_table(opened.frozen), count,
             num_special_ids=0, num_words=opened.vocabulary.vocab_size)
         return [[(opened.vocabulary.decode([token]) or f'[{token}]', cosine)
                  for token, cosine in zip(*row, strict=True)]

@@ -2,21 +2,26 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
+import optax
 
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import stop_requests
 from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import state_shardings
 from jax_prompt.progress import ProgressBar
+from jax_prompt.prompts.method import Method
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.first_host import StateKeeper
+from jax_prompt.training.problem import Problem
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.settings import TrainSettings
-from jax_prompt.training.step import TrainStep
-from jax_prompt.types import Batch, Params, TrainState
+from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.types import Params, TrainState
 
 _KEPT = ('The run keeps its last checkpoint and best prompt; lower the learning rate, and see that '
          'the weights are float32 or bfloat16')
@@ -37,8 +42,9 @@ class Progress:
       best: the main metric of the best prompt; None before the first evaluation.
       best_step: its step.
       waited: evaluations since.
+      pruned: whether `on_evaluation` ended the run.
       finished_at: the step at which the run ended; None while it runs.
-      results: what `finish` returned, for a run that ended.
+      results: heading -> metrics of the end, for a run that ended.
       compared: whether those are with the comparisons that `settings.compare` asks for.
       unreported: metrics of the last steps that stand in no line of the log yet, a dict a step;
         only in the checkpoint of a run that was told to stop.
@@ -47,45 +53,48 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     waited: int = 0
+    pruned: bool = False
     finished_at: int | None = None
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
     compared: bool = False
     unreported: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
+    def is_over(self, step: int, settings: TrainSettings) -> bool:
+        """Say whether no step is left, patience has run out, or somebody ended the run."""
+        out_of_patience = settings.patience is not None and self.waited >= settings.patience
+        return step >= settings.steps or out_of_patience or self.pruned
 
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """Everything that a run consists of, put together by `run.train`.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What is trained, on what, and how.
 
     Attributes:
+      opened: the frozen model.
+      problem: what is learned.
+      method: how what is trained is parameterised.
+      initial, constants: what the method starts from, and what it needs besides.
+      optimizer: an optax transformation.
       settings: how to train.
-      frozen: the frozen weights.
-      mesh: where they live.
-      step: the compiled update.
-      batches: first step -> batches of the training split from there on, this host's rows.
-      evaluate: state -> metrics on the validation split.
-      main_metric: the one that chooses the best prompt.
-      is_finite: state -> whether all of its prompt is finite.
-      keep_best: (state, step, metrics) -> None; called before the checkpoint is saved.
-      finish: () -> heading -> metrics; called when training has ended and the best prompt is known.
-      test_split: the split that `finish` measures on.
+      keep_best: (prompt, step, metrics) -> None; is told of each best prompt, before a checkpoint.
+      measure: () -> heading -> metrics on the test split, when the best prompt is known.
+      on_evaluation: (step, metrics) -> whether to go on.
     """
 
+    opened: OpenedModel
+    problem: Problem
+    method: Method
+    initial: Params
+    constants: Params
+    optimizer: optax.GradientTransformation
     settings: TrainSettings
-    frozen: Params
-    mesh: jax.sharding.Mesh
-    step: TrainStep
-    batches: Callable[[int], Iterator[Batch]]
-    evaluate: Callable[[TrainState], dict[str, float]]
-    main_metric: str
-    is_finite: Callable[[TrainState], bool]
-    keep_best: Callable[[TrainState, int, Mapping[str, float]], None]
-    finish: Callable[[], dict[str, dict[str, float]]]
-    test_split: str
+    keep_best: Callable[[Prompt, int, Mapping[str, float]], None]
+    measure: Callable[[], dict[str, dict[str, float]]]
+    on_evaluation: Callable[[int, Mapping[str, float]], bool]
 
 
-def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
-             open_log: Callable[[int | None], MetricsLog], quiet: bool = False) -> Progress:
+def fit(run: Run, store: StateKeeper, open_log: Callable[[int | None], MetricsLog],
+        quiet: bool = False) -> Progress:
     """Train from the newest checkpoint, or from the start, to the end.
 
     A run that was killed at any moment and started again ends with the same numbers, bit for bit,
@@ -93,8 +102,7 @@ def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
     between two checkpoints is written again.
 
     Args:
-      loop: the run.
-      state: the state before the first update; donated.
+      run: what to train.
       store: keeps the run's checkpoints.
       open_log: the step resumed from, or None -> the log of metrics.
       quiet: show no progress.
@@ -106,55 +114,63 @@ def run_loop(loop: Loop, state: TrainState, store: StateKeeper,
       ValueError: when the loss stops being finite. Everything up to the last checkpoint is kept.
       Stopped: after SIGTERM, with a checkpoint of the last step.
     """
-    settings = loop.settings
-    shardings = state_shardings(loop.mesh, state)
-    restored = store.restore_latest(state)
-    progress = Progress()
-    if restored is not None:
-        state, host_state = restored
-        progress = Progress(**host_state)
-    state = place(state, shardings)
-    start = int(state.step)
-    over = restored is not None and _is_over(progress, start, settings)
+    settings, mesh = run.settings, run.opened.mesh
+    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer)
+    shardings, restored = state_shardings(mesh, state), store.restore_latest(state)
+    state, progress = (state, Progress()) if restored is None else (
+        restored[0], Progress(**restored[1]))
+    state, at = place(state, shardings), int(state.step)
+    over = progress.is_over(at, settings)
     if over and progress.finished_at is not None and progress.compared == settings.compare:
         return progress
     # Results belong to the end of a run; one that goes on will have others.
     progress = dataclasses.replace(progress, finished_at=None, results={})
-    with stop_requests() as stop_wanted, \
-            open_log(None if restored is None else start) as log, \
-            ProgressBar(settings.steps, start, quiet) as bar:
+    with stop_requests() as stop_wanted, open_log(None if restored is None else at) as log, \
+            ProgressBar(settings.steps, at, quiet) as bar:
+        evaluation = _Evaluation(run, store, log, bar)
         if restored is None:
-            state, progress = _evaluate(loop, state, progress, store, log, bar)
+            progress = evaluation.of(state, at, progress)
         elif over:
-            progress = _finish(loop, progress, start, log, bar)
+            progress = evaluation.finish(at, progress)
             store.save(state, dataclasses.asdict(progress))
         else:
-            bar.say(f'resuming from step {start}')
-        return _train(loop, state, progress, store, log, bar, stop_wanted)
+            bar.say(f'resuming from step {at}')
+        step = make_train_step(
+            run.opened.model.with_dropout(settings.dropout_rate), run.method, run.optimizer,
+            settings.z_loss, settings.reduction, settings.seed, settings.microbatches, mesh)
+        batches, pending = run.problem.batches(settings, mesh, at), list(progress.unreported)
+        progress = dataclasses.replace(progress, unreported=[])
+        while not progress.is_over(at, settings):
+            batch = global_batch(next(batches), mesh)
+            state, metrics = step(state, run.opened.frozen, batch, run.constants)
+            pending.append(metrics)
+            at += 1
+            evaluating = at % settings.evaluate_every == 0 or at == settings.steps
+            if evaluating or at % settings.log_every == 0:
+                bar.update(at, len(pending) * settings.batch_size, **_report(pending, at, log))
+                pending = []
+            if evaluating:
+                progress = evaluation.of(state, at, progress)
+            if stop_wanted(at) and not progress.is_over(at, settings):
+                _stop(state, progress, pending, store, log)
+        return progress
 
 
-def _train(loop: Loop, state: TrainState, progress: Progress, store: StateKeeper,
-           log: MetricsLog, bar: ProgressBar, stop_wanted: Callable[[int], bool]) -> Progress:
-    """Run the steps that are left."""
-    settings = loop.settings
-    step = start = int(state.step)
-    pending: list[dict[str, Any]] = list(progress.unreported)
-    progress = dataclasses.replace(progress, unreported=[])
-    batches = loop.batches(start)
-    while not _is_over(progress, step, settings):
-        state, metrics = loop.step(state, loop.frozen, global_batch(next(batches), loop.mesh))
-        pending.append(metrics)
-        step += 1
-        evaluating = step % settings.evaluate_every == 0 or step == settings.steps
-        if evaluating or step % settings.log_every == 0:
-            numbers = _report(pending, step, log)
-            bar.update(step, len(pending) * settings.batch_size, **numbers)
-            pending = []
-        if evaluating:
-            state, progress = _evaluate(loop, state, progress, store, log, bar)
-        if stop_wanted(step) and not _is_over(progress, step, settings):
-            _stop(state, progress, pending, store, log)
-    return progress
+def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog) -> dict[str, float]:
+    """Log the mean of the last steps' metrics; stop on numbers that are not finite."""
+    rows = jax.device_get(pending)
+    for number, row in enumerate(rows, start=at - len(rows) + 1):
+        if not all(math.isfinite(row[name]) for name in ('loss', 'grad_norm')):
+            raise ValueError(
+                f"the loss is {row['loss']} and its gradient's norm {row['grad_norm']} at step "
+                f'{number}; expected finite numbers. {_KEPT}')
+    total = {name: float(np.sum([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
+    tokens = max(total['tokens'], 1.0)
+    numbers = {'loss': total['loss'] / tokens, 'accuracy': total['correct'] / tokens}
+    log.write(at, 'train', {
+        'loss': numbers['loss'], 'token_accuracy': numbers['accuracy'],
+        'z_loss': total['z_loss'] / tokens, 'grad_norm': total['grad_norm'] / len(rows)})
+    return numbers
 
 
 def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]], store: StateKeeper,
@@ -167,61 +183,46 @@ def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]], 
                   'to go on')
 
 
-def _is_over(progress: Progress, step: int, settings: TrainSettings) -> bool:
-    """Say whether no step is left, or patience has run out."""
-    out_of_patience = settings.patience is not None and progress.waited >= settings.patience
-    return step >= settings.steps or out_of_patience
+class _Evaluation:
+    """Measure what is tuned so far, keep the best, and save."""
 
+    def __init__(self, run: Run, store: StateKeeper, log: MetricsLog, bar: ProgressBar):
+        self._run, self._store, self._log, self._bar = run, store, log, bar
+        self._apply = jax.jit(run.method.apply)
 
-def _report(pending: list[dict[str, jax.Array]], step: int, log: MetricsLog) -> dict[str, float]:
-    """Log the mean of the last steps' metrics; stop on numbers that are not finite."""
-    rows = jax.device_get(pending)
-    for number, row in enumerate(rows, start=step - len(rows) + 1):
-        if not all(math.isfinite(row[name]) for name in ('loss', 'grad_norm')):
-            raise ValueError(
-                f"the loss is {row['loss']} and its gradient's norm {row['grad_norm']} at step "
-                f'{number}; expected finite numbers. {_KEPT}')
-    total = {name: float(np.sum([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
-    tokens = max(total['tokens'], 1.0)
-    numbers = {'loss': total['loss'] / tokens, 'accuracy': total['correct'] / tokens}
-    log.write(step, 'train', {
-        'loss': numbers['loss'], 'token_accuracy': numbers['accuracy'],
-        'z_loss': total['z_loss'] / tokens, 'grad_norm': total['grad_norm'] / len(rows)})
-    return numbers
+    def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
+        """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
+        run, bar = self._run, self._bar
+        prompt = self._apply(state.params, run.constants).prompt
+        if not np.isfinite(prompt.rows).all():
+            raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
+        with bar.aside('evaluating'):
+            metrics = run.problem.evaluate(prompt, 'validation')
+        self._log.write(at, 'validation', metrics)
+        value = metrics[run.problem.main_metric]
+        if progress.best is None or value > progress.best:
+            run.keep_best(prompt, at, metrics)
+            progress = Progress(best=value, best_step=at)
+        else:
+            progress = dataclasses.replace(progress, waited=progress.waited + 1)
+        told = ', '.join(f'{name} {number:.4f}' for name, number in metrics.items())
+        bar.say(f'step {at}: validation {told}; best {progress.best:.4f} at step '
+                f'{progress.best_step}')
+        if not run.on_evaluation(at, metrics):
+            progress = dataclasses.replace(progress, pruned=True)
+        if progress.is_over(at, run.settings):
+            progress = self.finish(at, progress)
+        self._log.flush()
+        self._store.save(state, dataclasses.asdict(progress))
+        return progress
 
-
-def _evaluate(loop: Loop, state: TrainState, progress: Progress, store: StateKeeper,
-              log: MetricsLog, bar: ProgressBar) -> tuple[TrainState, Progress]:
-    """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
-    step = int(state.step)
-    if not loop.is_finite(state):
-        raise ValueError(f'the prompt is not finite after step {step}; {_KEPT}')
-    with bar.aside('evaluating'):
-        metrics = loop.evaluate(state)
-    log.write(step, 'validation', metrics)
-    value = metrics[loop.main_metric]
-    if progress.best is None or value > progress.best:
-        loop.keep_best(state, step, metrics)
-        progress = Progress(best=value, best_step=step)
-    else:
-        progress = dataclasses.replace(progress, waited=progress.waited + 1)
-    told = ', '.join(f'{name} {number:.4f}' for name, number in metrics.items())
-    bar.say(f'step {step}: validation {told}; best {progress.best:.4f} at step '
-            f'{progress.best_step}')
-    if _is_over(progress, step, loop.settings):
-        progress = _finish(loop, progress, step, log, bar)
-    log.flush()
-    store.save(state, dataclasses.asdict(progress))
-    return state, progress
-
-
-def _finish(loop: Loop, progress: Progress, step: int, log: MetricsLog,
-            bar: ProgressBar) -> Progress:
-    """Measure the best prompt, and what it is compared with, at the end of the run."""
-    with bar.aside(f'evaluating on the {loop.test_split} split'):
-        results = loop.finish()
-    for heading, values in results.items():
-        log.write(step, loop.test_split,
-                  {f'{heading}{HEADING_END}{name}': value for name, value in values.items()})
-    return dataclasses.replace(progress, finished_at=step, results=results,
-                               compared=loop.settings.compare)
+    def finish(self, at: int, progress: Progress) -> Progress:
+        """Measure the best prompt, and what it is compared with, at the end of the run."""
+        split = self._run.problem.test_split
+        with self._bar.aside(f'evaluating on the {split} split'):
+            results = self._run.measure()
+        for heading, values in results.items():
+            self._log.write(at, split, {f'{heading}{HEADING_END}{name}': value
+                                        for name, value in values.items()})
+        return dataclasses.replace(progress, finished_at=at, results=results,
+                                   compared=self._run.settings.compare)

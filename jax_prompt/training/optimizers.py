@@ -1,15 +1,71 @@
-"""Optimizers for prompts: the original recipe first, and the usual alternatives.
+"""Optimizers: the original recipe first, and the usual alternatives.
 
-Each constructor returns an optax transformation. Its state exists for the prompt alone.
+Each constructor returns an optax transformation. Its state exists for what is tuned alone, and the
+learning rate is part of it: a program that was compiled for one rate runs with any other.
 """
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
 import optax
+
+from jax_prompt.config import configured
+from jax_prompt.types import Array
 
 #: Lester et al. trained from checkpoints at step 1,100,000 without telling Adafactor, so that its
 #: second moment was an almost equal-weight mean from the first step on.
 ORIGINAL_STEP_OFFSET = 1_100_000
 
+DECAYS = ('constant', 'linear', 'cosine')
 
+
+class Optimizer(optax.GradientTransformation):
+    """An optax transformation that tells how it was made.
+
+    Attributes:
+      config: set by `config.configured`.
+    """
+
+    config: Mapping[str, Any]
+
+
+@flax.struct.dataclass
+class Schedule:
+    """A learning rate over the steps, as numbers that an optimizer's state can hold.
+
+    Attributes:
+      peak: float32[], the highest learning rate.
+      warmup_steps: int32[], steps of the linear rise to it.
+      total_steps: int32[], the step at which a decaying rate reaches zero.
+      decay: int32[], which of `DECAYS` follows.
+    """
+
+    peak: Array | float
+    warmup_steps: Array | int = 0
+    total_steps: Array | int = 1
+    decay: Array | int = 0
+
+    def __call__(self, step: Array | int) -> Array:
+        """Return the rate of a step, counted from 0: int32[] -> float32[]."""
+        step = jnp.asarray(step, jnp.int32)
+        rise = jnp.clip(step, 0, self.warmup_steps) / jnp.maximum(self.warmup_steps, 1)
+        length = jnp.maximum(self.total_steps - self.warmup_steps, 1)
+        done = jnp.clip(step - self.warmup_steps, 0, length) / length
+        factors = jnp.stack([jnp.ones(()), 1 - done, 0.5 * (1 + jnp.cos(jnp.pi * done))])
+        return self.peak * jnp.where(step < self.warmup_steps, rise, factors[self.decay])
+
+
+class _RateState(NamedTuple):
+    """What `_scale_by_rate` keeps: updates made, and the schedule in arrays."""
+
+    count: Array
+    schedule: Schedule
+
+
+@configured
 def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0.8,
               weight_decay: float = 1e-5, clipping_threshold: float = 1.0,
               original_step_offset: bool = False) -> optax.GradientTransformation:
@@ -29,15 +85,19 @@ def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0
     Returns:
       The optax transformation.
 
-    Source: Lester et al. 2021, section 3.2, and the configuration files of their release.
+    Source: Lester et al. 2021, section 3.2, and the configuration files of their release. The order
+    of its parts is that of `optax.adafactor`.
     """
     offset = -ORIGINAL_STEP_OFFSET if original_step_offset else 0
-    return optax.adafactor(
-        learning_rate=learning_rate, decay_rate=decay_rate, decay_offset=offset,
-        multiply_by_parameter_scale=False, clipping_threshold=clipping_threshold, momentum=None,
-        weight_decay_rate=weight_decay)
+    return Optimizer(*optax.chain(
+        optax.scale_by_factored_rms(decay_rate=decay_rate, step_offset=offset),
+        optax.clip_by_block_rms(clipping_threshold),
+        _scale_by_rate(learning_rate),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale(-1)))
 
 
+@configured
 def adamw(learning_rate: float | optax.Schedule = 0.3, weight_decay: float = 1e-5,
           clip_norm: float | None = 1.0, b1: float = 0.9,
           b2: float = 0.999) -> optax.GradientTransformation:
@@ -53,9 +113,12 @@ def adamw(learning_rate: float | optax.Schedule = 0.3, weight_decay: float = 1e-
       The optax transformation.
     """
     clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    return optax.chain(*clip, optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay))
+    return Optimizer(*optax.chain(
+        *clip, optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay),
+        _scale_by_rate(learning_rate), optax.scale(-1)))
 
 
+@configured
 def warmup_schedule(peak: float, warmup_steps: int, total_steps: int,
                     decay: str = 'constant') -> optax.Schedule:
     """Build a learning rate that rises linearly, then stays or decays to zero.
@@ -75,15 +138,28 @@ def warmup_schedule(peak: float, warmup_steps: int, total_steps: int,
     if warmup_steps >= total_steps:
         raise ValueError(f'warmup_steps={warmup_steps} leaves nothing of total_steps='
                          f'{total_steps}; expected fewer steps of warm-up than of training')
-    rest = total_steps - warmup_steps
-    after = {
-        'constant': lambda: optax.constant_schedule(peak),
-        'linear': lambda: optax.linear_schedule(peak, 0.0, rest),
-        'cosine': lambda: optax.cosine_decay_schedule(peak, rest),
-    }
-    if decay not in after:
-        raise ValueError(f'decay={decay!r} is no schedule; choose one of {", ".join(after)}')
-    if warmup_steps == 0:
-        return after[decay]()
-    rise = optax.linear_schedule(0.0, peak, warmup_steps)
-    return optax.join_schedules([rise, after[decay]()], [warmup_steps])
+    if decay not in DECAYS:
+        raise ValueError(f'decay={decay!r} is no schedule; choose one of {", ".join(DECAYS)}')
+    return Schedule(peak, warmup_steps, total_steps, DECAYS.index(decay))
+
+
+def _scale_by_rate(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
+    """Scale updates by a rate that stands in the state; a schedule of one's own stays code."""
+    if callable(learning_rate) and not isinstance(learning_rate, Schedule):
+        return optax.scale_by_schedule(learning_rate)
+    schedule = learning_rate if isinstance(learning_rate, Schedule) else Schedule(learning_rate)
+
+    def init(params: Any) -> _RateState:
+        del params
+        arrays = Schedule(jnp.asarray(schedule.peak, jnp.float32),
+                          *(jnp.asarray(number, jnp.int32) for number in (
+                              schedule.warmup_steps, schedule.total_steps, schedule.decay)))
+        return _RateState(jnp.zeros((), jnp.int32), arrays)
+
+    def update(updates: Any, state: _RateState, params: Any = None) -> tuple[Any, _RateState]:
+        del params
+        rate = state.schedule(state.count)
+        scaled = jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, updates)
+        return scaled, _RateState(optax.safe_increment(state.count), state.schedule)
+
+    return optax.GradientTransformation(init, update)

@@ -5,6 +5,7 @@ import math
 
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.method import Method
 from jax_prompt.training.losses import REDUCTIONS
 
 EVALUATORS = ('rank', 'greedy')
@@ -19,11 +20,13 @@ class PromptSettings:
       layout: where they stand in the input.
       initializer: gives the rows to start from; None for the paper's best: the class labels'
         words, then frequent vocabulary (frequent vocabulary alone where the task has no labels).
+      method: how what is trained is parameterised; None for `direct()`, the rows themselves.
     """
 
     rows: int = 100
     layout: Layout = Layout('before')
     initializer: Initializer | None = None
+    method: Method | None = None
 
     def __post_init__(self):
         if not _is_whole(self.rows):
@@ -36,6 +39,9 @@ class PromptSettings:
         if self.initializer is not None and not callable(self.initializer):
             raise ValueError(f'prompt initializer is {self.initializer!r}; expected a function, '
                              "such as uniform() of prompts.initializers, in gin '@uniform()'")
+        if self.method is not None and not isinstance(self.method, Method):
+            raise ValueError(f'prompt method is {self.method!r}; expected a Method, such as '
+                             "direct() of prompts.methods, in gin '@direct()'")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.models.t5.config import T5Config
+from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.layout import Layout
 
 V, P = 200, 3
@@ -25,11 +26,11 @@ def examples(inputs, targets=None, labels=None):
                     labels)
 
 
-def config(**kwargs):
-    return T5Config(**{'vocab_size': V, 'd_model': 8, 'd_kv': 4, 'd_ff': 8, 'num_heads': 2,
+def model(**kwargs):
+    return T5(T5Config(**{'vocab_size': V, 'd_model': 8, 'd_kv': 4, 'd_ff': 8, 'num_heads': 2,
                        'num_layers': 1, 'num_decoder_layers': 1, 'activation': 'relu',
                        'gated': False, 'tied_head': True, 'scale_decoder_outputs': True,
-                       'per_layer_relative_bias': False, 'name': 'tiny', **kwargs})
+                       'per_layer_relative_bias': False, 'name': 'tiny', **kwargs}))
 
 
 @pytest.mark.parametrize('layout, expected', [
@@ -46,7 +47,7 @@ def test_virtual_tokens_stand_where_the_layout_says(layout, expected):
 def test_marker_is_looked_up_in_the_vocabulary(vocabulary):
     task = TextTask('toy', {}, 'a {text} <extra_id_1> film')
     layout = Layout('marker', marker='<extra_id_1>')
-    fitted = FeatureConverter.for_model(task, vocabulary, config(), layout, P)
+    fitted = FeatureConverter.for_model(task, vocabulary, model(), layout, P)
     features = fitted.convert(encode_texts([task.render({'text': 'good'})], vocabulary))
     ids = features.encoder[0]
     assert [i - V for i in ids if i >= V] == [0, 1, 2]
@@ -125,7 +126,7 @@ def test_other_padding_and_start_ids():
 def test_fits_task_and_model(vocabulary):
     task = TextTask('toy', {'train': lambda: [{'text': 'a film', 'label': 'x'}]},
                     inputs_length=9, targets_length=5)
-    fitted = FeatureConverter.for_model(task, vocabulary, config(), Layout(), P)
+    fitted = FeatureConverter.for_model(task, vocabulary, model(), Layout(), P)
     assert (fitted.inputs_length, fitted.targets_length, fitted.vocab_size) == (9, 5, V)
     features = fitted.convert(load_examples(task, 'train', vocabulary))
     assert features.encoder[0][:P].tolist() == PROMPT
@@ -138,4 +139,4 @@ def test_fits_task_and_model(vocabulary):
 ])
 def test_vocabulary_of_another_model(vocabulary, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        FeatureConverter.for_model(TextTask('toy', {}), vocabulary, config(**kwargs), Layout(), P)
+        FeatureConverter.for_model(TextTask('toy', {}), vocabulary, model(**kwargs), Layout(), P)

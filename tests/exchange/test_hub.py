@@ -17,14 +17,16 @@ from huggingface_hub import constants
 
 from jax_prompt.exchange import peft
 from jax_prompt.exchange.hub import push_to_hub
-from jax_prompt.exchange.prompts_in_out import ModelFacts, export_prompt, import_prompt
+from jax_prompt.exchange.prompts_in_out import export_prompt, import_prompt
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
+from tests.exchange.opened import opened_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOKEN = 'hf_secret_of_this_test'
 ROWS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-PROMPT = PromptFile(ROWS, PromptMetadata(
+PROMPT = PromptFile(Prompt(ROWS), PromptMetadata(
     base_model='google/t5-tiny', base_model_fingerprint='w', vocabulary_fingerprint='v', task={},
     layout=Layout(), method='direct', step=1, metrics={}, seed=0))
 
@@ -154,8 +156,8 @@ def test_what_is_pushed_is_the_adapter_and_nothing_else(hub, folder, tmp_path):
     fetched.mkdir()
     for name, content in files.items():
         (fetched / name).write_bytes(content)
-    back = import_prompt(fetched, ModelFacts('tiny', 'w', 'v', 4), {})
-    assert back.prompt_PD.tobytes() == ROWS.tobytes()
+    back = import_prompt(fetched, opened_model('tiny', 'w', 'v', 4), {})
+    assert back.prompt.rows.tobytes() == ROWS.tobytes()
 
 
 def test_small_files_go_within_the_commit(hub, folder):

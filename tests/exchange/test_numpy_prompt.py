@@ -10,7 +10,6 @@ import pytest
 
 from jax_prompt.exchange.numpy_prompt import read_numpy_prompt, write_numpy_prompt
 from jax_prompt.exchange.prompts_in_out import (
-    ModelFacts,
     export_prompt,
     import_prompt,
     inspect_prompt,
@@ -18,9 +17,11 @@ from jax_prompt.exchange.prompts_in_out import (
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, check_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.nearest import nearest_words
+from jax_prompt.prompts.prompt import Prompt
+from tests.exchange.opened import opened_model
 
 ROWS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-MODEL = ModelFacts('tiny', 'w', 'v', 4)
+MODEL = opened_model('tiny', 'w', 'v', 4)
 METADATA = PromptMetadata(
     base_model='tiny', base_model_fingerprint='w', vocabulary_fingerprint='v', task={'name': 'x'},
     layout=Layout('after'), method='direct', step=1, metrics={'loss': 0.5}, seed=0)
@@ -52,7 +53,7 @@ def test_the_folder_of_a_training_checkpoint_means_the_file_in_it(tmp_path):
     save(folder / 'encoder.prompt.prompt.prompt', ROWS)
     (folder / 'notes.txt').write_text('beside it')
     imported = import_prompt(folder, MODEL, {})
-    assert imported.prompt_PD.tobytes() == ROWS.tobytes()
+    assert imported.prompt.rows.tobytes() == ROWS.tobytes()
     save(folder / 'other', ROWS)
     with pytest.raises(ValueError, match='2 numpy files .encoder.prompt.prompt.prompt, other.; gi'):
         import_prompt(folder, MODEL, {})
@@ -70,10 +71,10 @@ def test_an_import_says_what_the_caller_said_and_where_it_comes_from(tmp_path):
 
 def test_out_and_in_again_changes_no_bit(tmp_path):
     odd = np.array([[-0.0, 1e-45, 3e7, 1 / 3]], np.float32)
-    path = export_prompt(PromptFile(odd, METADATA), tmp_path / 'odd', 'numpy')
+    path = export_prompt(PromptFile(Prompt(odd), METADATA), tmp_path / 'odd', 'numpy')
     assert path == tmp_path / 'odd' and os.listdir(tmp_path) == ['odd']
     assert np.load(path).tobytes() == odd.tobytes()  # numpy itself
-    assert import_prompt(path, MODEL, {}).prompt_PD.tobytes() == odd.tobytes()
+    assert import_prompt(path, MODEL, {}).prompt.rows.tobytes() == odd.tobytes()
 
 
 def test_a_file_is_replaced_only_when_told(tmp_path):
@@ -137,7 +138,7 @@ def test_a_wrong_byte_order_does_not_go_unseen(tmp_path):
 def test_another_width_and_missing_files_are_named(tmp_path):
     path = save(tmp_path / 'p.npy', ROWS)
     with pytest.raises(ValueError, match=r'p\.npy has D=4 but t5 has D=768; give the model'):
-        import_prompt(path, ModelFacts('t5', 'w', 'v', 768), {})
+        import_prompt(path, opened_model('t5', 'w', 'v', 768), {})
     with pytest.raises(FileNotFoundError, match='no prompt at .*none.npy: no such file'):
         import_prompt(tmp_path / 'none.npy', MODEL, {})
     with pytest.raises(ValueError, match='cannot read numpy file .*none.npy: No such file'):
@@ -208,7 +209,7 @@ def test_nearest_words_of_what_does_not_fit_are_refused():
 
 
 def test_an_inspection_tells_everything_as_json(tmp_path):
-    save_prompt(tmp_path / 'p.safetensors', PromptFile(100 * TABLE[5:7], METADATA))
+    save_prompt(tmp_path / 'p.safetensors', PromptFile(Prompt(100 * TABLE[5:7]), METADATA))
     told = inspect_prompt(tmp_path / 'p.safetensors', TABLE, word=lambda i: f'word{i}', count=2)
     told = json.loads(json.dumps(told))
     assert told['form'] == 'prompt file' and (told['rows'], told['width']) == (2, 4)
@@ -226,7 +227,7 @@ def test_files_of_others_can_be_inspected_too(tmp_path):
     assert told['form'] == 'numpy' and 'metadata' not in told
     assert told['origin'] == 'imported from the numpy file p'
     assert set(told['nearest'][0][0]) == {'id', 'cosine'}
-    adapter = export_prompt(PromptFile(ROWS, PromptMetadata(**{
+    adapter = export_prompt(PromptFile(Prompt(ROWS), PromptMetadata(**{
         **METADATA.__dict__, 'layout': Layout()})), tmp_path / 'a', 'peft')
     assert inspect_prompt(adapter)['form'] == 'peft'
     assert 'nearest' not in inspect_prompt(adapter)

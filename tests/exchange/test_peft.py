@@ -14,22 +14,24 @@ import pytest
 import safetensors.numpy
 
 from jax_prompt.exchange import peft
-from jax_prompt.exchange.prompts_in_out import ModelFacts, export_prompt, import_prompt
+from jax_prompt.exchange.prompts_in_out import export_prompt, import_prompt
 from jax_prompt.inference.generate import make_generator
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.training.step import forward
+from jax_prompt.prompts.prompt import Prompt
+from tests.exchange.opened import opened_model
 from tests.models.t5 import reference
 
 CONFIG = reference.make_config('t5_1_1')
-MODEL = ModelFacts('tiny', 'w1', 'v1', CONFIG.d_model)
+MODEL = opened_model('tiny', 'w1', 'v1', CONFIG.d_model)
 TASK = {'name': 'sst2', 'inputs_template': 'sst2 sentence: {text}', 'labels': {'0': 'negative'}}
 ROWS = np.random.default_rng(3).normal(size=(5, CONFIG.d_model)).astype(np.float32)
 METADATA = PromptMetadata(
     base_model='google/t5-tiny', base_model_fingerprint='w1', vocabulary_fingerprint='v1',
     task=TASK, layout=Layout(), method='direct', step=300, metrics={'accuracy': 0.75}, seed=5)
-PROMPT = PromptFile(ROWS, METADATA)
+PROMPT = PromptFile(Prompt(ROWS), METADATA)
 TOKENS = 8
 
 
@@ -75,7 +77,7 @@ def our_model(shape: str):
     """Compile our logits and greedy tokens, as functions of prompt and batch."""
     config = reference.make_config(shape)
     model, frozen = T5(config), jax.tree.map(jnp.asarray, reference.make_frozen(config))
-    logits = jax.jit(lambda prompt_PD, batch: forward(model, prompt_PD, frozen, batch))
+    logits = jax.jit(lambda prompt_PD, batch: score(model, frozen, Prompt(prompt_PD), batch))
     return logits, functools.partial(make_generator(model, TOKENS), frozen)
 
 
@@ -91,7 +93,7 @@ def our_answers(shape: str, prompt_PD: np.ndarray) -> tuple[np.ndarray, np.ndarr
     batch = {'encoder_input_tokens': ids, 'decoder_input_tokens': data['inputs'],
              'decoder_target_tokens': data['targets'], 'decoder_loss_weights': data['weights']}
     prompt_PD = jnp.asarray(prompt_PD)
-    return np.asarray(logits(prompt_PD, batch)), np.asarray(generate(prompt_PD, ids))
+    return np.asarray(logits(prompt_PD, batch)), np.asarray(generate(Prompt(prompt_PD), ids))
 
 
 def assert_same_answers(theirs, ours):
@@ -144,10 +146,10 @@ def test_a_prompt_trained_in_peft_gives_the_same_logits_and_text_here(pytorch, t
     model = train_in_peft(pytorch(), peft_config(kind))
     model.save_pretrained(tmp_path / 'adapter')
     imported = import_prompt(tmp_path / 'adapter', MODEL, TASK)
-    assert imported.prompt_PD.shape == (5, CONFIG.d_model)
+    assert imported.prompt.rows.shape == (5, CONFIG.d_model)
     assert imported.metadata.method == f'imported from PEFT {kind.split(" by")[0]}'.replace(
         'one submodule', 'prompt tuning')
-    assert_same_answers(peft_answers(model), our_answers('t5_1_1', imported.prompt_PD))
+    assert_same_answers(peft_answers(model), our_answers('t5_1_1', imported.prompt.rows))
 
 
 def test_of_rows_for_both_stacks_those_for_the_encoder_are_imported_exactly(pytorch, tmp_path):
@@ -155,7 +157,7 @@ def test_of_rows_for_both_stacks_those_for_the_encoder_are_imported_exactly(pyto
     model.save_pretrained(tmp_path)
     stored = model.prompt_encoder['default'].embedding.weight.detach().numpy()
     assert stored.shape == (10, CONFIG.d_model)
-    assert import_prompt(tmp_path, MODEL, TASK).prompt_PD.tobytes() == stored[:5].tobytes()
+    assert import_prompt(tmp_path, MODEL, TASK).prompt.rows.tobytes() == stored[:5].tobytes()
 
 
 def test_weights_of_older_releases_are_read_without_unpickling(pytorch, tmp_path):
@@ -163,7 +165,7 @@ def test_weights_of_older_releases_are_read_without_unpickling(pytorch, tmp_path
     model.save_pretrained(tmp_path, safe_serialization=False)
     assert (tmp_path / peft.PICKLED).is_file() and not (tmp_path / peft.WEIGHTS).exists()
     stored = model.prompt_encoder['default'].embedding.weight.detach().numpy()
-    assert import_prompt(tmp_path, MODEL, TASK).prompt_PD.tobytes() == stored[:5].tobytes()
+    assert import_prompt(tmp_path, MODEL, TASK).prompt.rows.tobytes() == stored[:5].tobytes()
 
 
 @pytest.mark.parametrize(('kind', 'reason'), [
@@ -198,10 +200,10 @@ def test_peft_reads_our_configuration_without_a_word(pytorch, folder, recwarn):
 
 def test_out_and_in_again_changes_no_bit(tmp_path):
     odd = np.array([[-0.0, 1e-45, 3e7], [1 / 3, -1e-20, 748.7309]], np.float32)
-    export_prompt(PromptFile(odd, METADATA), tmp_path / 'a', 'peft')
+    export_prompt(PromptFile(Prompt(odd), METADATA), tmp_path / 'a', 'peft')
     model = dataclasses.replace(MODEL, d_model=3)
     back = import_prompt(tmp_path / 'a', model, TASK)
-    assert back.prompt_PD.tobytes() == odd.tobytes() and back.metadata.task == TASK
+    assert back.prompt.rows.tobytes() == odd.tobytes() and back.metadata.task == TASK
     assert back.metadata.method == 'imported from PEFT prompt tuning (trained for google/t5-tiny)'
     export_prompt(back, tmp_path / 'b', 'peft', base_model='google/t5-tiny')
     assert ((tmp_path / 'b' / peft.WEIGHTS).read_bytes()
@@ -243,7 +245,7 @@ def test_a_base_model_off_the_hub_stays_out_of_the_front_matter(tmp_path, base_m
 @pytest.mark.parametrize('layout', [
     Layout('after'), Layout('around'), Layout('marker'), Layout('after', after_end=True)])
 def test_layouts_that_peft_cannot_express_are_not_exported(tmp_path, layout):
-    prompt = PromptFile(ROWS, dataclasses.replace(METADATA, layout=layout))
+    prompt = PromptFile(Prompt(ROWS), dataclasses.replace(METADATA, layout=layout))
     with pytest.raises(ValueError, match=f"stands '{layout.placement}'.*before the text alone"):
         export_prompt(prompt, tmp_path / 'a', 'peft')
     assert not os.listdir(tmp_path)
@@ -251,18 +253,18 @@ def test_layouts_that_peft_cannot_express_are_not_exported(tmp_path, layout):
 
 def test_a_prompt_without_rows_is_not_exported(tmp_path):
     with pytest.raises(ValueError, match='no rows'):
-        export_prompt(PromptFile(ROWS[:0], METADATA), tmp_path / 'a', 'peft')
+        export_prompt(PromptFile(Prompt(ROWS[:0]), METADATA), tmp_path / 'a', 'peft')
     assert not os.listdir(tmp_path)
 
 
 def test_a_folder_is_replaced_only_when_told(folder):
-    other = PromptFile(2 * ROWS, METADATA)
+    other = PromptFile(Prompt(2 * ROWS), METADATA)
     (folder / 'notes.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='adapter exists already.*overwritten'):
         export_prompt(other, folder, 'peft')
-    assert (import_prompt(folder, MODEL, TASK).prompt_PD == ROWS).all()
+    assert (import_prompt(folder, MODEL, TASK).prompt.rows == ROWS).all()
     export_prompt(other, folder, 'peft', overwrite=True)
-    assert (import_prompt(folder, MODEL, TASK).prompt_PD == 2 * ROWS).all()
+    assert (import_prompt(folder, MODEL, TASK).prompt.rows == 2 * ROWS).all()
     assert (folder / 'notes.txt').read_text() == 'mine'
     file = folder / 'notes.txt'
     with pytest.raises(FileExistsError, match='is no folder'):
@@ -272,7 +274,7 @@ def test_a_folder_is_replaced_only_when_told(folder):
 def test_an_empty_folder_may_be_filled(tmp_path):
     (tmp_path / 'a').mkdir()
     export_prompt(PROMPT, tmp_path / 'a', 'peft')
-    assert (import_prompt(tmp_path / 'a', MODEL, TASK).prompt_PD == ROWS).all()
+    assert (import_prompt(tmp_path / 'a', MODEL, TASK).prompt.rows == ROWS).all()
 
 
 @pytest.mark.parametrize('existing', [False, True])
@@ -293,7 +295,8 @@ def test_a_write_that_breaks_off_leaves_no_adapter_of_two_halves(
 
     monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='disk full'):
-        export_prompt(PromptFile(2 * ROWS, METADATA), tmp_path / 'a', 'peft', overwrite=True)
+        export_prompt(PromptFile(Prompt(2 * ROWS), METADATA), tmp_path / 'a', 'peft',
+                      overwrite=True)
     monkeypatch.undo()
     assert not list(tmp_path.rglob('.*'))
     if existing:
@@ -357,7 +360,7 @@ def test_weights_that_do_not_fit_are_refused(folder, tensors, message):
 def test_adapters_of_any_float_type_are_read(folder, dtype):
     rows = np.asarray(jnp.asarray(ROWS, dtype)) if dtype == 'bfloat16' else ROWS.astype(dtype)
     store(folder, prompt_embeddings=rows)
-    imported = import_prompt(folder, MODEL, TASK).prompt_PD
+    imported = import_prompt(folder, MODEL, TASK).prompt.rows
     np.testing.assert_array_equal(imported, rows.astype(np.float32))
 
 

@@ -19,19 +19,20 @@ import pytest
 
 from jax_prompt.exchange import peft
 from jax_prompt.exchange.prompts_in_out import (
-    ModelFacts,
     export_prompt,
     import_prompt,
     inspect_prompt,
 )
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
+from tests.exchange.opened import opened_model
 from tests.weights import fuzzing
 from tests.weights.t5x_files import NAME, write_native, write_orbax
 
 ROWS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-MODEL = ModelFacts('tiny', 'w', 'v', 6)
-PROMPT = PromptFile(ROWS, PromptMetadata(
+MODEL = opened_model('tiny', 'w', 'v', 6)
+PROMPT = PromptFile(Prompt(ROWS), PromptMetadata(
     base_model='google/t5-tiny', base_model_fingerprint='w', vocabulary_fingerprint='v',
     task={'name': 'x'}, layout=Layout(), method='direct', step=1, metrics={}, seed=0))
 #: A mutation overwrites eight bytes at most in place: parts of three numbers.
@@ -39,12 +40,12 @@ MOST_DAMAGED = 3
 
 
 def imported(path) -> np.ndarray:
-    return import_prompt(path, MODEL, {}).prompt_PD
+    return import_prompt(path, MODEL, {}).prompt.rows
 
 
 def ours(path):
     loaded = load_prompt(path)
-    return loaded.prompt_PD, loaded.metadata.to_strings()
+    return loaded.prompt.rows, loaded.metadata.to_strings()
 
 
 def numpy_file(folder):

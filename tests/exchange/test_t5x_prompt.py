@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from jax_prompt.exchange import t5x_prompt
-from jax_prompt.exchange.prompts_in_out import ModelFacts, import_prompt, inspect_prompt
+from jax_prompt.exchange.prompts_in_out import import_prompt, inspect_prompt
 from jax_prompt.exchange.t5x_prompt import read_t5x_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.weights.array_folder import Folder
 from jax_prompt.weights.t5x_arrays import Model
+from tests.exchange.opened import opened_model
 from tests.weights.model_files import write_later_orbax, write_t5x
 from tests.weights.t5x_files import NAME, write_native, write_orbax, write_zarr
 
 ROWS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-MODEL = ModelFacts('tiny', 'w', 'v', 6)
+MODEL = opened_model('tiny', 'w', 'v', 6)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_prompt_is_read_to_the_last_bit_wherever_it_stands(tmp_path):
 
 def test_an_import_tells_where_it_comes_from(folder):
     imported = import_prompt(folder, MODEL, {'name': 'x'}, Layout('after'))
-    assert imported.prompt_PD.tobytes() == ROWS.tobytes()
+    assert imported.prompt.rows.tobytes() == ROWS.tobytes()
     assert imported.metadata.method == 'imported from the T5X checkpoint checkpoint_7'
     assert imported.metadata.layout == Layout('after')
     assert inspect_prompt(folder)['form'] == 't5x'
@@ -91,7 +92,7 @@ def test_of_several_prompts_none_is_chosen(tmp_path):
     folder = write_native(tmp_path / 'c', ROWS, inline=True, edit=second)
     with pytest.raises(ValueError, match='2 prompts .*decoder/prompt.*; name the parameter'):
         read_t5x_prompt(folder)
-    found = import_prompt(folder, MODEL, {}, parameter='decoder/prompt').prompt_PD
+    found = import_prompt(folder, MODEL, {}, parameter='decoder/prompt').prompt.rows
     assert (found == 2 * ROWS).all()
 
 
@@ -186,7 +187,7 @@ def test_prompts_of_later_orbax_are_read(tmp_path, monkeypatch, options):
     tree = {'encoder': {'norm': {'scale': ROWS[0]}, 'prompt': {'prompt': {'prompt': ROWS}}}}
     write_later_orbax(tmp_path / 'checkpoint_9', tree, **options)
     imported = import_prompt(tmp_path / 'checkpoint_9', MODEL, {})
-    assert imported.prompt_PD.tobytes() == ROWS.tobytes()
+    assert imported.prompt.rows.tobytes() == ROWS.tobytes()
     monkeypatch.setattr(t5x_prompt, 'MOST_BYTES', ROWS.nbytes - 1)
     with pytest.raises(ValueError, match='no prompt is so large'):
         read_t5x_prompt(tmp_path / 'checkpoint_9')
@@ -203,7 +204,7 @@ def test_an_address_in_a_bucket_is_read_as_one(monkeypatch):
     monkeypatch.setattr(Folder, 'file', lambda *_: None)
     imported = import_prompt('gs://bucket/run/checkpoint_3000/', MODEL, {})
     assert asked == ['gs://bucket/run/checkpoint_3000/']
-    assert imported.prompt_PD.tobytes() == ROWS.tobytes()
+    assert imported.prompt.rows.tobytes() == ROWS.tobytes()
     assert imported.metadata.method == 'imported from the T5X checkpoint checkpoint_3000'
 
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.inference.encode import encode_inputs
 from jax_prompt.inference.generate import next_logits
 from jax_prompt.models.architecture import to_hugging_face
+from jax_prompt.models.forward import encode
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import Prompt
 
 _TINY = dict(vocab_size=29, d_model=16, d_kv=6, d_ff=24, num_heads=3, num_layers=2,
              num_decoder_layers=2, relative_attention_num_buckets=8,
@@ -33,13 +34,13 @@ class Case:
 
     model: T5
     frozen: dict
-    prompt: jax.Array
+    prompt: Prompt
     texts: list[list[int]]
 
     def ids(self, prompted: bool, width: int = 16) -> np.ndarray:
         """Return int32[B, width], the prompt's rows before each text where asked for."""
         vocab_size = self.model.config.vocab_size
-        rows = list(range(vocab_size, vocab_size + len(self.prompt))) if prompted else []
+        rows = list(range(vocab_size, vocab_size + len(self.prompt.rows))) if prompted else []
         ids = np.zeros((len(self.texts), width), np.int32)
         for row, text in enumerate(self.texts):
             ids[row, :len(rows + text)] = rows + text
@@ -64,7 +65,7 @@ def make_case(shape: str) -> Case:
     frozen = jax.tree.map(jnp.asarray,
                           jax.tree_util.tree_map_with_path(weight, model.param_shapes()))
     draw = np.random.default_rng(2)
-    prompt = jnp.asarray(3 * draw.normal(size=(4, 16)), jnp.float32)
+    prompt = Prompt(jnp.asarray(3 * draw.normal(size=(4, 16)), jnp.float32))
     lengths = (1, 3, 9, 5, 11, 2)
     texts = [[*draw.integers(2, 29, length - 1).tolist(), 1] for length in lengths]
     return Case(model, frozen, prompt, texts)
@@ -119,19 +120,19 @@ class PyTorch:
         import torch
         self.case, self.model, self.torch = case, _torch_model(case.model.config.name), torch
 
-    def inputs(self, ids: np.ndarray, prompt: jax.Array) -> dict:
+    def inputs(self, ids: np.ndarray, prompt: Prompt) -> dict:
         torch = self.torch
-        table = torch.cat([self.model.shared.weight, torch.tensor(np.asarray(prompt))])
+        table = torch.cat([self.model.shared.weight, torch.tensor(np.asarray(prompt.rows))])
         ids = torch.tensor(ids, dtype=torch.long)
         return {'inputs_embeds': table[ids].detach(), 'attention_mask': (ids != 0).long()}
 
-    def generate(self, ids: np.ndarray, prompt: jax.Array, length: int) -> np.ndarray:
+    def generate(self, ids: np.ndarray, prompt: Prompt, length: int) -> np.ndarray:
         with self.torch.no_grad():
             tokens = self.model.generate(**self.inputs(ids, prompt), max_new_tokens=length,
                                          do_sample=False, num_beams=1)[:, 1:]
         return np.pad(tokens.numpy(), ((0, 0), (0, length - tokens.shape[1])))
 
-    def label_score(self, ids: np.ndarray, prompt: jax.Array, label: list[int]) -> np.ndarray:
+    def label_score(self, ids: np.ndarray, prompt: Prompt, label: list[int]) -> np.ndarray:
         torch = self.torch
         target = torch.tensor([[*label, 1]] * len(ids))
         start = torch.zeros_like(target[:, :1])
@@ -153,8 +154,8 @@ def teacher_forced():
     """Return logits as training computes them: one whole decode, nothing shared or cached."""
 
     @functools.partial(jax.jit, static_argnums=0)
-    def logits(model: T5, frozen: dict, prompt: jax.Array, ids: np.ndarray, inputs: np.ndarray):
-        encoded, mask = encode_inputs(model, frozen, prompt, ids)
+    def logits(model: T5, frozen: dict, prompt: Prompt, ids: np.ndarray, inputs: np.ndarray):
+        encoded, mask = encode(model, frozen, prompt, ids)
         hidden = model.decode(frozen, model.embed(frozen, inputs), encoded, mask)
         return model.logits(frozen, hidden)
 
@@ -166,8 +167,8 @@ def cached():
     """Return logits as generation computes them, position by position from a cache."""
 
     @functools.partial(jax.jit, static_argnums=0)
-    def logits(model: T5, frozen: dict, prompt: jax.Array, ids: np.ndarray, inputs: np.ndarray):
-        encoded, mask = encode_inputs(model, frozen, prompt, ids)
+    def logits(model: T5, frozen: dict, prompt: Prompt, ids: np.ndarray, inputs: np.ndarray):
+        encoded, mask = encode(model, frozen, prompt, ids)
 
         def step(cache, last):
             logits, cache = next_logits(model, frozen, last, cache)

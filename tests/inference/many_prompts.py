@@ -1,15 +1,15 @@
 """A tiny model and prompts for it of different lengths, layouts, templates and labels."""
 
-import types
-
 import jax
 import numpy as np
 
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 
 #: (rows, layout, what the task is), each different from the others in several ways.
 TASKS = {
@@ -27,27 +27,25 @@ TASKS = {
 }
 
 
-def open_tiny(folder, seed: int = 0) -> types.SimpleNamespace:
+def open_tiny(folder, seed: int = 0) -> OpenedModel:
     """Draw a model for the vocabulary in a folder; what an engine needs to know of it."""
     vocabulary = load_vocabulary(str(folder))
     config = T5Config(vocab_size=vocabulary.vocab_size, d_model=16, d_kv=8, d_ff=32, num_heads=2,
                       num_layers=1, num_decoder_layers=1, name='tiny')
     model = T5(config)
     frozen = model.init(jax.random.key(seed))
-    return types.SimpleNamespace(
-        model=model, frozen=frozen, for_generation=frozen, mesh=None, vocabulary=vocabulary,
-        name='tiny',
-        fingerprint=f'weights {seed}', vocabulary_fingerprint=vocabulary_fingerprint(vocabulary))
+    return OpenedModel(model, frozen, None, vocabulary, str(folder), 'tiny', f'weights {seed}',
+                       vocabulary_fingerprint(vocabulary))
 
 
 def prompt_file(opened, rows: int, layout: Layout = Layout(), seed: int = 0,  # noqa: B008
                 scale: float = 2.0, **task) -> PromptFile:
     """Draw a prompt for a model."""
     task = {'name': 'task', 'inputs_length': 24, **task}
-    drawn = scale * np.random.default_rng(seed).normal(size=(rows, opened.model.config.d_model))
+    drawn = scale * np.random.default_rng(seed).normal(size=(rows, opened.model.d_model))
     metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint, task,
                               layout, 'direct', 1, {'accuracy': 0.5}, seed)
-    return PromptFile(drawn.astype(np.float32), metadata)
+    return PromptFile(Prompt(drawn.astype(np.float32)), metadata)
 
 
 def prompts(opened) -> dict[str, PromptFile]:

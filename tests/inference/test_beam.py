@@ -18,6 +18,7 @@ from jax_prompt.inference.beam import (
 )
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import no_prompt
 from tests.inference import beam_reference
 from tests.inference.beam_reference import LENGTH, NUM_BEAMS, SETTINGS, SHAPES
 
@@ -238,7 +239,7 @@ def test_the_demos_model_writes_what_pytorch_writes():
     for row, tokens in enumerate(rows):
         ids[row, :len(tokens)] = tokens
     theirs = torch_model(loaded.config, loaded.frozen)
-    model, prompt = T5(loaded.config, scan_layers=False), jnp.zeros((0, loaded.config.d_model))
+    model, prompt = T5(loaded.config, scan_layers=False), no_prompt(loaded.config.d_model)
     given = dict(input_ids=torch.tensor(ids).long(), attention_mask=torch.tensor(ids != 0).long(),
                  max_new_tokens=16, do_sample=False, eos_token_id=1, pad_token_id=0,
                  decoder_start_token_id=0)

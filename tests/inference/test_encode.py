@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference import encode
+from jax_prompt.models import forward
+from jax_prompt.prompts.prompt import Prompt
 
-encode_inputs = functools.partial(jax.jit, static_argnums=0)(encode.encode_inputs)
+encode = functools.partial(jax.jit, static_argnums=0)(forward.encode)
 
 
 def test_virtual_tokens_are_the_prompt_joined_to_the_text(one_case):
     case = one_case
     ids = case.ids(prompted=True)
-    encoded, mask = encode_inputs(case.model, case.frozen, case.prompt, ids)
+    encoded, mask = encode(case.model, case.frozen, case.prompt, ids)
     text = case.model.embed(case.frozen, case.ids(prompted=False, width=12))
-    prompt = jnp.broadcast_to(case.prompt, (len(ids), *case.prompt.shape))
+    prompt = jnp.broadcast_to(case.prompt.rows, (len(ids), *case.prompt.rows.shape))
     joined = jnp.concatenate([prompt, text], axis=1)
     by_hand = jax.jit(case.model.encode)(case.frozen, joined, ids != 0)
     assert mask.dtype == bool
@@ -28,8 +29,8 @@ def test_virtual_tokens_are_the_prompt_joined_to_the_text(one_case):
 def test_without_virtual_tokens_it_is_plain_t5_to_the_last_bit(one_case):
     model, ids = one_case.model, one_case.ids(prompted=False)
     plain = jax.jit(lambda frozen: model.encode(frozen, model.embed(frozen, ids), ids != 0))
-    for rows in (one_case.prompt[:0], one_case.prompt):
-        encoded, _ = encode_inputs(model, one_case.frozen, rows, ids)
+    for prompt in (Prompt(one_case.prompt.rows[:0]), one_case.prompt):
+        encoded, _ = encode(model, one_case.frozen, prompt, ids)
         np.testing.assert_array_equal(encoded, plain(one_case.frozen))
 
 
@@ -38,16 +39,16 @@ def test_packed_rows_see_their_own_segment_alone(one_case):
     first, second = one_case.texts[2], one_case.texts[3]
     ids = np.array([first + second], np.int32)
     segments = np.array([[1] * len(first) + [2] * len(second)], np.int32)
-    packed, _ = encode_inputs(model, frozen, prompt, ids, None, segments)
-    alone, _ = encode_inputs(model, frozen, prompt, np.array([second], np.int32))
+    packed, _ = encode(model, frozen, prompt, ids, None, segments)
+    alone, _ = encode(model, frozen, prompt, np.array([second], np.int32))
     np.testing.assert_allclose(packed[:, len(first):], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_a_dropout_key_switches_dropout_on(one_case):
     model = dataclasses.replace(one_case.model, dropout_rate=0.5)
     arguments = (one_case.frozen, one_case.prompt, one_case.ids(prompted=True))
-    still, _ = encode_inputs(model, *arguments)
-    without, _ = encode_inputs(one_case.model, *arguments)
-    dropped, _ = encode_inputs(model, *arguments, jax.random.key(0))
+    still, _ = encode(model, *arguments)
+    without, _ = encode(one_case.model, *arguments)
+    dropped, _ = encode(model, *arguments, jax.random.key(0))
     np.testing.assert_array_equal(still, without)
     assert not np.allclose(still, dropped)

@@ -17,6 +17,7 @@ from jax_prompt.inference.rank import make_label_scorer, probabilities
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt, no_prompt
 from tests.inference.many_prompts import TASKS, open_tiny, prompt_file, prompts, requests
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((4, 4), (8, 4)), targets=(16,),
@@ -66,20 +67,19 @@ def assert_same(found, expected):
 def offline(opened, file, text):
     """Answer with one prompt alone, by the parts that know of no table."""
     task = TextTask.from_dict(file.metadata.task)
-    config = opened.model.config
-    converter = FeatureConverter.for_model(task, opened.vocabulary, config, file.metadata.layout,
-                                           len(file.prompt_PD))
+    converter = FeatureConverter.for_model(task, opened.vocabulary, opened.model,
+                                           file.metadata.layout, len(file.prompt.rows))
     rendered = task.render({'text': text} if isinstance(text, str) else text)
     ids, _ = converter.input_ids(opened.vocabulary.encode(rendered))
     ids_1S = np.pad(ids, (0, 48 - len(ids)))[None]
     if task.label_words is None:
         generate = make_generator(opened.model, task.targets_length)
-        tokens = np.asarray(generate(opened.frozen, file.prompt_PD, ids_1S))[0]
-        words = opened.vocabulary.decode(before_end(tokens, config.eos_token_id))
+        tokens = np.asarray(generate(opened.frozen, file.prompt, ids_1S))[0]
+        words = opened.vocabulary.decode(before_end(tokens, opened.model.tokens.eos))
         return Prediction(words.strip())
     score = make_label_scorer(opened.model,
                               [opened.vocabulary.encode(word) for word in task.label_words])
-    scores_1C = np.asarray(score(opened.frozen, file.prompt_PD, ids_1S))
+    scores_1C = np.asarray(score(opened.frozen, file.prompt, ids_1S))
     return Prediction(task.label_words[scores_1C.argmax()],
                       dict(zip(task.label_words, scores_1C[0].tolist(), strict=True)),
                       dict(zip(task.label_words, probabilities(scores_1C)[0].tolist(),
@@ -116,7 +116,7 @@ def test_rows_without_a_prompt_run_the_plain_model(opened, engine):
     tokens = [*opened.vocabulary.encode('the film was'), 1]
     assert row.ids.tolist() == tokens
     ids[0, :len(tokens)] = tokens
-    plain = make_generator(opened.model, 8)(opened.frozen, np.zeros((0, 16), np.float32), ids)
+    plain = make_generator(opened.model, 8)(opened.frozen, no_prompt(16), ids)
     expected = opened.vocabulary.decode(np.asarray(plain)[0].tolist()).strip()
     assert engine.run([engine.row('mood', 'film'), row])[1].text == expected
 
@@ -154,7 +154,7 @@ def test_beam_search_plugs_in_with_settings_of_each_row(opened):
     ids = np.zeros((1, 48), np.int32)
     ids[0, :len(rows[0].ids)] = rows[0].ids
     search = make_beam_generator(opened.model, 6, num_beams=2)
-    tokens = np.asarray(search(opened.frozen, engine.table.rows_RD, ids))[0].tolist()
+    tokens = np.asarray(search(opened.frozen, Prompt(engine.table.rows_RD), ids))[0].tolist()
     assert together[0] == opened.vocabulary.decode(tokens).strip()
 
 

@@ -18,6 +18,7 @@ from jax_prompt.inference.generate import (
     stack_limits,
 )
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import Prompt
 
 LENGTH = 10
 compiled = functools.cache(make_generator)
@@ -180,7 +181,7 @@ def test_the_largest_are_found_without_sorting_all():
 
 def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
     generate = make_generator(one_case.model, LENGTH)
-    for prompt in (one_case.prompt, one_case.prompt + 1):
+    for prompt in (one_case.prompt, Prompt(one_case.prompt.rows + 1)):
         for frozen in (one_case.frozen, jax.tree.map(lambda leaf: leaf * 2, one_case.frozen)):
             generate(frozen, prompt, one_case.ids(True))
     assert generate._cache_size() == 1

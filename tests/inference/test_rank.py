@@ -12,6 +12,7 @@ from jax_prompt.inference import rank
 from jax_prompt.inference.rank import make_label_scorer, probabilities
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import Prompt
 
 LABELS = ((7,), (9, 3, 22, 5), (9, 4))
 compiled = functools.cache(make_label_scorer)
@@ -116,7 +117,7 @@ def test_labels_share_the_encoder_and_its_keys_and_values(one_case):
 
 def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
     score = make_label_scorer(one_case.model, LABELS)
-    for prompt in (one_case.prompt, one_case.prompt + 1):
+    for prompt in (one_case.prompt, Prompt(one_case.prompt.rows + 1)):
         for frozen in (one_case.frozen, jax.tree.map(lambda leaf: leaf * 2, one_case.frozen)):
             score(frozen, prompt, one_case.ids(True))
     assert score._cache_size() == 1

@@ -50,7 +50,7 @@ def compute(model: T5, mesh, packed: bool):
     mask_BS, segments_BS = make_rows(packed)
     rows = (hidden_BSD, weight_BSD, mask_BS, segments_BS)
     if mesh is not None:
-        frozen = place(frozen, frozen_shardings(mesh, frozen))
+        frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules))
         rows = jax.device_put(rows, batch_sharding(mesh))
 
     def loss(hidden_BSD, frozen, weight_BSD, mask_BS, segments_BS):

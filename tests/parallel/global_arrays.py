@@ -34,7 +34,7 @@ def see(sizes: str) -> dict:
     random = np.random.default_rng(0)
     frozen = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32),
                           T5(config).param_shapes())
-    placed = place(frozen, frozen_shardings(mesh, frozen, shard_weights_over_data=True))
+    placed = place(frozen, frozen_shardings(mesh, frozen, T5.rules, shard_weights_over_data=True))
     copy = place({'step': np.int32(7)}, replicated(mesh))
     right = jax.tree.map(as_expected, placed, frozen)
     total = jax.jit(lambda x: (x**2).sum(), out_shardings=replicated(mesh))(batch['x'])

@@ -4,24 +4,27 @@ Run by test_step_on_meshes.py, which says what has to come of them.
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
 import numpy as np
 import optax
 
+from jax_prompt.models import forward
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, state_shardings
-from jax_prompt.prompts.methods import Method
-from jax_prompt.training.step import forward, init_state, make_train_step
+from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.training.step import init_state, make_train_step
 from tests.parallel.traffic import traffic
 
 B, S, L, P, D, V = 16, 24, 4, 5, 64, 64
-METHOD = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
+METHOD = direct()
 # After its first step the trace is the gradient itself.
 OPTIMIZER = optax.chain(optax.trace(decay=0.9), optax.scale(-0.01))
 
@@ -54,7 +57,7 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
     model = dataclasses.replace(tiny(depth), activation_sharding=batch_sharding(mesh))
     frozen = model.init(jax.random.key(0))
     frozen = quantise_tree(frozen) if int8 else frozen
-    frozen = place(frozen, frozen_shardings(mesh, frozen, fully_sharded))
+    frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules, fully_sharded))
     state = init_state({'prompt': jax.numpy.asarray(host_prompt())}, OPTIMIZER)
     wanted = state_shardings(mesh, state)
     state = place(state, wanted)
@@ -78,10 +81,10 @@ def int8_logits(mesh: jax.sharding.Mesh) -> list:
     """Quantise weights where they stand, on their devices, and score a batch with them."""
     model = dataclasses.replace(tiny(depth=2), activation_sharding=batch_sharding(mesh))
     frozen = model.init(jax.random.key(0))
-    frozen = quantise_tree(place(frozen, frozen_shardings(mesh, frozen)))
-    frozen = place(frozen, frozen_shardings(mesh, frozen))
-    score = jax.jit(lambda *arguments: forward(model, *arguments))
-    logits_BLV = score(host_prompt(), frozen, global_batch(host_batch(), mesh))
+    frozen = quantise_tree(place(frozen, frozen_shardings(mesh, frozen, T5.rules)))
+    frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules))
+    score = jax.jit(functools.partial(forward.score, model))
+    logits_BLV = score(frozen, Prompt(host_prompt()), global_batch(host_batch(), mesh))
     return np.asarray(logits_BLV).ravel()[::61].tolist()
 
 

@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as Spec
 from jax_prompt.models.t5.config import T5Config, t5_1_1
 from jax_prompt.models.t5.int8 import quantised_shapes
 from jax_prompt.models.t5.model import T5
-from jax_prompt.parallel import rules
 from jax_prompt.parallel.rules import (
     batch_sharding,
     frozen_shardings,
@@ -49,7 +48,7 @@ def shapes_of(config: T5Config):
 
 
 def specs(config: T5Config, on: AbstractMesh, fully_sharded: bool = False) -> dict[str, Spec]:
-    shardings = frozen_shardings(on, shapes_of(config), fully_sharded)
+    shardings = frozen_shardings(on, shapes_of(config), T5.rules, fully_sharded)
     return {path: sharding.spec for path, sharding in leaves(shardings).items()}
 
 
@@ -57,21 +56,22 @@ def specs(config: T5Config, on: AbstractMesh, fully_sharded: bool = False) -> di
 def test_every_parameter_has_one_rule_of_its_shape(config):
     for path, leaf in leaves(shapes_of(config)).items():
         sizes = {'V': config.vocab_size, 'D': config.d_model, 'H': config.num_heads,
-                 'K': config.d_kv, 'F': config.d_ff, 'R': config.relative_attention_num_buckets,
+                 'K': config.d_kv, 'F': config.d_ff, 'X': config.relative_attention_num_buckets,
                  'N': config.num_decoder_layers if path.startswith('decoder')
                  else config.num_layers}
-        assert leaf.shape == tuple(sizes[letter] for letter in rule_for(path).dimensions), path
+        letters = rule_for(path, T5.rules).dimensions
+        assert leaf.shape == tuple(sizes[letter] for letter in letters), path
 
 
 def test_every_rule_is_somebodys():
-    used = {rule_for(path) for config in SHAPES.values()
+    used = {rule_for(path, T5.rules) for config in SHAPES.values()
             for path in leaves(shapes_of(config))}
-    assert used == set(rules.RULES)
+    assert used == set(T5.rules)
 
 
 def test_every_alternative_in_a_rule_is_somebodys():
     """A name in a pattern that no T5 has would hide a misspelling."""
-    words = {word for rule in rules.RULES for word in re.findall(r'\w+', rule.pattern)}
+    words = {word for rule in T5.rules for word in re.findall(r'\w+', rule.pattern)}
     real = {word for config in SHAPES.values() for path in leaves(shapes_of(config))
             for word in path.split('/')}
     assert words <= real | {'self', 'cross', '_attention'}
@@ -101,7 +101,7 @@ def test_without_full_sharding_nothing_is_split_over_data():
 @pytest.mark.parametrize('config', SHAPES.values(), ids=SHAPES)
 def test_fully_sharded_every_large_kernel_is_split_over_both_axes(config):
     on, shapes = mesh(4, 2), leaves(shapes_of(config))
-    shardings = leaves(frozen_shardings(on, shapes_of(config), True))
+    shardings = leaves(frozen_shardings(on, shapes_of(config), T5.rules, True))
     for path, sharding in shardings.items():
         if path.endswith('kernel') or path == 'token_embedder/embedding':
             part = math.prod(sharding.shard_shape(shapes[path].shape))
@@ -116,7 +116,7 @@ def test_fully_sharded_every_large_kernel_is_split_over_both_axes(config):
 def test_int8_values_stand_like_the_kernels_and_scales_like_what_they_scale(config, fully_sharded):
     wide = specs(config, mesh(4, 2), fully_sharded)
     shapes = quantised_shapes(shapes_of(config))
-    on = leaves(frozen_shardings(mesh(4, 2), shapes, fully_sharded))
+    on = leaves(frozen_shardings(mesh(4, 2), shapes, T5.rules, fully_sharded))
     for path, leaf in leaves(shapes).items():
         kernel, part = path.rsplit('/', 1)
         if part == 'values':
@@ -132,7 +132,7 @@ def test_int8_values_stand_like_the_kernels_and_scales_like_what_they_scale(conf
 def test_scales_are_whole_where_a_product_sums():
     shapes = quantised_shapes(shapes_of(TINY))
     on = {path: sharding.spec for path, sharding
-          in leaves(frozen_shardings(mesh(4, 2), shapes, True)).items()}
+          in leaves(frozen_shardings(mesh(4, 2), shapes, T5.rules, True)).items()}
     attention = 'encoder/layers/self_attention'
     assert on[f'{attention}/query/kernel/values'] == Spec(None, 'data', 'model', None)
     assert on[f'{attention}/query/kernel/scale'] == Spec(None, None, 'model', None)
@@ -149,7 +149,7 @@ def test_a_kernel_of_size_one_where_it_is_split_is_still_refused():
 
 def test_xxl_fully_sharded_is_divided_by_the_number_of_devices():
     shapes = shapes_of(t5_1_1('xxl'))
-    shardings = frozen_shardings(mesh(2, 8), shapes, True)
+    shardings = frozen_shardings(mesh(2, 8), shapes, T5.rules, True)
     part = sum(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding
                in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True))
     assert part == pytest.approx(11_135_332_352 / 16, rel=1e-3)
@@ -168,14 +168,14 @@ def test_a_parameter_without_a_rule_is_named():
     shapes = copy.deepcopy(shapes_of(TINY))
     shapes['encoder']['adapter'] = {'kernel': jax.ShapeDtypeStruct((2, 16), 'float32')}
     with pytest.raises(ValueError, match='parameter encoder/adapter/kernel has no partition rule'):
-        frozen_shardings(mesh(4, 2), shapes)
+        frozen_shardings(mesh(4, 2), shapes, T5.rules)
 
 
 def test_another_number_of_dimensions_is_named():
     shapes = copy.deepcopy(shapes_of(TINY))
     shapes['lm_head']['kernel'] = jax.ShapeDtypeStruct((16, 48, 1), 'float32')
     with pytest.raises(ValueError, match=r'lm_head/kernel has the shape \(16, 48, 1\).*\[D, V\]'):
-        frozen_shardings(mesh(4, 2), shapes)
+        frozen_shardings(mesh(4, 2), shapes, T5.rules)
 
 
 @pytest.mark.parametrize('changes, sizes, fully_sharded, message', [

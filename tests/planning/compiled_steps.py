@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.planning.hlo import read_module
 from jax_prompt.planning.work import product_flops
-from jax_prompt.prompts.methods import Method
+from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
-from jax_prompt.training.step import forward, init_state, make_train_step
+from jax_prompt.training.step import init_state, make_train_step
 
 B, S, L, P, D = 4, 72, 8, 5, 256
-METHOD = Method('direct', lambda rng, context: {}, lambda params: params['prompt'])
+METHOD = direct()
 
 
 def make_model(scanned: bool) -> T5:
@@ -45,7 +47,7 @@ def model_tuning(device, scanned: bool = True):
     model = make_model(scanned)
 
     def loss(frozen, prompt_PD, batch):
-        logits_BLV = forward(model, prompt_PD, frozen, batch)
+        logits_BLV = score(model, frozen, Prompt(prompt_PD), batch)
         return token_loss(logits_BLV, batch['decoder_target_tokens'],
                           batch['decoder_loss_weights'], 1e-4)[0]
 

@@ -22,6 +22,7 @@ from jax_prompt.inference.shapes import Shapes
 from jax_prompt.predict import bulk
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, predict_file
 from jax_prompt.progress import ProgressBar
+from jax_prompt.prompts.prompt import Prompt
 from tests.inference.many_prompts import open_tiny, prompts, requests
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((8, 4),), targets=(16,), shared_labels=1)
@@ -186,7 +187,8 @@ def other(engine, opened=(), **changed):
 def other_engines(engine):
     """Return engines whose answers are not those of this one, by what differs."""
     model, name = engine.opened.model, 'mood'
-    file = dataclasses.replace(engine.prompts[name].file, prompt_PD=np.zeros((5, 16), np.float32))
+    file = dataclasses.replace(engine.prompts[name].file,
+                               prompt=Prompt(np.zeros((5, 16), np.float32)))
     return {
         'model': other(engine, {'fingerprint': 'others'}),
         'vocabulary': other(engine, {'vocabulary_fingerprint': 'others'}),

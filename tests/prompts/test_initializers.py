@@ -9,7 +9,6 @@ import pytest
 
 from jax_prompt.prompts import initializers
 from jax_prompt.prompts.initializers import InitContext
-from jax_prompt.prompts.methods import direct
 
 V, P, D = 64, 6, 5
 TABLE = np.random.default_rng(0).normal(size=(V, D)).astype(np.float32)
@@ -185,12 +184,3 @@ def test_pickles_are_never_loaded(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'cannot read .*none\.npy.*No such file'):
         initializers.from_array(tmp_path / 'none.npy')(RNG, context())
-
-
-def test_the_direct_method_folds_to_its_initial_rows():
-    method = direct(ALL['uniform'])
-    params = method.init(RNG, context())
-    assert method.name == 'direct' and list(params) == ['prompt']
-    np.testing.assert_array_equal(method.fold(params), ALL['uniform'](RNG, context()))
-    grads = jax.grad(lambda params: jnp.sum(3 * method.fold(params)))(params)
-    np.testing.assert_array_equal(grads['prompt'], np.full((P, D), 3))

@@ -25,6 +25,7 @@ from jax_prompt.prompts.file import (
     save_prompt,
 )
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 
 ROWS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 METADATA = PromptMetadata(
@@ -34,7 +35,7 @@ METADATA = PromptMetadata(
     layout=Layout('around', after_end=True, rows_before=1), method='direct', step=300,
     metrics={'accuracy': 0.1 + 0.2}, seed=5, jax_prompt_version='0.1.0',
 )
-PROMPT = PromptFile(ROWS, METADATA)
+PROMPT = PromptFile(Prompt(ROWS), METADATA)
 
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def reseal(path, strings=None, rows=ROWS):
 
 def test_a_round_trip_changes_nothing(path):
     loaded = load_prompt(path)
-    assert loaded.prompt_PD.tobytes() == ROWS.tobytes()
-    assert loaded.prompt_PD.dtype == np.float32 and loaded.prompt_PD.flags.writeable
+    assert loaded.prompt.rows.tobytes() == ROWS.tobytes()
+    assert loaded.prompt.rows.dtype == np.float32 and loaded.prompt.rows.flags.writeable
     assert loaded.metadata == METADATA and loaded.path == path
     second = path.with_name('second.safetensors')
     save_prompt(second, loaded)
@@ -73,8 +74,8 @@ def test_a_round_trip_changes_nothing(path):
 def test_odd_floats_and_shapes_survive(path):
     tiny = np.array([[-0.0, 1e-45, np.finfo(np.float32).max]], np.float32)
     for rows in (tiny, np.zeros((0, 7), np.float32), np.asfortranarray(ROWS), ROWS[:, ::2]):
-        save_prompt(path, PromptFile(rows, METADATA))
-        loaded = load_prompt(path).prompt_PD
+        save_prompt(path, PromptFile(Prompt(rows), METADATA))
+        loaded = load_prompt(path).prompt.rows
         assert loaded.shape == rows.shape and loaded.tobytes() == rows.tobytes()
 
 
@@ -97,13 +98,13 @@ def test_what_the_safetensors_package_writes_is_read(path):
 
 
 def test_a_prompt_of_t5_small_takes_its_numbers_and_little_more(path):
-    save_prompt(path, PromptFile(np.ones((20, 512), np.float32), METADATA))
+    save_prompt(path, PromptFile(Prompt(np.ones((20, 512), np.float32)), METADATA))
     assert 40_960 < path.stat().st_size < 45_000
 
 
 def test_a_jax_prompt_can_be_saved(path):
-    save_prompt(path, PromptFile(jax.numpy.asarray(ROWS), METADATA))
-    assert load_prompt(path).prompt_PD.tobytes() == ROWS.tobytes()
+    save_prompt(path, PromptFile(Prompt(jax.numpy.asarray(ROWS)), METADATA))
+    assert load_prompt(path).prompt.rows.tobytes() == ROWS.tobytes()
 
 
 def test_it_initialises_another_prompt(path):
@@ -136,7 +137,7 @@ def test_every_flipped_bit_is_found_or_harmless(path):
                 assert str(path) in str(error) and '\n' not in str(error)
             else:
                 harmless += 1
-                assert loaded.prompt_PD.tobytes() == ROWS.tobytes()
+                assert loaded.prompt.rows.tobytes() == ROWS.tobytes()
                 assert loaded.metadata == METADATA
     assert harmless < 100  # hexadecimal letters of escapes, white space of the padding
 
@@ -215,7 +216,7 @@ def test_missing_metadata_are_named(path):
 def test_numbers_that_are_not_finite_are_refused(path):
     rows = np.where(np.eye(3, 4), np.nan, ROWS).astype(np.float32)
     with pytest.raises(ValueError, match='not finite'):
-        PromptFile(rows, METADATA)
+        PromptFile(Prompt(rows), METADATA)
     reseal(path, rows=rows)
     with pytest.raises(ValueError, match=r'prompt\.safetensors.*not finite'):
         load_prompt(path)
@@ -224,7 +225,7 @@ def test_numbers_that_are_not_finite_are_refused(path):
 @pytest.mark.parametrize('rows', [ROWS.astype(np.float64), ROWS[0], ROWS.astype(np.int32)])
 def test_other_arrays_are_refused(rows):
     with pytest.raises(ValueError, match=r'expected float32\[P, D\]'):
-        PromptFile(rows, METADATA)
+        PromptFile(Prompt(rows), METADATA)
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -262,7 +263,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     old = path.read_bytes()
     monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='disk full'):
-        save_prompt(path, PromptFile(2 * ROWS, METADATA))
+        save_prompt(path, PromptFile(Prompt(2 * ROWS), METADATA))
     assert path.read_bytes() == old and os.listdir(path.parent) == [path.name]
 
 
@@ -274,7 +275,7 @@ def test_saving_makes_the_folder_and_leaves_one_file(tmp_path):
 
 
 def test_a_file_replaced_just_before_it_is_opened_is_read_whole(path, monkeypatch):
-    larger = PromptFile(np.ones((9, 4), np.float32), METADATA)
+    larger = PromptFile(Prompt(np.ones((9, 4), np.float32)), METADATA)
     opened, replaced = pathlib.Path.open, []
 
     def replace_and_open(self, mode='r'):
@@ -284,17 +285,18 @@ def test_a_file_replaced_just_before_it_is_opened_is_read_whole(path, monkeypatc
         return opened(self, mode)
 
     monkeypatch.setattr(pathlib.Path, 'open', replace_and_open)
-    assert load_prompt(path).prompt_PD.shape == (9, 4) and replaced
+    assert load_prompt(path).prompt.rows.shape == (9, 4) and replaced
 
 
 SAVE_FOREVER = '''
 import sys, numpy as np
 from jax_prompt.prompts.file import PromptFile, load_prompt, save_prompt
+from jax_prompt.prompts.prompt import Prompt
 path = sys.argv[1]
 metadata = load_prompt(path).metadata
 print('ready', flush=True)
 for i in range(10**9):
-    save_prompt(path, PromptFile(np.full((300, 400), i, np.float32), metadata))
+    save_prompt(path, PromptFile(Prompt(np.full((300, 400), i, np.float32)), metadata))
 '''
 
 
@@ -307,13 +309,13 @@ def test_a_kill_while_saving_leaves_a_whole_file(path):
         )
         assert process.stdout.readline() == b'ready\n'
         deadline = time.monotonic() + 20
-        while load_prompt(path).prompt_PD.shape != (300, 400) and time.monotonic() < deadline:
+        while load_prompt(path).prompt.rows.shape != (300, 400) and time.monotonic() < deadline:
             pass  # readers see whole files only, while it is being replaced
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        rows = load_prompt(path).prompt_PD
+        rows = load_prompt(path).prompt.rows
         assert (rows == rows[0, 0]).all()
         seen.add(float(rows[0, 0]))
         save_prompt(path, PROMPT)

@@ -173,7 +173,7 @@ def test_prompts_are_listed_described_and_read_by_their_nearest_words(server, op
     status, nearest, _ = server.ask('GET', '/v1/prompts/one@1/nearest?count=3')
     assert status == 200 and nearest['prompt'] == 'one@1'
     table = np.asarray(opened.frozen['token_embedder']['embedding'])
-    row = prompts(opened)['one'].prompt_PD[0]
+    row = prompts(opened)['one'].prompt.rows[0]
     cosines = table @ row / np.linalg.norm(table, axis=1) / np.linalg.norm(row)
     best = np.argsort(-cosines)[:3]
     np.testing.assert_allclose([one['cosine'] for one in nearest['rows'][0]], cosines[best],

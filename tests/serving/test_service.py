@@ -16,6 +16,7 @@ import pytest
 from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.serving.app import create_app
 from jax_prompt.serving.limits import OPEN_PATHS, Limits
 from jax_prompt.serving.service import DRAINING, READY, STARTING, Service
@@ -250,7 +251,7 @@ def test_a_prompt_that_has_no_answer_is_the_fault_of_no_other_request(opened, mo
         **vars(opened), 'model': dataclasses.replace(opened.model, dtype=jnp.bfloat16)})
     file = prompt_file(opened, 4, labels=['negative', 'positive'])
     save_prompt(mood / 'wild@1.safetensors', dataclasses.replace(
-        file, prompt_PD=np.full_like(file.prompt_PD, 3.4e38)))
+        file, prompt=Prompt(np.full_like(file.prompt.rows, 3.4e38))))
 
     async def both(service):
         return await asyncio.gather(classify(service, prompt='wild'), classify(service))

@@ -37,7 +37,7 @@ def curve(run):
 def assert_same_run(one, other, tolerance=TOLERANCE):
     assert len(curve(one)) == QUICK['steps']
     np.testing.assert_allclose(curve(one), curve(other), rtol=tolerance)
-    prompts = [load_prompt(run / 'prompt.safetensors').prompt_PD for run in (one, other)]
+    prompts = [load_prompt(run / 'prompt.safetensors').prompt.rows for run in (one, other)]
     np.testing.assert_allclose(*prompts, atol=tolerance * np.abs(prompts[0]).max())
 
 

@@ -21,13 +21,15 @@ from jax_prompt.data.packing import (
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.evaluation import evaluator as evaluation
 from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.prompts.methods import Method
+from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
-from jax_prompt.training.step import forward, init_state, make_train_step
+from jax_prompt.training.step import init_state, make_train_step
 
 # Heads are so wide that the cross-attention of unpacked rows takes its short way, which that of
 # packed rows, with more decoder positions, does not.
@@ -94,7 +96,7 @@ def case(request) -> Case:
 @functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradient(model, prompt, frozen, batch):
     def loss(prompt):
-        logits = forward(model, prompt, frozen, batch)
+        logits = score(model, frozen, Prompt(prompt), batch)
         total, metrics = token_loss(logits, batch['decoder_target_tokens'],
                                     batch['decoder_loss_weights'])
         return total, (metrics, logits)
@@ -163,7 +165,7 @@ def test_neighbours_change_not_one_bit():
 
 def test_training_goes_the_same_way():
     case = make_case(*CASES['before'])
-    method, optimizer = Method('direct', None, lambda params: params['prompt']), adafactor()
+    method, optimizer = direct(), adafactor()
     step = make_train_step(case.model, method, optimizer)
     prompts = []
     for number in range(2):

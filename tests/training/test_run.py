@@ -22,9 +22,13 @@ from jax_prompt.evaluation.evaluator import make_evaluator, make_features
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import uniform
-from jax_prompt.training.loop import Loop
+from jax_prompt.prompts.method import Method
+from jax_prompt.prompts.methods.residual import residual
+from jax_prompt.prompts.prompt import Prompt, Tuned
+from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
 from jax_prompt.training.run import AFTER, BEFORE, NO_PROMPT, train
 from jax_prompt.training.settings import PromptSettings
+from jax_prompt.training.step import make_train_step
 from tests import tiny_world
 from tests.training.processes import command, newest_checkpoint
 
@@ -35,19 +39,18 @@ class Stop(Exception):
 
 def stop_before(patch, step_number):
     """Make runs raise where they would begin the update after so many."""
-    made = Loop.__init__
 
-    def init(self, **pieces):
-        inner = pieces['step']
+    def make(*args):
+        inner = make_train_step(*args)
 
-        def step(state, frozen, batch):
+        def step(state, *inputs):
             if int(state.step) == step_number:
                 raise Stop
-            return inner(state, frozen, batch)
+            return inner(state, *inputs)
 
-        made(self, **pieces | {'step': step})
+        return step
 
-    patch.setattr(Loop, '__init__', init)
+    patch.setattr('jax_prompt.training.loop.make_train_step', make)
 
 
 def read_lines(folder):
@@ -67,7 +70,7 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
     losses = [line['value'] for line in read_lines(tmp_path / 'run') if line['name'] == 'loss']
     assert len(losses) == 30 and losses[-1] < 0.85 * losses[0]
     best = load_prompt(outcome.folder.prompt)
-    assert best.prompt_PD.shape == (5, 16) and best.metadata.step == outcome.best_step
+    assert best.prompt.rows.shape == (5, 16) and best.metadata.step == outcome.best_step
     assert best.metadata.task == task.to_dict() | {'labels': {'0': 'negative', '1': 'positive'}}
     validation = [line['value'] for line in read_lines(tmp_path / 'run')
                   if line['split'] == 'validation']
@@ -110,7 +113,7 @@ def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings,
 def test_a_finished_run_started_again_answers_without_training(model, task, prompt, settings,
                                                                tmp_path, monkeypatch):
     first = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
-    monkeypatch.setattr('jax_prompt.training.run.train_batches', None)
+    monkeypatch.setattr('jax_prompt.training.problem.train_batches', None)
     again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
     assert again == first
 
@@ -202,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     with pytest.raises(ValueError, match='loss is nan .* at step 7; expected finite'):
         train(model, task, tmp_path, prompt, optimizer=explode_at_6, settings=settings(),
               quiet=True)
-    assert np.isfinite(load_prompt(tmp_path / 'prompt.safetensors').prompt_PD).all()
+    assert np.isfinite(load_prompt(tmp_path / 'prompt.safetensors').prompt.rows).all()
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['0', '4']
 
 
@@ -260,19 +263,68 @@ def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
 
 @pytest.mark.parametrize('change', [
     dict(prompt=PromptSettings(rows=6)), dict(prompt=PromptSettings(rows=5, initializer=uniform())),
+    dict(prompt=PromptSettings(rows=5, method=residual(width=4))),
     dict(settings=dict(seed=9)), dict(settings=dict(z_loss=0.0)),
-    dict(configuration={'adafactor.learning_rate': '0.1'})],
-    ids=['rows', 'initializer', 'seed', 'loss', 'optimizer'])
+    dict(optimizer=adafactor(0.1)), dict(optimizer=adafactor(warmup_schedule(0.3, 1, 9, 'linear'))),
+    dict(optimizer=adamw())],
+    ids=['rows', 'initializer', 'method', 'seed', 'loss', 'rate', 'schedule', 'optimizer'])
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(
         model, task, prompt, settings, tmp_path, change):
-    train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True,
-          configuration={'adafactor.learning_rate': '0.3'})
+    train(model, task, tmp_path, prompt, adafactor(warmup_schedule(0.3, 0, 9, 'linear')),
+          settings(steps=1), quiet=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
     with pytest.raises(ValueError, match='holds a run of another configuration: .* there and'):
         train(model, task, tmp_path, change.get('prompt', prompt),
-              settings=settings(**{'steps': 2, **change.get('settings', {})}), quiet=True,
-              configuration=change.get('configuration', {'adafactor.learning_rate': '0.3'}))
+              change.get('optimizer', adafactor(warmup_schedule(0.3, 0, 9, 'linear'))),
+              settings(**{'steps': 1, **change.get('settings', {})}), quiet=True)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('shared', [True, False], ids=['shared', 'one a row'])
+def test_a_residual_prompt_resumes_with_its_network_and_is_saved_folded(
+        model, task, settings, tmp_path, monkeypatch, shared):
+    prompt = PromptSettings(rows=5, method=residual(width=6, shared=shared))
+    chosen = settings(steps=8)
+    whole = train(model, task, tmp_path / 'whole', prompt, settings=chosen, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_before(patch, 6)
+        with pytest.raises(Stop):
+            train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
+    parts = train(model, task, tmp_path / 'parts', prompt, settings=chosen, quiet=True)
+    assert parts.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
+    file = load_prompt(whole.folder.prompt)
+    assert file.metadata.method == 'residual' and file.prompt.rows.shape == (5, 16)
+    assert whole.trained_numbers == 5 * 16 + (1 if shared else 5) * (6 * 16 + 6 + 16 * 6 + 3 * 16)
+    assert 'residual(width=6' in (tmp_path / 'whole' / 'card.md').read_text()
+
+
+def test_a_method_that_tunes_weights_is_refused_before_anything_is_written(
+        model, task, settings, tmp_path):
+    def apply(params, constants):
+        return Tuned(Prompt(params['prompt']), {'encoder': {'final_norm': {'scale': params['s']}}})
+
+    method = Method('norms', lambda rng, context: (
+        {'prompt': context.start(rng), 's': jnp.ones(16)}, {}), apply)
+    with pytest.raises(ValueError, match='method norms tunes weights .* no prompt file can hold'):
+        train(model, task, tmp_path / 'run', PromptSettings(rows=5, method=method),
+              settings=settings(steps=1), quiet=True)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_an_evaluation_can_end_the_run(model, task, prompt, settings, tmp_path):
+    told = []
+
+    def on_evaluation(step, metrics):
+        told.append((step, metrics['accuracy']))
+        return step < 8
+
+    pruned = train(model, task, tmp_path, prompt, settings=settings(), quiet=True,
+                   on_evaluation=on_evaluation)
+    assert [step for step, _ in told] == [0, 4, 8] and set(pruned.results) == {AFTER}
+    validation = [line['value'] for line in read_lines(tmp_path) if line['split'] == 'validation']
+    assert validation == [accuracy for _, accuracy in told]
+    again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+    assert again == pruned  # its end is remembered
 
 
 def test_the_same_task_with_other_data_is_another_configuration(

@@ -9,11 +9,15 @@ import numpy as np
 import optax
 import pytest
 
+from jax_prompt.models import forward
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
-from jax_prompt.prompts.methods import Method
-from jax_prompt.training.optimizers import adafactor, adamw
-from jax_prompt.training.step import forward, init_state, make_train_step
+from jax_prompt.prompts.method import Method
+from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
+from jax_prompt.training.losses import token_loss
+from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
+from jax_prompt.training.step import init_state, make_train_step
 
 CONFIG = T5Config(vocab_size=31, d_model=12, d_kv=4, d_ff=20, num_heads=3, num_layers=2,
                   num_decoder_layers=2, name='tiny')
@@ -25,7 +29,7 @@ def make_frozen(seed=0):
     return jax.jit(T5(CONFIG).init)(jax.random.key(seed))
 
 
-score = jax.jit(forward, static_argnums=0)
+score = jax.jit(forward.score, static_argnums=0)
 
 
 def make_batch(length=10, seed=0):
@@ -41,7 +45,7 @@ def make_batch(length=10, seed=0):
 
 
 def make_method():
-    return Method('direct', None, lambda params: params['prompt'])
+    return direct()
 
 
 def make_state(optimizer, seed=1):
@@ -125,9 +129,10 @@ def test_without_virtual_tokens_the_program_is_plain_t5_to_the_last_bit():
         return model.logits(frozen, hidden)
 
     prompted = functools.partial(score, model)
-    np.testing.assert_array_equal(plain(frozen), prompted(jnp.zeros((0, 12)), frozen, batch))
+    np.testing.assert_array_equal(plain(frozen), prompted(frozen, no_prompt(12), batch))
     # A prompt that no id asks for changes nothing either.
-    np.testing.assert_array_equal(plain(frozen), prompted(jnp.ones((ROWS, 12)), frozen, batch))
+    unused = Prompt(jnp.ones((ROWS, 12)))
+    np.testing.assert_array_equal(plain(frozen), prompted(frozen, unused, batch))
 
 
 def test_pads_never_change_logits():
@@ -138,16 +143,16 @@ def test_pads_never_change_logits():
                                                      ((0, 0), (0, 7))))
     for name in ('decoder_input_tokens', 'decoder_target_tokens'):
         longer[name] = np.pad(longer[name], ((0, 0), (0, 2)))
-    short = score(model, prompt, frozen, batch)
-    long = score(model, prompt, frozen, longer)[:, :3]
+    short = score(model, frozen, Prompt(prompt), batch)
+    long = score(model, frozen, Prompt(prompt), longer)[:, :3]
     np.testing.assert_allclose(short, long, atol=2e-5)
 
 
 def test_a_prompt_changes_the_output():
     model = T5(CONFIG)
     frozen, batch = make_frozen(), make_batch()
-    one, other = (score(model, jax.random.normal(jax.random.key(seed), (ROWS, 12)), frozen, batch)
-                  for seed in (1, 2))
+    one, other = (score(model, frozen, Prompt(jax.random.normal(jax.random.key(seed), (ROWS, 12))),
+                        batch) for seed in (1, 2))
     assert float(jnp.abs(one - other).max()) > 1e-2
 
 
@@ -232,3 +237,46 @@ def test_microbatches_need_less_memory():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < 0.4 * temporaries(1)
+
+
+def test_weights_that_stand_in_for_frozen_ones_are_tuned_and_nothing_else_is():
+    model, frozen, batch = T5(CONFIG), make_frozen(), make_batch()
+    scale = frozen['encoder']['final_norm']['scale']
+
+    def apply(params, constants):
+        weights = {'encoder': {'final_norm': {'scale': params['scale'] * constants['by']}}}
+        return Tuned(Prompt(params['prompt']), weights)
+
+    optimizer = optax.sgd(1.0)
+    params = {'prompt': jax.random.normal(jax.random.key(1), (ROWS, 12)), 'scale': jnp.copy(scale)}
+
+    def loss(scale):
+        changed = dict(frozen, encoder=dict(frozen['encoder'], final_norm={'scale': scale * 2.0}))
+        logits = forward.score(model, changed, Prompt(params['prompt']), batch)
+        return token_loss(logits, batch['decoder_target_tokens'], batch['decoder_loss_weights'])[0]
+
+    expected = jax.grad(loss)(scale)
+    for microbatches in (1, 2):
+        step = make_train_step(model, Method('norm', None, apply), optimizer,
+                               microbatches=microbatches)
+        state, _ = step(init_state(jax.tree.map(jnp.copy, params), optimizer), frozen, batch,
+                        {'by': jnp.float32(2.0)})
+        np.testing.assert_allclose(scale - state.params['scale'], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_the_model_has_not_are_refused():
+    with pytest.raises(ValueError, match="has no weights 'middle' to stand in for"):
+        in_place_of(make_frozen(), {'encoder': {'middle': jnp.ones(3)}})
+
+
+def test_another_learning_rate_compiles_nothing():
+    model, frozen = T5(CONFIG), make_frozen()
+    step = make_train_step(model, make_method(), adafactor())
+    changes = {}
+    for rate in (0.3, 0.1, warmup_schedule(0.3, 5, 9), warmup_schedule(0.3, 0, 9, 'cosine')):
+        state = make_state(adafactor(rate))
+        before = np.array(state.params['prompt'])
+        state, _ = step(state, frozen, make_batch())
+        changes[len(changes)] = np.abs(np.array(state.params['prompt']) - before).max()
+    assert changes[0] > 2 * changes[1] and changes[2] < 1e-4 and changes[3] == changes[0]
+    assert step._cache_size() == 1

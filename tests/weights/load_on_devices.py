@@ -17,6 +17,7 @@ if len(sys.argv) > 1:
     port, processes, index = sys.argv[1:]
     jax.distributed.initialize(f'127.0.0.1:{port}', int(processes), int(index))
 
+from jax_prompt.models.t5.model import T5  # noqa: E402
 from jax_prompt.parallel.mesh import make_mesh  # noqa: E402
 from jax_prompt.parallel.rules import frozen_shardings  # noqa: E402
 from jax_prompt.weights import assemble, tensors  # noqa: E402  (the processes have met)
@@ -29,7 +30,7 @@ assemble._BLOCK_BYTES = 200
 def see(source: pathlib.Path, mesh: jax.sharding.Mesh, **options) -> dict:
     """Load on a mesh and as numpy, and compare each device's part with the whole."""
     def shardings(shapes):
-        return frozen_shardings(mesh, shapes, shard_weights_over_data=True)
+        return frozen_shardings(mesh, shapes, T5.rules, shard_weights_over_data=True)
 
     read = []
     whole_file = tensors.RawFile.read

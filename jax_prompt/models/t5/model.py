@@ -21,16 +21,17 @@ The model knows nothing of prompts: it encodes embeddings, wherever they came fr
 """
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.models.base import Tokens
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.initial import init_stack
-from jax_prompt.models.t5.kernel_first import for_step, steps_of
-from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer, RMSNorm
+from jax_prompt.models.t5.kernel_first import for_step, steps_of, with_steps
+from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer
 from jax_prompt.models.t5.positions import (
     MASKED,
     Biases,
@@ -38,14 +39,9 @@ from jax_prompt.models.t5.positions import (
     mask_bias,
     relative_buckets,
 )
+from jax_prompt.models.t5.rules import RULES
+from jax_prompt.models.t5.stack import REMAT_POLICIES, final_norm, run_stack
 from jax_prompt.types import Array, Params
-
-#: What to keep for the backward pass: everything, the results of products, or layer inputs alone.
-REMAT_POLICIES = {
-    'none': None,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'full': jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +75,44 @@ class T5:
                              f'choose one of {", ".join(REMAT_POLICIES)}')
         check_attention(self.attention, self.config, self.dtype, self.dropout_rate)
 
+    rules = RULES
+
+    @property
+    def name(self) -> str:
+        """What messages and prompt files call the model."""
+        return self.config.name
+
+    @property
+    def tokens(self) -> Tokens:
+        """The special ids."""
+        cfg = self.config
+        return Tokens(cfg.pad_token_id, cfg.eos_token_id, cfg.decoder_start_token_id)
+
+    @property
+    def d_model(self) -> int:
+        """D, the width of embeddings and hidden states."""
+        return self.config.d_model
+
+    @property
+    def vocab_size(self) -> int:
+        """V, rows of the embedding table."""
+        return self.config.vocab_size
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """All that changes how results are rounded, ready for JSON."""
+        return {'dtype': str(jnp.dtype(self.dtype)), 'scan_layers': self.scan_layers,
+                'remat': self.remat, 'attention': self.attention}
+
+    def with_dropout(self, rate: float) -> 'T5':
+        """Return the model with another dropout rate."""
+        return dataclasses.replace(self, dropout_rate=rate)
+
+    def for_generation(self, frozen: Params) -> Params:
+        """Return the weights as generation reads them: on CPU with copies, see `with_steps`."""
+        copied = jax.default_backend() == 'cpu' and not self.scan_layers
+        return with_steps(frozen) if copied else frozen
+
     def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
         """Return a randomly initialised tree (T5's initial scales), for tests and benchmarks.
 
@@ -106,9 +140,13 @@ class T5:
         """Return the tree's shapes as `jax.ShapeDtypeStruct`; nothing is allocated."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
 
+    def embedding_table(self, frozen: Params) -> Array:
+        """Return the embedding table, float[V, D]."""
+        return frozen['token_embedder']['embedding']
+
     def embed(self, frozen: Params, ids: Array) -> Array:
         """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
-        return jnp.take(frozen['token_embedder']['embedding'], ids, axis=0).astype(self.dtype)
+        return jnp.take(self.embedding_table(frozen), ids, axis=0).astype(self.dtype)
 
     def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
                segment_ids_BS: Array | None = None, dropout_rng: Array | None = None) -> Array:
@@ -136,8 +174,8 @@ class T5:
             biases = fused_bias(biases, mask_BS, segment_ids_BS, self.dtype)
         else:
             biases += (mask_bias(mask_BS, segment_ids_BS, segment_ids_BS),)
-        return self._run_stack(self._encoder_layer(), stack, hidden_BSD, (biases, buckets),
-                               dropout_rng)[:, :length]
+        return run_stack(self, self._encoder_layer(), stack, hidden_BSD, (biases, buckets),
+                         dropout_rng)[:, :length]
 
     def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
                segment_ids: tuple[Array, Array] | None = None,
@@ -167,8 +205,8 @@ class T5:
         if decoder_segments is not None:
             biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
         cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
-        return self._run_stack(self._decoder_layer(), stack, hidden_BLD,
-                               (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
+        return run_stack(self, self._decoder_layer(), stack, hidden_BLD,
+                         (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
         """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
@@ -264,7 +302,7 @@ class T5:
             for inputs in zip(each, cache['self'], cache['cross'], strict=True):
                 hidden_BGD, layer_cache = body(hidden_BGD, inputs)
                 self_cache.append(layer_cache)
-        hidden_BGD = self._final_norm(stack, hidden_BGD)
+        hidden_BGD = final_norm(self, stack, hidden_BGD)
         return hidden_BGD, cache | {'self': self_cache, 'index': index + 1}
 
     def _scaled(self, hidden: Array) -> Array:
@@ -288,44 +326,3 @@ class T5:
         if self.config.per_layer_relative_bias:
             return ()
         return (bias_from_table(stack['relative_bias']['embedding'], buckets),)
-
-    def _final_norm(self, stack: Params, hidden: Array) -> Array:
-        return RMSNorm(self.config.layer_norm_epsilon, self.dtype).apply(
-            {'params': stack['final_norm']}, hidden)
-
-    def _run_stack(self, layer, stack: Params, hidden: Array, context: tuple,
-                   dropout_rng: Array | None) -> Array:
-        """Run the layers one after the other over `hidden`; `context` is the same for all."""
-        if self.activation_sharding is not None:
-            hidden = jax.lax.with_sharding_constraint(hidden, self.activation_sharding)
-        if isinstance(stack['layers'], list):
-            assert dropout_rng is None, 'layers apart are for inference'
-            for params in stack['layers']:
-                hidden = layer.apply({'params': params}, hidden, *context)
-            return self._final_norm(stack, hidden)
-        depth = jax.tree.leaves(stack['layers'])[0].shape[0]
-        in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
-            jax.random.split(dropout_rng, 3))
-        keys = None if dropout_rng is None else jax.random.split(layers_rng, depth)
-
-        def body(hidden, layer_inputs):
-            params, key = layer_inputs
-            rngs = None if key is None else {'dropout': key}
-            return layer.apply({'params': params}, hidden, *context, rngs=rngs), None
-
-        hidden, _ = jax.lax.scan(self._rematerialised(body), self._dropout(hidden, in_rng),
-                                 (stack['layers'], keys), unroll=not self.scan_layers)
-        return self._dropout(self._final_norm(stack, hidden), out_rng)
-
-    def _rematerialised(self, body: Callable) -> Callable:
-        if self.remat == 'none':
-            return body
-        # The loop already keeps XLA from merging the recomputation with the first computation.
-        return jax.checkpoint(body, policy=REMAT_POLICIES[self.remat],
-                              prevent_cse=not self.scan_layers)
-
-    def _dropout(self, hidden: Array, rng: Array | None) -> Array:
-        if rng is None or self.dropout_rate == 0.0:
-            return hidden
-        kept = jax.random.bernoulli(rng, 1.0 - self.dropout_rate, hidden.shape)
-        return jnp.where(kept, hidden / (1.0 - self.dropout_rate), 0).astype(hidden.dtype)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.losses import token_loss
-from jax_prompt.training.step import forward
 from tests.models.t5 import reference
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -23,7 +24,7 @@ def our_answers(shape: str, **options) -> dict[str, np.ndarray]:
     batch = reference.as_batch(data, config.vocab_size)
 
     def loss_fn(prompt_PD):
-        logits_BLV = forward(model, prompt_PD, frozen, batch)
+        logits_BLV = score(model, frozen, Prompt(prompt_PD), batch)
         loss, _ = token_loss(logits_BLV, batch['decoder_target_tokens'],
                              batch['decoder_loss_weights'], reference.Z_LOSS)
         return loss, logits_BLV

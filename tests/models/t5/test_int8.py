@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.config import T5Config, t5_1_1
 from jax_prompt.models.t5.int8 import (
     Int8,
@@ -21,8 +22,8 @@ from jax_prompt.models.t5.int8 import (
 )
 from jax_prompt.models.t5.layers import Attention
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.losses import token_loss
-from jax_prompt.training.step import forward
 from jax_prompt.types import count_parameters
 from tests.models.t5 import reference
 
@@ -85,7 +86,7 @@ def answers(model: T5, frozen, rows: int = reference.NUM_ROWS) -> dict[str, np.n
     @jax.jit
     def run(prompt_PD, frozen):
         def loss_fn(prompt_PD):
-            logits_BLV = forward(model, prompt_PD, frozen, batch)
+            logits_BLV = score(model, frozen, Prompt(prompt_PD), batch)
             loss, _ = token_loss(logits_BLV, batch['decoder_target_tokens'],
                                  batch['decoder_loss_weights'], reference.Z_LOSS)
             return loss, logits_BLV
@@ -308,7 +309,7 @@ def test_no_stack_of_kernels_is_ever_wide(remat):
     batch = reference.as_batch(reference.make_inputs(config), config.vocab_size)
 
     def loss(prompt_PD, frozen):
-        logits_BLV = forward(model, prompt_PD, frozen, batch)
+        logits_BLV = score(model, frozen, Prompt(prompt_PD), batch)
         return token_loss(logits_BLV, batch['decoder_target_tokens'],
                           batch['decoder_loss_weights'], 0.0)[0]
 

@@ -10,6 +10,7 @@ from jax_prompt.data.vocabularies import load_vocabulary
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
+from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.weights.load import load_weights
 from tests.models.t5.test_int8 import num_bytes, relative_error
 
@@ -62,10 +63,10 @@ def test_accuracy_moves_by_less_than_half_a_point(demo, sentences):
     model, vocabulary, wide, stored = demo
     score = make_label_scorer(model, [vocabulary.encode('negative'), vocabulary.encode('positive')])
     inputs, labels = sentences
-    nothing_PD = jnp.zeros((0, model.config.d_model))
+    nothing = no_prompt(model.d_model)
 
     def accuracy(frozen) -> float:
-        scores = [np.asarray(score(frozen, nothing_PD, inputs[start:start + ROWS]))
+        scores = [np.asarray(score(frozen, nothing, inputs[start:start + ROWS]))
                   for start in range(0, SENTENCES, ROWS)]
         return 100 * float((np.concatenate(scores).argmax(1) == labels).mean())
 

@@ -9,7 +9,7 @@ import pytest
 
 from jax_prompt.inference.beam import make_beam_generator
 from jax_prompt.inference.generate import make_generator
-from jax_prompt.models.open import FrozenModel
+from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.kernel_first import STEPS, KernelFirst, with_steps
 from tests.inference.conftest import SHAPES, make_case
@@ -75,7 +75,7 @@ def test_the_rest_of_the_tree_is_not_copied():
     ('cpu', False, True), ('cpu', True, False), ('gpu', False, False), ('tpu', True, False)])
 def test_weights_are_copied_on_a_cpu_alone(monkeypatch, backend, scan, copied):
     case = make_case('t5-1.1')
-    opened = FrozenModel(dataclasses.replace(case.model, scan_layers=scan), case.frozen, None, None,
+    opened = OpenedModel(dataclasses.replace(case.model, scan_layers=scan), case.frozen, None, None,
                          'a', 'a', 'a', 'a')
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     assert (STEPS in opened.for_generation) == copied

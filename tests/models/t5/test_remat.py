@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_prompt.models.forward import score
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import REMAT_POLICIES, T5
+from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.losses import token_loss
-from jax_prompt.training.step import forward
 from tests.models.t5 import reference
 
 pytestmark = pytest.mark.slow  # it compiles many programs
@@ -32,7 +33,7 @@ def compiled_gradient(remat: str, int8: bool):
     batch = reference.as_batch(data, CONFIG.vocab_size)
 
     def loss(prompt_PD, frozen):
-        logits_BLV = forward(model, prompt_PD, frozen, batch)
+        logits_BLV = score(model, frozen, Prompt(prompt_PD), batch)
         return token_loss(logits_BLV, batch['decoder_target_tokens'],
                           batch['decoder_loss_weights'], 0.0)[0]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from jax_prompt.files import write_file
@@ -23,9 +24,11 @@ class RunFolder:
 
     Attributes:
       path: the folder.
+      configuration: name -> value of the operative gin, to be kept in it.
     """
 
     path: pathlib.Path
+    configuration: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -46,39 +49,31 @@ class RunFolder:
         """Replace the best prompt."""
         save_prompt(self.prompt, prompt_file)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all."""
-        write_file(self.path / name, text.encode(), overwrite=True)
 
-
-def claim(output: str | pathlib.Path, identity: dict[str, Any]) -> RunFolder:
+def claim(folder: RunFolder, identity: dict[str, Any]) -> None:
     """Take a new folder for a run, or the folder of the same run to resume it.
 
     Args:
-      output: the folder; made if it is not there.
+      folder: made if it is not there.
       identity: whatever decides the run's trajectory, ready for JSON.
-
-    Returns:
-      The folder.
 
     Raises:
       ValueError: when the folder holds a run of another configuration (names what differs), or
         files that are not a run's.
     """
-    folder = RunFolder(pathlib.Path(output))
     record = folder.path / RUN_FILE
-    identity = json.loads(json.dumps(identity))
     if folder.path.exists() and not folder.path.is_dir():
-        raise ValueError(f'output {output} is a file; expected a folder for the run')
+        raise ValueError(f'output {folder.path} is a file; expected a folder for the run')
     if record.exists():
         check_same(identity, _read(record), f'output folder {folder.path}')
-        return folder
-    if folder.path.is_dir() and not all(_is_left_over(path) for path in folder.path.iterdir()):
-        raise ValueError(f'output folder {output} holds files but no {RUN_FILE}, so it is not a '
-                         'run of jax_prompt; choose an empty or a new folder')
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
-    return folder
+    elif folder.path.is_dir() and not all(map(_is_left_over, folder.path.iterdir())):
+        raise ValueError(f'output folder {folder.path} holds files but no {RUN_FILE}, so it is not '
+                         'a run of jax_prompt; choose an empty or a new folder')
+    else:
+        write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
+    if folder.configuration:
+        lines = [f'{name} = {value}\n' for name, value in sorted(folder.configuration.items())]
+        write_file(folder.path / GIN_FILE, ''.join(lines).encode(), overwrite=True)
 
 
 def _is_left_over(path: pathlib.Path) -> bool:

@@ -1,0 +1,88 @@
+"""The one place where a prompt meets a model: for training and inference, whatever the method."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.models.base import Model
+from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.virtual import join
+from jax_prompt.types import Array, Batch, Params
+
+#: (model, frozen, prompt, ids_BS) -> dtype[B, S, D]
+Embed = Callable[[Model, Params, Prompt, Array], Array]
+
+
+def embed_inputs(model: Model, frozen: Params, prompt: Prompt, ids_BS: Array) -> Array:
+    """Embed ids, virtual tokens among them.
+
+    Args:
+      model: the frozen model.
+      frozen: its weights.
+      prompt: whose row i is id V + i. Without rows this is the model's own lookup, to the last bit.
+      ids_BS: int32[B, S].
+
+    Returns:
+      dtype[B, S, D].
+
+    Raises:
+      ValueError: the prompt is of another width than the model.
+    """
+    if prompt.rows.shape[-1] != model.d_model:
+        raise ValueError(f'the prompt has rows of width {prompt.rows.shape[-1]} but {model.name} '
+                         f'has D={model.d_model}; choose a prompt of this model')
+    if prompt.rows.shape[0] == 0:
+        return model.embed(frozen, ids_BS)
+    # Virtual ids are out of the table's bounds: look up row 0 in their stead.
+    words_BS = jnp.where(ids_BS < model.vocab_size, ids_BS, 0)
+    return join(model.embed(frozen, words_BS), prompt.rows, ids_BS, model.vocab_size)
+
+
+def encode(model: Model, frozen: Params, prompt: Prompt, ids_BS: Array,
+           dropout_rng: Array | None = None, segment_ids_BS: Array | None = None,
+           embed: Embed = embed_inputs) -> tuple[Array, Array]:
+    """Embed ids, virtual tokens among them, and run the encoder over the embeddings.
+
+    Args:
+      model: the frozen model.
+      frozen: its weights.
+      prompt: the prompts that the batch uses.
+      ids_BS: int32[B, S]; ids below V are the vocabulary's, id V + i is row i of the prompt, the
+        pad id is a place without a token.
+      dropout_rng: a PRNG key switches the model's dropout on.
+      segment_ids_BS: int32[B, S] for packed rows: a position sees its own segment alone.
+      embed: how ids become embeddings.
+
+    Returns:
+      (dtype[B, S, D] the encoder's outputs, bool[B, S] True where there is a token).
+    """
+    mask_BS = ids_BS != model.tokens.pad
+    hidden_BSD = embed(model, frozen, prompt, ids_BS)
+    return model.encode(frozen, hidden_BSD, mask_BS, segment_ids_BS, dropout_rng), mask_BS
+
+
+def score(model: Model, frozen: Params, prompt: Prompt, batch: Batch,
+          dropout_rng: Array | None = None, embed: Embed = embed_inputs) -> Array:
+    """Score the target tokens of a batch, teacher-forced.
+
+    Args:
+      model: the frozen model.
+      frozen: its weights.
+      prompt: the prompts that the batch uses.
+      batch: seqio's keys; in packed rows, which have segment ids, every example sees itself alone.
+      dropout_rng: a PRNG key switches the model's dropout on.
+      embed: how ids become embeddings.
+
+    Returns:
+      float32[B, L, V].
+    """
+    encode_rng, decode_rng = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
+    segments = None
+    if 'encoder_segment_ids' in batch:
+        segments = batch['encoder_segment_ids'], batch['decoder_segment_ids']
+    encoded_BSD, mask_BS = encode(model, frozen, prompt, batch['encoder_input_tokens'],
+                                  encode_rng, segments and segments[0], embed)
+    inputs_BLD = model.embed(frozen, batch['decoder_input_tokens'])
+    hidden_BLD = model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS, segments, decode_rng)
+    return model.logits(frozen, hidden_BLD)

@@ -1,0 +1,34 @@
+"""Methods: how what is trained is parameterised; parameters in, `Tuned` out.
+
+Training differentiates through `apply`, and whatever is saved, served or exported is its result, so
+that the rest of the project knows no method. A new method is a file in `methods/` and a line that
+registers it there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax_prompt.prompts.initializers import InitContext
+from jax_prompt.prompts.prompt import Tuned
+from jax_prompt.types import Array, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """A parameterisation of what is trained.
+
+    Attributes:
+        name: what logs and prompt files call it.
+        init: `(rng, context) -> (params, constants)`: a pytree of float32 arrays to train, and one
+            of arrays that `apply` needs besides; {} for none. `context.start(rng)` gives the rows
+            that the run's initialiser chose.
+        apply: `(params, constants) -> Tuned`, pure and differentiable. Constants are arguments of
+            the compiled step, never part of the program.
+        config: how it was made, for a run's identity and card; `config.configured` sets it.
+    """
+
+    name: str
+    init: Callable[[Array, InitContext], tuple[Params, Params]]
+    apply: Callable[[Params, Params], Tuned]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)

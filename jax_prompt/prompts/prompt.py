@@ -1,0 +1,56 @@
+"""What meets the frozen model: the rows of prompts, and weights that stand in for frozen ones."""
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.types import Array, Params
+
+
+@flax.struct.dataclass
+class Prompt:
+    """The prompts that a batch may use; which of them a row uses is said by its ids.
+
+    Attributes:
+      rows: float32[R, D], the rows of all prompts one after the other; id V + i is row i. R = 0 for
+        the plain model.
+    """
+
+    rows: Array | np.ndarray
+
+
+@flax.struct.dataclass
+class Tuned:
+    """What a method makes of its parameters: all that differs from the plain model.
+
+    Attributes:
+      prompt: the prompt.
+      weights: leaves that stand in for frozen ones, in the frozen tree's own nesting; {} for none.
+    """
+
+    prompt: Prompt
+    weights: Params = flax.struct.field(default_factory=dict)
+
+
+def no_prompt(d_model: int) -> Prompt:
+    """Return the prompt without rows: the plain model, to the last bit."""
+    return Prompt(jnp.zeros((0, d_model), jnp.float32))
+
+
+def in_place_of(frozen: Params, weights: Params) -> Params:
+    """Return the frozen tree with some leaves replaced; without any, the tree itself.
+
+    Args:
+      frozen: the parameter tree.
+      weights: leaves of it, in its nesting.
+
+    Raises:
+      ValueError: a leaf that the tree has not.
+    """
+    merged = dict(frozen)
+    for name, leaf in weights.items():
+        if name not in frozen:
+            raise ValueError(f'the frozen model has no weights {name!r} to stand in for; it has '
+                             f'{", ".join(sorted(frozen)[:8])}')
+        merged[name] = in_place_of(frozen[name], leaf) if isinstance(leaf, dict) else leaf
+    return merged if weights else frozen

@@ -1,0 +1,65 @@
+"""What tells one run from another: all that decides its trajectory, ready for JSON."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_prompt.config import config_of
+from jax_prompt.training.loop import Run
+from jax_prompt.training.settings import PromptSettings
+
+#: Settings that do not change a run's trajectory: they may differ when it is resumed.
+_FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'microbatches',
+                  'compare')
+
+
+def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
+    """Return what decides the run's trajectory.
+
+    Constructors are told by what they were given, so that nothing depends on how a configuration
+    names them; what they made, by its numbers.
+
+    Args:
+      run: the run.
+      prompt: how it was asked to begin, the initialiser chosen.
+    """
+    settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
+                if name not in _FREE_SETTINGS}
+    opened = run.opened
+    return {
+        'model': {'fingerprint': opened.fingerprint, 'vocabulary': opened.vocabulary_fingerprint,
+                  **opened.model.numerics,
+                  'weights': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)})},
+        'task': run.problem.task.to_dict(),
+        'examples': {split: found.digest for split, found in run.problem.examples.items()},
+        'prompt': {'rows': prompt.rows, 'layout': prompt.layout.to_dict(),
+                   'method': config_of(run.method), 'initializer': config_of(prompt.initializer),
+                   'start': _digest((run.initial, run.constants))},
+        'optimizer': _told(run.optimizer),
+        'settings': settings,
+    }
+
+
+def _digest(tree: Any) -> str:
+    """Tell a tree of arrays from any other, in hex."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _told(optimizer: optax.GradientTransformation) -> Any:
+    """Tell an optimizer by how it was made, or else by what it does."""
+    if hasattr(optimizer, 'config'):
+        return config_of(optimizer)
+    params = jnp.linspace(0.5, 2.0, 6).reshape(2, 3)
+    state, told = optimizer.init(params), []
+    for gradient in (params - 1.0, 3.0 * params):
+        updates, state = optimizer.update(gradient, state, params)
+        told.append(f'{float(jnp.abs(updates).sum()):.5g}')
+    return told
