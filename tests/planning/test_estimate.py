@@ -51,6 +51,14 @@ def test_what_saves_memory_is_seen(less):
     assert guess(**less).floor_bytes < guess().floor_bytes
 
 
+@pytest.mark.parametrize('model', [1, 8])
+def test_full_rematerialisation_keeps_each_layers_inputs_whole(model):
+    """Hidden states are not split over the model axis."""
+    weights = weight_bytes(find_config('t5-1.1-xxl'), 'bfloat16', False, 2, model)
+    kept = guess(mesh={DATA: 2, MODEL: model}, remat='full').floor_bytes - weights
+    assert kept == 24 * XXL.batch_size // 2 * XXL.positions * 4096 * 2
+
+
 def test_generation_is_longer_with_more_tokens():
     short, long = (guess(generate=True, targets_length=length) for length in (16, 64))
     assert 2 < long.seconds / short.seconds < 4.5

@@ -78,13 +78,14 @@ def test_what_needs_more_than_a_refused_candidate_is_not_compiled(compiler):
 
 
 def test_a_smaller_batch_is_tried_where_none_fits(compiler, monkeypatch):
-    _, state = compiler
+    calls, state = compiler
     state['factor'] = 1.2
     monkeypatch.setattr(searching, '_MICROBATCHES', (1,))
     request = dataclasses.replace(XXL, topology='v5e:1x1', batch_size=64)
     found = suggest(request, most_compilations=500)
     assert found.best.request.batch_size < 64
     assert found.best.request.weights == 'int8'  # bfloat16 has no room on one chip
+    assert not any(one.shard_weights_over_data for one in calls)  # where data has one place
 
 
 def test_where_nothing_fits_it_says_so(compiler):
