@@ -15,12 +15,7 @@ from jax.sharding import AbstractMesh
 
 from jax_prompt.parallel.mesh import DATA, MODEL, make_mesh
 from jax_prompt.planning.chips import Chip
-from jax_prompt.planning.program import (
-    frozen_shapes,
-    generation_program,
-    local_bytes,
-    training_program,
-)
+from jax_prompt.planning.program import frozen_shapes, local_bytes, make_program
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.planning.work import equations, product_flops
 
@@ -71,7 +66,7 @@ def estimate(request: PlanRequest, config: Any, mesh: dict[str, int], chip: Chip
                            mesh[DATA], mesh[MODEL])
     counts = _count(dataclasses.replace(
         request, topology='v5e:1x1', mesh='data:1', batch_size=_ROWS, microbatches=1,
-        shard_weights_over_data=False, weights='bfloat16', remat=request.remat or 'none'), config)
+        shard_weights_over_data=False, weights='bfloat16'), config)
     split = mesh[MODEL]
     flops, activations, summed, kept, hidden = (
         request.batch_size / mesh[DATA] / _ROWS / split * counts[1:])
@@ -120,8 +115,7 @@ def _count(request: PlanRequest, config: Any) -> np.ndarray:
       needs of every layer or the cache of generation, those of hidden states by themselves: they
       are not split over the model axis.
     """
-    build = generation_program if request.generate else training_program
-    program = build(request, config, make_mesh('data:1', jax.devices()[:1]))
+    program = make_program(request, config, make_mesh('data:1', jax.devices()[:1]))
     jaxpr = program.traced.jaxpr
     weights = moved = summed = 0
     kept = (0, 0)

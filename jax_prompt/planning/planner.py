@@ -14,7 +14,7 @@ from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.collectives import read_collectives, sum_bytes
 from jax_prompt.planning.hlo import read_module
-from jax_prompt.planning.program import Program, generation_program, training_program
+from jax_prompt.planning.program import Program, make_program
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.planning.topology import capacity_of, devices_of, parse_topology, read_refusal
 from jax_prompt.planning.work import hbm_bytes, product_flops
@@ -128,8 +128,7 @@ def plan(request: PlanRequest) -> Plan:
 def _compile(request: PlanRequest, config: Any, mesh: Mesh) -> Plan:
     """Compile one program and read off what it needs."""
     chip, _ = parse_topology(request.topology)
-    build = generation_program if request.generate else training_program
-    program = build(request, config, mesh)
+    program = make_program(request, config, mesh)
     capacity, start = capacity_of(chip), time.monotonic()
     compiled = refusal = speed = None
     try:

@@ -64,69 +64,49 @@ class Program:
         return self.traced.lower().compile()
 
 
-def training_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
-    """Lower the training step: direct prompt, Adafactor, as `jax-prompt train` runs them.
+def make_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
+    """Put together the training step of `jax-prompt train`, or greedy generation with its cache.
 
     Args:
-      request: what is planned; its `remat` must be chosen.
+      request: what is planned; `remat` None counts as 'none'.
       config: the model's shape.
       mesh: of the devices to compile for.
 
     Returns:
-      The program.
+      The program: bfloat16, one compiled layer in a loop; the prompt is trained directly, by
+      Adafactor. Generation ends when every row has ended, after `targets_length` rounds at most.
 
     Raises:
       ValueError: sizes that the mesh does not divide.
     """
-    _check_rows(request, mesh)
-    frozen, optimizer = frozen_shapes(config, mesh, request.weights,
-                           request.shard_weights_over_data), adafactor()
+    if request.rows_at_once % mesh.shape[DATA]:
+        fitting = divisors(math.gcd(request.rows_at_once, mesh.size))
+        what = (f'batch_size={request.batch_size}' if request.microbatches == 1 else
+                f'batch_size / microbatches = {request.rows_at_once}')
+        raise ValueError(f'{what} does not divide by {DATA}={mesh.shape[DATA]}; choose a multiple '
+                         f'of {mesh.shape[DATA]}, or with {mesh.size} devices '
+                         f'{DATA}:{one_of(fitting)}')
+    frozen = frozen_shapes(config, mesh, request.weights, request.shard_weights_over_data)
+    model = T5(config, dtype=jnp.bfloat16, remat=request.remat or 'none',
+               activation_sharding=batch_sharding(mesh))
+    rows = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+    inputs = rows((request.batch_size, request.positions), jnp.int32)
+    prompt = jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
+                                  sharding=replicated(mesh))
+    if request.generate:
+        generate = make_generator(model, request.targets_length)
+        return Program(generate, (frozen, Prompt(prompt), inputs), frozen, request.targets_length)
+    optimizer = adafactor()
     # How the prompt begins does not matter here: its shape does.
-    method = direct()
-    prompt = jnp.zeros((request.prompt_length, config.d_model))
-    state = jax.eval_shape(lambda: init_state({'prompt': prompt}, optimizer))
+    state = jax.eval_shape(lambda rows_PD: init_state({'prompt': rows_PD}, optimizer), prompt)
     state = _living(state, state_shardings(mesh, state))
-    step = make_train_step(make_model(request, config, mesh), method, optimizer,
-                           microbatches=request.microbatches, mesh=mesh)
+    step = make_train_step(model, direct(), optimizer, microbatches=request.microbatches,
+                           mesh=mesh)
     targets = (request.batch_size, request.targets_length)
-    batch = {
-        'encoder_input_tokens': _integers((request.batch_size, request.positions), mesh),
-        'decoder_input_tokens': _integers(targets, mesh),
-        'decoder_target_tokens': _integers(targets, mesh),
-        'decoder_loss_weights': jax.ShapeDtypeStruct(targets, jnp.float32,
-                                                     sharding=batch_sharding(mesh)),
-    }
+    batch = {'encoder_input_tokens': inputs, 'decoder_input_tokens': rows(targets, jnp.int32),
+             'decoder_target_tokens': rows(targets, jnp.int32),
+             'decoder_loss_weights': rows(targets, jnp.float32)}
     return Program(step, (state, frozen, batch), frozen)
-
-
-def generation_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
-    """Lower greedy generation with its key and value cache.
-
-    Args:
-      request: what is planned.
-      config: the model's shape.
-      mesh: of the devices to compile for.
-
-    Returns:
-      The program. Its loop ends when every row has ended; at most it runs `targets_length` times.
-
-    Raises:
-      ValueError: sizes that the mesh does not divide.
-    """
-    _check_rows(request, mesh)
-    frozen = frozen_shapes(config, mesh, request.weights,
-                           request.shard_weights_over_data)
-    prompt = Prompt(jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
-                                         sharding=replicated(mesh)))
-    ids = _integers((request.batch_size, request.positions), mesh)
-    generate = make_generator(make_model(request, config, mesh), request.targets_length)
-    return Program(generate, (frozen, prompt, ids), frozen, request.targets_length)
-
-
-def make_model(request: PlanRequest, config: Any, mesh: Mesh) -> T5:
-    """Build the model as it runs on accelerators: bfloat16, one compiled layer in a loop."""
-    return T5(config, dtype=jnp.bfloat16, remat=request.remat or 'none',
-              activation_sharding=batch_sharding(mesh))
 
 
 def frozen_shapes(config: Any, mesh: Mesh, weights: str = 'bfloat16',
@@ -162,18 +142,3 @@ def _living(tree: Any, shardings: Any) -> Any:
     """Return a tree's shapes with where they live."""
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
-
-
-def _integers(shape: tuple[int, ...], mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
-
-
-def _check_rows(request: PlanRequest, mesh: Mesh) -> None:
-    """Raise ValueError where the rows that run at once do not divide by the data axis."""
-    if request.rows_at_once % mesh.shape[DATA]:
-        fitting = divisors(math.gcd(request.rows_at_once, mesh.size))
-        what = (f'batch_size={request.batch_size}' if request.microbatches == 1 else
-                f'batch_size / microbatches = {request.rows_at_once}')
-        raise ValueError(f'{what} does not divide by {DATA}={mesh.shape[DATA]}; choose a multiple '
-                         f'of {mesh.shape[DATA]}, or with {mesh.size} devices '
-                         f'{DATA}:{one_of(fitting)}')

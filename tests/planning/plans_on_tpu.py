@@ -8,7 +8,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.planning import PlanRequest, plan
 from jax_prompt.planning.chips import CHIPS
-from jax_prompt.planning.program import training_program
+from jax_prompt.planning.program import make_program
 from jax_prompt.planning.topology import capacity_of, devices_of
 from tests.parallel.traffic import traffic
 from tests.planning import compiled_steps
@@ -35,7 +35,7 @@ def sent(depth: int) -> dict:
     config = T5Config(vocab_size=64, d_model=64, d_kv=8, d_ff=64, num_heads=8, num_layers=depth,
                       num_decoder_layers=depth)
     request = dataclasses.replace(SMALL, batch_size=16)
-    return traffic(training_program(request, config, mesh).compile(), mesh)
+    return traffic(make_program(request, config, mesh).compile(), mesh)
 
 
 one_chip = devices_of('v5e:1x1')[0]
