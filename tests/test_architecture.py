@@ -54,7 +54,7 @@ RESERVED = {
     'tensorflow': ('data',),
     'tensorflow_text': ('data',),
     'tensorflow_datasets': ('data',),
-    'orbax': ('training.state',),
+    'orbax': ('training.state', 'parallel.hosts'),  # hosts take its barrier
     'onnx': ('weights',),
     # The prompt file is a safetensors file.
     'safetensors': ('weights', 'exchange', 'prompts.file'),

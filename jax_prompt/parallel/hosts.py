@@ -6,7 +6,6 @@ raise the same error.
 """
 
 import contextlib
-import datetime
 import functools
 import json
 import re
@@ -18,8 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.files import first_line
+
 #: Longer than any host's share of work: whoever waits is told when another host is lost.
-_LONGEST_WAIT = datetime.timedelta(days=365)
+_LONGEST_WAIT_MS = 365 * 24 * 60 * 60 * 1000
 
 _ADDRESS = re.compile(r'[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}')
 
@@ -48,11 +49,10 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f'the hosts of the job could not be joined: {reason}; where the cluster does not tell '
-            'them, give --coordinator=HOST:PORT, --num_processes=N and --process_id=I to each '
-            'process') from error
+            f'the hosts of the job could not be joined: {first_line(error)}; where the cluster '
+            'does not tell them, give --coordinator=HOST:PORT, --num_processes=N and '
+            '--process_id=I to each process') from error
 
 
 def is_first() -> bool:
@@ -158,8 +158,8 @@ def wait_for_all(what: str) -> None:
     """Wait until every process has come here, be it for days.
 
     A collective would not do: on CPU it gives up after half an hour, the first one after half a
-    minute. JAX makes no other barrier public. That another process was lost is noticed here only
-    when its heartbeats have stayed away, after a hundred seconds.
+    minute. JAX makes no other barrier public, Orbax does. That another process was lost is noticed
+    here only when its heartbeats have stayed away, after a hundred seconds.
 
     Args:
       what: names the place in messages.
@@ -168,10 +168,10 @@ def wait_for_all(what: str) -> None:
       RuntimeError: another process was lost.
     """
     if jax.process_count() > 1:
-        from jax._src import distributed
+        from orbax.checkpoint import multihost  # takes a second
 
-        distributed.global_state.client.wait_at_barrier(
-            f'jax_prompt: {what}', _LONGEST_WAIT // datetime.timedelta(milliseconds=1))
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=f'jax_prompt: {what}', timeout_ms=_LONGEST_WAIT_MS)
 
 
 @functools.cache

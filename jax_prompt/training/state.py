@@ -4,8 +4,7 @@ Orbax writes a checkpoint into a temporary folder and renames it when it is whol
 killed at any moment leaves whole checkpoints behind and perhaps a temporary folder, which the next
 start removes. Orbax does not notice a file that was truncated or damaged later (by a full disk, a
 power loss, a copy that broke off), so each checkpoint carries a digest of its own content, which is
-checked when it is read, and beside it a list of its files, which tells what is wrong before Orbax
-stumbles over it. A damaged checkpoint is reported and moved aside, and the one before it is used.
+checked when it is read. A damaged one is reported and moved aside; the one before it is used.
 """
 
 import hashlib
@@ -22,8 +21,6 @@ from jax_prompt.files import first_line
 from jax_prompt.types import TrainState
 
 _FORMAT = 1
-_UNUSABLE = 'unusable-'
-_FILES = 'files.json'
 
 _logger = logging.getLogger(__name__)
 
@@ -52,26 +49,22 @@ class TrainStateStore:
         Args:
           folder: where the checkpoints are, one folder a step inside; may be a gs:// address.
           keep: how many of the newest checkpoints to keep. With 1 there is none to fall back to.
-
-        Raises:
-          ValueError: when `keep` is below 1, or `folder` is a file.
         """
-        if keep < 1:
-            raise ValueError(f'keep={keep} checkpoints; expected at least 1')
         # Imported here: Orbax takes a second, and `import jax_prompt` must not.
         import orbax.checkpoint as ocp
         from etils import epath
         self._ocp = ocp
         # Orbax wants absolute paths; gs://bucket/run is one already.
         self._folder = epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
-        if self._folder.exists() and not self._folder.is_dir():
-            raise ValueError(f'{self._folder} is a file; expected a folder for the checkpoints')
         self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
             create=False,
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True, enable_async_checkpointing=False,
-            save_root_metadata=False, multiprocessing_options=_alone(ocp)))
+            save_root_metadata=False,
+            # No process is waited for that does not take part.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(), active_processes={jax.process_index()})))
 
     def save(self, state: TrainState, host_state: dict[str, Any] | None = None) -> None:
         """Write a checkpoint and wait until it is whole on disk.
@@ -82,14 +75,10 @@ class TrainStateStore:
         Args:
           state: step, prompt parameters and optimizer state; its step names the checkpoint.
           host_state: a small JSON-ready dict to keep beside it.
-
-        Raises:
-          ValueError: when `host_state` holds what JSON cannot.
         """
         step = int(state.step)
         leaves = _named_leaves(state)
-        record = _seal({'format': _FORMAT, 'host': _json_copy(host_state or {}),
-                        'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)})
+        record = _record(leaves, host_state or {})
         if step in self._manager.all_steps():
             try:
                 if self._read_record(step)['digest'] == record['digest']:
@@ -100,7 +89,6 @@ class TrainStateStore:
         args = self._ocp.args
         self._manager.save(step, force=True, args=args.Composite(
             state=args.StandardSave(leaves), host=args.JsonSave(record)))
-        _list_files(self._folder / str(step))
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Read the newest checkpoint that is whole.
@@ -123,11 +111,10 @@ class TrainStateStore:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._restore(step, template)
+                self._set_aside(reasons, step)
+                return restored
             except _Unusable as error:
                 reasons[step] = str(error)
-                continue
-            self._set_aside(reasons, step)
-            return restored
         if reasons:
             listed = '; '.join(f'{step}: {reason}' for step, reason in reasons.items())
             raise ValueError(f'no checkpoint in {self._folder} can be read ({listed}); remove or '
@@ -140,31 +127,21 @@ class TrainStateStore:
 
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Read one checkpoint, or raise _Unusable."""
-        _check_files(self._folder / str(step))
-        record = self._read_record(step)
-        leaves = _named_leaves(template)
+        record, leaves = self._read_record(step), _named_leaves(template)
         _check_structure(record['leaves'], _spec(leaves), self._folder / str(step))
-        # Whatever Orbax and TensorStore raise on damaged files, the checkpoint is not usable.
-        try:
-            abstract = jax.tree.map(_abstract, leaves)
-            restored = self._manager.restore(step, args=self._ocp.args.Composite(
-                state=self._ocp.args.StandardRestore(abstract)))['state']
-        except Exception as error:
-            raise _Unusable(first_line(error)) from error
+        restored = self._read(step, state=self._ocp.args.StandardRestore(
+            {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                        sharding=getattr(leaf, 'sharding', None))
+             for name, leaf in leaves.items()}))
         if _arrays_digest(restored) != record['arrays']:
             raise _Unusable('its arrays do not match their digest')
         structure = jax.tree.structure(template)
-        state = jax.tree.unflatten(structure, [restored[name] for name in leaves])
-        return state, record['host']
+        return structure.unflatten(restored[name] for name in leaves), record['host']
 
     def _read_record(self, step: int) -> dict[str, Any]:
         """Read what stands beside the arrays, or raise _Unusable."""
-        try:
-            record = self._manager.restore(step, args=self._ocp.args.Composite(
-                host=self._ocp.args.JsonRestore()))['host']
-        except Exception as error:
-            raise _Unusable(first_line(error)) from error
-        if not isinstance(record, dict) or record.get('digest') != _seal(record)['digest']:
+        record = self._read(step, host=self._ocp.args.JsonRestore())
+        if not isinstance(record, dict) or record.get('digest') != _digest(record):
             raise _Unusable('its host state does not match its digest')
         if record['format'] != _FORMAT:
             raise ValueError(f'checkpoint {self._folder / str(step)} has format '
@@ -172,63 +149,29 @@ class TrainStateStore:
                              'version of jax_prompt')
         return record
 
+    def _read(self, step: int, **item: Any) -> Any:
+        """Read one item; whatever Orbax raises on damaged files, the checkpoint is not usable."""
+        try:
+            restored = self._manager.restore(step, args=self._ocp.args.Composite(**item))
+            return restored[next(iter(item))]
+        except Exception as error:
+            raise _Unusable(first_line(error)) from error
+
     def _set_aside(self, reasons: dict[int, str], used: int) -> None:
         """Report damaged checkpoints and rename them out of the way."""
-        if not reasons:
-            return
         for step, reason in reasons.items():
             _logger.warning('checkpoint %s is damaged (%s); using the one of step %d before it',
                             self._folder / str(step), reason, used)
-            target = self._folder / f'{_UNUSABLE}{step}'
+            target = self._folder / f'unusable-{step}'
             if target.exists():
                 target.rmtree()
             (self._folder / str(step)).rename(target)
-        self._manager.reload()
+        if reasons:
+            self._manager.reload()
 
 
 class _Unusable(Exception):
     """A checkpoint is damaged; the message says how."""
-
-
-def _list_files(folder) -> None:
-    """Write the size and sha256 of each file of a finished checkpoint beside them."""
-    files = {str(path.relative_to(folder)): _size_and_digest(path)
-             for item in folder.iterdir() if item.is_dir() for path in _files_below(item)}
-    # A run killed here leaves a whole checkpoint without the list; its own digest still guards it.
-    unfinished = folder / f'{_FILES}.unfinished'
-    unfinished.write_text(json.dumps(files, indent=1))
-    unfinished.replace(folder / _FILES)
-
-
-def _files_below(folder):
-    """Every file below a folder; gs:// addresses know no recursive glob."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files_below(path)
-        else:
-            yield path
-
-
-def _check_files(folder) -> None:
-    """Raise _Unusable when a file is missing, or not as it was written."""
-    try:
-        files = json.loads((folder / _FILES).read_text())
-    except (OSError, ValueError):
-        return
-    for name, (size, digest) in files.items():
-        path = folder / name
-        if not path.exists():
-            raise _Unusable(f'{name} is missing')
-        got_size, got_digest = _size_and_digest(path)
-        if got_size != size:
-            raise _Unusable(f'{name} has {got_size} bytes instead of {size}')
-        if got_digest != digest:
-            raise _Unusable(f'{name} has been changed')
-
-
-def _size_and_digest(path) -> list:
-    content = path.read_bytes()
-    return [len(content), hashlib.sha256(content).hexdigest()]
 
 
 def _named_leaves(state: TrainState) -> dict[str, Any]:
@@ -237,8 +180,11 @@ def _named_leaves(state: TrainState) -> dict[str, Any]:
             for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
 
 
-def _abstract(leaf):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, 'sharding', None))
+def _record(leaves: dict[str, Any], host_state: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the arrays: the host state and what the arrays must be."""
+    record = {'format': _FORMAT, 'host': json.loads(json.dumps(host_state)),
+              'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)}
+    return record | {'digest': _digest(record)}
 
 
 def _spec(leaves: dict[str, Any]) -> dict[str, list]:
@@ -254,40 +200,18 @@ def _arrays_digest(leaves: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _seal(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the digest of all else in it."""
+def _digest(record: dict[str, Any]) -> str:
+    """Hash all of a record but its own digest."""
     content = {key: value for key, value in record.items() if key != 'digest'}
-    text = json.dumps(content, sort_keys=True)
-    return content | {'digest': hashlib.sha256(text.encode()).hexdigest()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _json_copy(host_state: dict[str, Any]) -> dict[str, Any]:
-    """The host state as it will come back from JSON."""
-    try:
-        return json.loads(json.dumps(host_state))
-    except TypeError as error:
-        raise ValueError(f'host state cannot be saved ({error}); expected what JSON can hold: '
-                         'strings, numbers, booleans, None, lists and dicts of these') from error
-
-
-def _check_structure(saved: dict[str, list], wanted: dict[str, list], where) -> None:
+def _check_structure(saved: dict[str, list], wanted: dict[str, list], where: Any) -> None:
     """Raise the ValueError for a checkpoint of another prompt or another optimizer."""
     for name in sorted(saved.keys() | wanted.keys()):
-        got, expected = saved.get(name), wanted.get(name)
-        if got != expected:
-            raise ValueError(
-                f'checkpoint {where} has {_describe(got)} for {name!r} but this run needs '
-                f'{_describe(expected)}; it is of another configuration: use the configuration '
-                'it was made with, or another folder')
-
-
-def _describe(spec: list | None) -> str:
-    return 'nothing' if spec is None else f'{spec[0]}{spec[1]}'
-
-
-def _alone(ocp):
-    """Tell Orbax not to wait for processes that do not take part."""
-    if jax.process_count() == 1:
-        return ocp.options.MultiprocessingOptions()
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+        if saved.get(name) != wanted.get(name):
+            got, expected = ('{}{}'.format(*spec[name]) if name in spec else 'nothing'
+                             for spec in (saved, wanted))
+            raise ValueError(f'checkpoint {where} has {got} for {name!r} but this run needs '
+                             f'{expected}; it is of another configuration: use the configuration '
+                             'it was made with, or another folder')
