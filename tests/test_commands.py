@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -67,22 +65,6 @@ def test_help_names_every_flag(command, capsys):
         cli.main([command, '--help'])
     told = capsys.readouterr().out
     assert end.value.code == 0 and all(f'--{flag.name}' in told for flag in FLAGS[command])
-
-
-def test_the_card_of_a_run_holds_the_command_that_uses_its_prompt(world, tmp_path, monkeypatch):
-    model, words = tmp_path / 'a model', tmp_path / 'its words.json'
-    shutil.copytree(world / 'model', model)
-    (model / 'tokenizer.json').rename(words)
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(['train', f'--model={model}', f'--gin.model.vocabulary={words}',
-                     '--output=the run', *task_flags(world), '--gin.prompt.rows=2',
-                     '--gin.settings.steps=2', '--gin.settings.evaluate_every=2',
-                     '--gin.settings.compare=False']) == 0
-    command, = re.findall('^jax-prompt (predict .*) < texts.txt$',
-                          (tmp_path / 'the run/card.md').read_text(), re.MULTILINE)
-    (tmp_path / 'texts.txt').write_text('the film was great\n')
-    assert cli.main([*shlex.split(command), '--inputs=texts.txt', '--output=out.txt']) == 0
-    assert (tmp_path / 'out.txt').read_text() in ('negative\n', 'positive\n')
 
 
 def test_a_converted_model_is_used_like_the_one_that_it_was(world, prompt, tmp_path, capsys):

@@ -144,6 +144,7 @@ def test_packing_is_refused(converter):
         PromptFeatureConverter(converter, pack=True)
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_says_nothing():
     done = subprocess.run(
         [sys.executable, '-c', 'import jax_prompt.data.quiet_tensorflow as quiet;'

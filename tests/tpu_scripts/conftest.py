@@ -62,7 +62,9 @@ class World:
         for name in ('bin', 'worker_bin', 'home', 'tmp'):
             (folder / name).mkdir()
         self._program(
-            'bin/gcloud', f'#!/bin/sh\nexec {sys.executable} -S -E {STAND_IN} "$@"\n')
+            # Imported, so that it is compiled once.
+            'bin/gcloud', f'#!/bin/sh\nPYTHONPATH={STAND_IN.parent} exec {sys.executable} -S -c '
+            '"import sys, stand_in; sys.exit(stand_in.main(sys.argv[1:]))" "$@"\n')
         self._program('worker_bin/python3', PYTHON)
         self._program('program', PROGRAM)
         self.workers(2)

@@ -1,19 +1,17 @@
 """A stand-in for gcloud: a small cloud in a folder, whose workers are folders of this machine.
 
-Run as a program. It records each call, fails where it was told to, and otherwise does what the real
-one would: VMs and queued resources are files that hold their state, buckets are folders, and a
-command for a worker runs in a local shell whose home is the worker's folder.
+`main` is what a call does. It records each call, fails where it was told to, and otherwise does
+what the real one would: VMs and queued resources are files that hold their state, buckets are
+folders, and a command for a worker runs in a local shell whose home is the worker's folder.
 """
 
 import json
 import os
 import pathlib
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import time
+
+# A test calls this many times over: what takes long to import is imported where it is used.
 
 WORLD = pathlib.Path(os.environ['STAND_IN_WORLD'])
 
@@ -40,6 +38,8 @@ def find_rule(line):
     path = WORLD / 'rules.json'
     if not path.exists():
         return None
+    import re
+
     rules = json.loads(path.read_text())
     for rule in rules:
         if re.search(rule['match'], line) and rule.get('times', 1) != 0:
@@ -107,6 +107,9 @@ def delete(group, name, flags):
 
 def take_away():
     """End what runs on the workers and forget their disks."""
+    import shutil
+    import signal
+
     for pid in WORLD.glob('workers/*/jax_prompt/runs/*/pid'):
         try:
             os.killpg(int(pid.read_text()), signal.SIGKILL)
@@ -135,6 +138,8 @@ def worker_environment(home):
 
 
 def ssh(args, flags):
+    import subprocess
+
     running = [subprocess.Popen(
         ['bash', '-c', flags['command']], cwd=home, env=worker_environment(home),
         stdin=subprocess.DEVNULL) for home in chosen(flags)]
@@ -151,6 +156,8 @@ def scp(args, flags):
 
 
 def copy(source, target):
+    import shutil
+
     if target.is_dir():
         target = target / source.name
     if source.is_dir():
@@ -170,6 +177,8 @@ def files_of(folder):
 
 
 def storage_rsync(words, args):
+    import shutil
+
     source, target = map(place, words)
     if not source.is_dir():
         return fail(f'Did not find existing container at: {words[0]}')
@@ -203,6 +212,3 @@ def storage_cp(words, args):
 
 
 STORAGE = {'rsync': storage_rsync, 'cat': storage_cat, 'ls': storage_ls, 'cp': storage_cp}
-
-if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
