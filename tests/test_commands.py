@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from jax_prompt import cli
+from jax_prompt.commands import predict
 from jax_prompt.flags import EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
+from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
@@ -125,7 +127,7 @@ def test_lines_of_several_tasks_name_their_prompts(world, prompt, tmp_path, caps
           "line 1 of", "no prompt 'other' in use")
 
 
-def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys):
+def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys, monkeypatch):
     file, free = load_prompt(prompt), tmp_path / 'free.safetensors'
     task = {name: value for name, value in TASK.items() if name != 'labels'} | {'targets_length': 6}
     save_prompt(free, PromptFile(file.prompt, dataclasses.replace(file.metadata, task=task)))
@@ -135,27 +137,25 @@ def test_how_lines_are_answered_can_be_chosen(world, prompt, tmp_path, capsys):
     def answer(prompt, *flags):
         assert cli.main(['predict', f'--model={world / "model"}', f'--inputs={inputs}',
                          f'--output={output}', f'--prompt={prompt}', *flags]) == 0
-        found = [json.loads(line) for line in output.read_text().splitlines()]
-        output.unlink()
-        return found
 
-    drawn = answer(free, '--temperature=50', '--seed=3')
-    assert len({one['prediction'] for one in drawn}) > 3
-    assert drawn == answer(free, '--temperature=50', '--seed=3', '--batch_size=6')
-    assert drawn != answer(free, '--temperature=50', '--seed=4')
-    greedy = answer(free)
-    assert greedy == answer(free, '--temperature=50', '--top_k=1')
-    assert greedy == answer(free, '--temperature=50', '--top_p=0.0')
-    assert len({one['prediction'] for one in answer(free, '--num_beams=2', '--max_tokens=4')}) == 1
-    plain, calibrated = answer(prompt)[0], answer(prompt, '--calibrate')[0]
-    assert plain['scores'] == pytest.approx(calibrated['scores'], abs=1e-5)
-    assert plain['probabilities'] != pytest.approx(calibrated['probabilities'], abs=1e-4)
-    fails(capsys, ['predict', f'--model={world / "model"}', f'--prompt={free}',
-                   '--num_beams=2', '--temperature=1.0'], 'a beam search draws nothing')
-    for one, flag, why in ((prompt, '--num_beams=2', 'the task has labels'),
-                           (free, '--calibrate', 'the task is free text')):
+    answer(free, '--temperature=50', '--seed=3')
+    assert len(set(output.read_text().splitlines())) > 3
+    asked = []
+    monkeypatch.setattr(predict, 'predict_file', lambda engine, inputs, output, settings, bar: (
+        asked.append((settings.answers, max(engine.shapes.batch_sizes))), 0))
+    for one, flags, expected in (
+            (free, '--temperature=50 --top_k=3 --top_p=0.5 --seed=4 --batch_size=6',
+             (AnswerSettings(temperature=50, top_k=3, top_p=0.5, seed=4), 6)),
+            (free, '--num_beams=2 --max_tokens=4', (AnswerSettings(num_beams=2, max_tokens=4), 32)),
+            (prompt, '--calibrate --label_temperature=2.5',
+             (AnswerSettings(calibrate=True, label_temperature=2.5), 32))):
+        answer(one, *flags.split())
+        assert asked.pop() == expected
+    for one, flags, why in ((free, '--num_beams=2 --temperature=1.0', 'a beam search draws noth'),
+                            (prompt, '--num_beams=2', 'would do nothing: the task has labels'),
+                            (free, '--calibrate', 'would do nothing: the task is free text')):
         fails(capsys, ['predict', f'--model={world / "model"}', f'--inputs={inputs}',
-                       f'--prompt={one}', flag], 'would do nothing', why)
+                       f'--prompt={one}', *flags.split()], why)
 
 
 #: A host that is slow to load, and stops behind its first window until it is told to go on.
