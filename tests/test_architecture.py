@@ -57,7 +57,7 @@ RESERVED = {
     'orbax': ('training.state', 'parallel.hosts'),  # hosts take its barrier
     'onnx': ('weights',),
     # The prompt file is a safetensors file.
-    'safetensors': ('weights', 'exchange', 'prompts.file'),
+    'safetensors': ('weights', 'exchange', 'prompts.container'),
     'fastapi': ('serving',),
     'starlette': ('serving',),
     'pydantic': ('serving',),
@@ -275,7 +275,7 @@ def test_a_breach_is_seen(rule: Rule, module: str, source: str):
         (import_direction, '__main__', 'from jax_prompt.cli import main'),
         (import_direction, 'cli', 'from jax_prompt.commands import run'),
         (reserved_packages, 'data.tasks.reviews', 'import tensorflow_datasets as tfds'),
-        (reserved_packages, 'prompts.file', 'import safetensors'),
+        (reserved_packages, 'prompts.container', 'import safetensors'),
         (reserved_packages, 'weights.onnx', 'import onnx'),
         (no_pickle, 'data.examples', 'np.load(path, allow_pickle=False)'),
         (function_size, 'models.t5.model', 'def f():\n' + '    x = 1\n' * 79),

@@ -1,25 +1,24 @@
 """The bytes of a prompt file: safetensors with one tensor and a checksum over everything.
 
-Written out here, rather than left to the safetensors package, because a prompt file is read whole
-and distrusted whole: every size is compared with the file's before memory is asked for, and the
-checksum covers the metadata as well. Any safetensors reader opens the result. The format:
+The safetensors package reads it, and holds every size that the header tells to the file's own. It
+is written out here, since the package puts metadata in an order that differs from run to run: the
+same prompt shall give the same bytes. The format:
 https://huggingface.co/docs/safetensors/index#format
 """
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jax_prompt.files import first_line
 
 TENSOR = 'prompt'
 CHECKSUM = 'sha256'
-# A header is two or three kilobytes; the bound leaves room for templates and long label lists, and
-# for the header of a whole model taken for a prompt, which gets an error of its own.
-MAX_HEADER_BYTES = 16 * 2**20
 
 
 def pack(prompt_PD: np.ndarray, metadata: Mapping[str, str]) -> bytes:
@@ -52,17 +51,28 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
         ValueError: says what is wrong with the content; the caller names the file.
         OSError: the file cannot be read.
     """
-    with path.open('rb') as file:
-        # Of the open file: by its name another may be found, put there since.
-        size = os.fstat(file.fileno()).st_size
-        header = _read_header(file, size)
-        shape = _check_tensor(header, data_bytes=size - file.tell())
-        metadata = _check_metadata(header)
-        data = file.read()
+    path.open('rb').close()  # the package says of a folder that it is no such device
+    try:
+        with safe_open(path, framework='numpy') as file:
+            names, metadata = sorted(file.keys()), file.metadata()
+            if names != [TENSOR]:
+                found = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '') or 'none'
+                raise ValueError(
+                    f"it is no prompt file: expected the one tensor 'prompt', found {found}")
+            tensor = file.get_slice(TENSOR)
+            dtype, shape = tensor.get_dtype(), tensor.get_shape()
+            if dtype != 'F32' or len(shape) != 2:
+                raise ValueError(f"its tensor 'prompt' is {dtype!r} of shape {shape}; expected "
+                                 "'F32' (float32) of [rows, width]")
+            prompt_PD = file.get_tensor(TENSOR)
+    except SafetensorError as error:
+        raise ValueError(f'it is truncated, damaged or no safetensors file ({first_line(error)})'
+                         ) from error
+    if CHECKSUM not in (metadata or {}):
+        raise ValueError('its metadata hold no checksum, so jax_prompt did not write it')
     checksum = metadata.pop(CHECKSUM)
-    if checksum != _checksum(metadata, shape, data):
+    if checksum != _checksum(metadata, shape, prompt_PD.astype('<f4').tobytes()):
         raise ValueError('its content does not match its checksum: it was damaged or edited')
-    prompt_PD = np.frombuffer(data, '<f4').reshape(shape).astype(np.float32)
     return prompt_PD, metadata
 
 
@@ -70,55 +80,3 @@ def _checksum(metadata: Mapping[str, str], shape: list[int], data: bytes) -> str
     """Digest the metadata, the shape and the numbers."""
     described = json.dumps([dict(metadata), shape], sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(described.encode() + b'\0' + data).hexdigest()
-
-
-def _read_header(file, size: int) -> dict:
-    """Read the JSON header, whose length stands in front of it."""
-    start = file.read(8)
-    length = struct.unpack('<Q', start)[0] if len(start) == 8 else 0
-    if length < 2 or length > MAX_HEADER_BYTES or length > size - 8:
-        raise ValueError('it is truncated or no safetensors file')
-    try:
-        header = json.loads(file.read(length).decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError('its header is damaged or it is no safetensors file') from error
-    if not isinstance(header, dict):
-        raise ValueError('its header is damaged or it is no safetensors file')
-    return header
-
-
-def _check_tensor(header: dict, data_bytes: int) -> list[int]:
-    """Return the tensor's shape when the tensor is there, alone, float32[P, D] and complete."""
-    names = sorted(name for name in header if name != '__metadata__')
-    if names != [TENSOR]:
-        found = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '') if names else 'none'
-        raise ValueError(f"it is no prompt file: expected the one tensor 'prompt', found {found}")
-    entry = header[TENSOR]
-    if not isinstance(entry, dict) or set(entry) != {'dtype', 'shape', 'data_offsets'}:
-        raise ValueError("its header does not describe the tensor 'prompt'")
-    if entry['dtype'] != 'F32':
-        raise ValueError(f"its tensor 'prompt' is {entry['dtype']!r}; expected 'F32' (float32)")
-    shape = entry['shape']
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError("its header does not describe the tensor 'prompt'")
-    if len(shape) != 2:
-        raise ValueError(f"its tensor 'prompt' has shape {shape}; expected [rows, width]")
-    num_bytes = 4 * shape[0] * shape[1]
-    if entry['data_offsets'] != [0, num_bytes] or num_bytes != data_bytes:
-        raise ValueError(
-            f"it is truncated or damaged: its tensor 'prompt' of shape {shape} takes {num_bytes} "
-            f'bytes, the file holds {data_bytes}'
-        )
-    return shape
-
-
-def _check_metadata(header: dict) -> dict[str, str]:
-    """Return the metadata, a flat dictionary of text with a checksum."""
-    metadata = header.get('__metadata__')
-    if not isinstance(metadata, dict):
-        raise ValueError('it holds no metadata, so jax_prompt did not write it')
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError('its metadata are damaged')
-    if CHECKSUM not in metadata:
-        raise ValueError('its metadata hold no checksum, so jax_prompt did not write it')
-    return dict(metadata)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import signal
 import struct
 import subprocess
@@ -118,15 +117,17 @@ def test_it_initialises_another_prompt(path):
 
 def test_every_truncation_is_found(path):
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    for length in (*range(0, len(whole), 7), len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r'cannot use prompt file .*prompt\.safetensors'):
             load_prompt(path)
 
 
-def test_every_flipped_bit_is_found_or_harmless(path):
+@pytest.mark.parametrize('step', [
+    pytest.param(11, id='sampled'), pytest.param(1, id='all', marks=pytest.mark.slow)])
+def test_every_flipped_bit_is_found_or_harmless(path, step):
     whole, harmless = path.read_bytes(), 0
-    for position in range(len(whole)):
+    for position in range(0, len(whole), step):
         for mask in (0x01, 0x20, 0xFF):
             damaged = bytearray(whole)
             damaged[position] ^= mask
@@ -139,30 +140,32 @@ def test_every_flipped_bit_is_found_or_harmless(path):
                 harmless += 1
                 assert loaded.prompt.rows.tobytes() == ROWS.tobytes()
                 assert loaded.metadata == METADATA
-    assert harmless < 100  # hexadecimal letters of escapes, white space of the padding
+    assert harmless < 100 / step  # hexadecimal letters of escapes, white space of the padding
 
 
 def test_bytes_at_the_end_are_found(path):
     path.write_bytes(path.read_bytes() + b'\0')
-    with pytest.raises(ValueError, match='takes 48 bytes, the file holds 49'):
+    with pytest.raises(ValueError, match='it is truncated, damaged or no safetensors file'):
         load_prompt(path)
 
 
+TRUNCATED = r'prompt\.safetensors: it is truncated, damaged or no safetensors file \(.*\); give an'
+
+
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'prompt': {'dtype': 'F16', 'shape': [3, 8], 'data_offsets': [0, 48]}}, "is 'F16'; expected"),
-    ({'prompt': {'dtype': 'F32', 'shape': [12], 'data_offsets': [0, 48]}}, r'has shape \[12\]'),
-    ({'prompt': {'dtype': 'F32', 'shape': [3, 5], 'data_offsets': [0, 60]}}, 'takes 60 bytes'),
-    ({'prompt': {'dtype': 'F32', 'shape': [3, 4], 'data_offsets': [4, 52]}}, 'truncated or dam'),
-    ({'prompt': {'dtype': 'F32', 'shape': [2**40, 2**40], 'data_offsets': [0, 2**82]}},
-     'takes 4835703278458516698824704 bytes, the file holds 48'),
-    ({'prompt': {'dtype': 'F32', 'shape': [-3, -4], 'data_offsets': [0, 48]}}, 'not describe'),
-    ({'prompt': {'dtype': 'F32', 'shape': [3.0, 4], 'data_offsets': [0, 48]}}, 'not describe'),
+    ({'prompt': {'dtype': 'F16', 'shape': [3, 8], 'data_offsets': [0, 48]}}, "is 'F16' of shape"),
+    ({'prompt': {'dtype': 'F32', 'shape': [12], 'data_offsets': [0, 48]}}, r'of shape \[12\]; exp'),
+    ({'prompt': {'dtype': 'F32', 'shape': [3, 5], 'data_offsets': [0, 60]}}, TRUNCATED),
+    ({'prompt': {'dtype': 'F32', 'shape': [3, 4], 'data_offsets': [4, 52]}}, TRUNCATED),
+    ({'prompt': {'dtype': 'F32', 'shape': [2**40, 2**40], 'data_offsets': [0, 2**82]}}, TRUNCATED),
+    ({'prompt': {'dtype': 'F32', 'shape': [-3, -4], 'data_offsets': [0, 48]}}, TRUNCATED),
+    ({'prompt': {'dtype': 'F32', 'shape': [3.0, 4], 'data_offsets': [0, 48]}}, TRUNCATED),
     ({'prompt': {'dtype': 'F32', 'shape': [4, 3], 'data_offsets': [0, 48]}}, 'its checksum'),
-    ({'prompt': 3}, 'does not describe'),
+    ({'prompt': 3}, TRUNCATED),
     ({'prefix_keys': {'dtype': 'F32', 'shape': [0], 'data_offsets': [48, 48]}},
      "expected the one tensor 'prompt', found prefix_keys, prompt"),
-    ({'__metadata__': None}, 'holds no metadata'),
-    ({'__metadata__': {'step': 3}}, 'metadata are damaged'),
+    ({'__metadata__': None}, 'hold no checksum'),
+    ({'__metadata__': {'step': 3}}, TRUNCATED),
     ({'__metadata__': {'step': '3'}}, 'hold no checksum'),
 ])
 def test_wrong_headers_are_refused(path, change, message):
@@ -272,20 +275,6 @@ def test_saving_makes_the_folder_and_leaves_one_file(tmp_path):
     save_prompt(path, PROMPT)
     save_prompt(path, PROMPT)
     assert os.listdir(path.parent) == [path.name]
-
-
-def test_a_file_replaced_just_before_it_is_opened_is_read_whole(path, monkeypatch):
-    larger = PromptFile(Prompt(np.ones((9, 4), np.float32)), METADATA)
-    opened, replaced = pathlib.Path.open, []
-
-    def replace_and_open(self, mode='r'):
-        if self == path and not replaced:
-            replaced.append(path)
-            save_prompt(path, larger)
-        return opened(self, mode)
-
-    monkeypatch.setattr(pathlib.Path, 'open', replace_and_open)
-    assert load_prompt(path).prompt.rows.shape == (9, 4) and replaced
 
 
 SAVE_FOREVER = '''
