@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -92,6 +93,19 @@ def test_rows_are_read_by_themselves(golden_folder):
         for name, tensor in open_torch(file).items():
             rows = [tensor.read(row, row + 1) for row in range(tensor.shape[0])]
             np.testing.assert_array_equal(np.concatenate(rows), whole[name])
+
+
+def test_a_checksum_is_compared_once_whichever_thread_comes_first(tmp_path, monkeypatch):
+    """Rows of a large tensor are read in several threads, each of which may be the first."""
+    numbers = np.arange(2**23, dtype=np.float32)
+    write_zip(tmp_path / 'x.bin', pickled({'a': tensor(count=2**23, shape=(2**10, 2**13),
+                                                       strides=(2**13, 1))}),
+              {'0': numbers.tobytes()})
+    monkeypatch.setattr('jax_prompt.weights.tensors._PASSING_BYTES', 2**16)
+    with RawFile(tmp_path / 'x.bin') as file, ThreadPoolExecutor(8) as pool:
+        read = open_torch(file)['a'].read
+        rows = list(pool.map(lambda row: read(row, row + 1), range(2**10)))
+    np.testing.assert_array_equal(np.concatenate(rows).reshape(-1), numbers)
 
 
 def test_the_format_of_before_1_6_is_refused(tmp_path):
