@@ -66,11 +66,6 @@ def write_numpy_prompt(path: str | os.PathLike, prompt_PD: np.ndarray,
     Raises:
         FileExistsError: something is there and may not be replaced.
     """
-    return write_file(path, npy_bytes(np.ascontiguousarray(prompt_PD, '<f4')), overwrite)
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """Return what `numpy.save` would write."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(prompt_PD, '<f4'), allow_pickle=False)
+    return write_file(path, content.getvalue(), overwrite)

@@ -31,28 +31,20 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
             objects; one line that names it.
     """
     path = Path(path)
-    try:
-        # A pipe would be waited for, and a device may have no end.
-        if not path.is_file():
-            reason = 'Is a directory' if path.is_dir() else 'No such file'
-            raise ValueError(f'cannot read numpy file {path}: {reason}; check the path')
-        if not is_numpy_file(path):
-            raise ValueError(f'file {path} is no numpy array: it does not begin as numpy.save '
-                             'writes; give a .npy file, not a zipped .npz or a text')
-    except OSError as error:
-        raise ValueError(
-            f'cannot read numpy file {path}: {error.strerror}; check the path') from error
+    if not path.is_file():  # a pipe would be waited for
+        reason = 'No such file' if not path.exists() else 'Is no file'
+        raise ValueError(f'cannot read numpy file {path}: {reason}; check the path')
     try:
         # Mapped, so that a header which promises more than the file holds is found out before
         # memory is asked for; arrays of Python objects cannot be mapped at all.
         with np.errstate(over='raise'):
             mapped = np.load(path, mmap_mode='r', allow_pickle=False)
-    # numpy's header parser lets errors of Python's own parser through.
+        held, described = path.stat().st_size - mapped.offset, mapped.nbytes
+    # numpy's header parser lets errors of Python's own parser through; a zipped .npz has no offset.
     except Exception as error:
         raise ValueError(
-            f'file {path} is no readable numpy array of numbers (truncated, corrupt or holding '
-            'Python objects); write it again with numpy.save') from error
-    held, described = path.stat().st_size - mapped.offset, mapped.nbytes
+            f'file {path} is no readable numpy array of numbers (truncated, corrupt, of another '
+            'kind or holding Python objects); write it again with numpy.save') from error
     if held != described:
         raise ValueError(
             f'file {path} is damaged: its header describes {mapped.dtype}{list(mapped.shape)} of '

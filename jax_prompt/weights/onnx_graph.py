@@ -90,7 +90,6 @@ class Graph:
             for attribute in node.attribute:
                 if node.op_type == 'Constant' and attribute.name == 'value':
                     self._stored[node.output[0]] = attribute.t
-        self._check_nodes()
         self._initializers = [tensor.name for tensor in graph.initializer]
         self._producer = {out: node for node in self._nodes for out in node.output}
         self._consumers = defaultdict(list)
@@ -98,17 +97,6 @@ class Graph:
             for name in node.input:
                 self._consumers[name].append(node)
         self._used: set[str] = set()
-
-    def _check_nodes(self) -> None:
-        """Hold the graph to what ONNX demands: names are text, and nothing runs in circles."""
-        position = {out: place for place, node in enumerate(self._nodes) for out in node.output}
-        for place, node in enumerate(self._nodes):
-            names = (node.name, node.op_type, *node.input, *node.output)
-            # Protobuf hands text that is not UTF-8 over as bytes.
-            if not all(isinstance(name, str) for name in names) or any(
-                    position.get(name, -1) >= place for name in node.input):
-                raise ValueError(f'{self.path} is corrupt: node {place} has a name that is no '
-                                 'text, or comes before its inputs; copy or export it again')
 
     def weights(self) -> Iterator[Weight]:
         """Yield every weight that a MatMul, a table lookup or a norm uses, in the graph's order."""

@@ -171,12 +171,6 @@ def stored_in_file(file: RawFile | Checked, offset: int, dtype: np.dtype,
     return Stored(str(file.path), dtype, shape, read, digest)
 
 
-def stored_array(array: np.ndarray, where: str) -> Stored:
-    """Describe a tensor that is in memory, in Hugging Face's layout."""
-    return Stored(where, array.dtype, array.shape, lambda start, stop: array[start:stop],
-                  lambda: digest_arrays((array,)))
-
-
 def digest_arrays(arrays: tuple[np.ndarray, ...]) -> str:
     """Hash dtype, shape and both ends (in C order) of each array, without copying the rest."""
     return _digest_of_ends([(array.dtype, array.shape, *_ends(array)) for array in arrays])

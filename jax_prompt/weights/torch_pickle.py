@@ -9,10 +9,9 @@ Source: torch/_utils.py (`_rebuild_tensor_v2`) and torch/serialization.py, relea
 pickletools.
 """
 
-import dataclasses
 import pickletools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -30,25 +29,22 @@ class Malformed(ValueError):
     """The file is not what torch.save writes of a state dict; the message says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """What a pickle names; never looked up."""
 
     module: str
     name: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """One file within the zip."""
+class Storage(NamedTuple):
+    """One file within the zip: its type's name, its own name and how many numbers it holds."""
 
     kind: str
     key: str
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A view of a storage."""
 
     storage: Storage

@@ -143,12 +143,12 @@ def test_another_width_and_missing_files_are_named(tmp_path):
         import_prompt(tmp_path / 'none.npy', MODEL, {})
     with pytest.raises(ValueError, match='cannot read numpy file .*none.npy: No such file'):
         read_numpy_prompt(tmp_path / 'none.npy')
-    with pytest.raises(ValueError, match='Is a directory'):
+    with pytest.raises(ValueError, match='Is no file'):
         read_numpy_prompt(tmp_path.parent)
     (tmp_path / 'text').write_text('1 2 3')
     with pytest.raises(ValueError, match='text cannot be imported: it is no numpy file'):
         import_prompt(tmp_path / 'text', MODEL, {})
-    with pytest.raises(ValueError, match='text is no numpy array'):
+    with pytest.raises(ValueError, match='text is no readable numpy array'):
         read_numpy_prompt(tmp_path / 'text')
     with pytest.raises(ValueError, match="names a part of a T5X checkpoint.* read as numpy"):
         import_prompt(path, MODEL, {}, parameter='encoder/prompt')
