@@ -3,89 +3,47 @@
 import dataclasses
 import importlib.metadata
 import os
+import pathlib
 import platform
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import jax_prompt
+from jax_prompt.config import config_of, described
 from jax_prompt.files import write_file
+from jax_prompt.models.open import OpenedModel
+from jax_prompt.prompts.file import load_prompt
+from jax_prompt.training.folder import Outcome
+from jax_prompt.training.loop import Run
+from jax_prompt.training.settings import PromptSettings
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """What a run's card tells.
-
-    Attributes:
-        model_name: the frozen model, named for what it is.
-        model_fingerprint: digest of its weights.
-        model_bytes: size of its weights in memory.
-        model_parameters: how many numbers are frozen.
-        prompt_bytes: size of the prompt file.
-        trained_numbers: how many numbers were trained.
-        rows: virtual tokens in the prompt, P.
-        layout: in words, where they stand.
-        method: how the prompt was parameterised while it was trained.
-        initializer: in words, what it started from.
-        optimizer: in words, with its learning rate.
-        task: the task's name.
-        inputs_template: the text with which an example is put to the model.
-        verbalizer: raw label -> word that the model writes for it; None for free text.
-        examples: split -> number of examples.
-        seed: of initialisation, order and dropout.
-        steps: steps trained.
-        best_step: the step of the prompt that was kept.
-        metrics: heading such as 'validation' or 'test, no prompt' -> name -> value.
-        command: how to use the prompt.
-        settings: other settings worth telling, name -> value.
-        notes: sentences of caution, such as where the data came from.
-    """
-
-    model_name: str
-    model_fingerprint: str
-    model_bytes: int
-    model_parameters: int
-    prompt_bytes: int
-    trained_numbers: int
-    rows: int
-    layout: str
-    method: str
-    initializer: str
-    optimizer: str
-    task: str
-    inputs_template: str
-    verbalizer: Mapping[str, str] | None
-    examples: Mapping[str, int]
-    seed: int
-    steps: int
-    best_step: int
-    metrics: Mapping[str, Mapping[str, float]]
-    command: str
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def write_card(path: str | os.PathLike, card: Card) -> None:
-    """Write the card as Markdown, whole or not at all.
+def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings, outcome: Outcome,
+               steps: int) -> None:
+    """Write the card of a run as Markdown, whole or not at all.
 
     Args:
         path: the file, by custom `card.md` in the run's folder.
-        card: what it tells.
+        run: what was trained, on what and how.
+        prompt: how it began, the initialiser chosen.
+        outcome: what it ended with.
+        steps: after so many updates.
     """
-    write_file(path, render_card(card).encode(), overwrite=True)
-
-
-def render_card(card: Card) -> str:
-    """Return the card as Markdown."""
+    best, task = load_prompt(outcome.folder.prompt).metadata, run.problem.task
+    metrics = {'validation': dict(best.metrics)} | {
+        f'{outcome.split}, {heading}': values for heading, values in outcome.results.items()}
     sections = [
-        f'# Soft prompt for {card.task}\n\n{_summary(card)}',
-        '## Results\n\n' + _results(card),
-        '## Use\n\n' + _block(card.command),
-        '## Data\n\n' + _data(card),
-        '## Training\n\n' + _table(('what', 'value'), _training(card)),
+        f'# Soft prompt for {task.name}\n\n{_summary(run, prompt, outcome)}',
+        '## Results\n\n' + results_table(metrics),
+        '## Use\n\n' + fenced(_command(run.opened, outcome.folder.prompt)),
+        '## Data\n\n' + _data(task, run),
+        '## Training\n\n' + table(('what', 'value'), _training(run, prompt, outcome, steps)),
     ]
-    if card.notes:
-        sections.append('## Notes\n\n' + '\n'.join(f'- {note}' for note in card.notes))
-    return '\n\n'.join(sections) + '\n'
+    notes = getattr(task, 'notes', ())
+    if notes:
+        sections.append('## Notes\n\n' + '\n'.join(f'- {note}' for note in notes))
+    write_file(path, ('\n\n'.join(sections) + '\n').encode(), overwrite=True)
 
 
 def format_bytes(count: int) -> str:
@@ -105,57 +63,63 @@ def size_line(prompt_bytes: int, model_bytes: int) -> str:
     )
 
 
-def _summary(card: Card) -> str:
+def _summary(run: Run, prompt: PromptSettings, outcome: Outcome) -> str:
     """Tell in two sentences what this is."""
-    return (
-        f'{card.rows} virtual tokens ({card.trained_numbers:,} trained numbers) for the frozen '
-        f'model {card.model_name}, whose {card.model_parameters:,} parameters are unchanged. '
-        f'Sizes: {size_line(card.prompt_bytes, card.model_bytes)}.'
-    )
+    return (f'{prompt.rows} virtual tokens ({outcome.trained_numbers:,} trained numbers) for the '
+            f'frozen model {run.opened.name}, whose {run.opened.num_parameters:,} parameters are '
+            f'unchanged. Sizes: {size_line(outcome.prompt_bytes, outcome.model_bytes)}.')
 
 
-def _results(card: Card) -> str:
-    """Tabulate the metrics, one row a heading."""
-    names = list(dict.fromkeys(name for values in card.metrics.values() for name in values))
-    if not names:
-        return 'Nothing was measured.'
-    rows = [
-        (heading, *(_number(values[name]) if name in values else '' for name in names))
-        for heading, values in card.metrics.items()
-    ]
-    return _table(('measured on', *names), rows)
+def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Tabulate heading -> metric -> value, one row a heading."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    return table(('measured on', *names), [
+        (heading, *(f'{values[name]:.4g}' if name in values else '' for name in names))
+        for heading, values in metrics.items()])
 
 
-def _data(card: Card) -> str:
+def _data(task: Any, run: Run) -> str:
     """Tell the task, its template, its words and how many examples it has."""
-    counts = ', '.join(f'{count:,} {split}' for split, count in card.examples.items())
-    parts = [f'Task `{card.task}`: {counts} examples.', 'Inputs:', _block(card.inputs_template)]
-    if card.verbalizer is None:
-        parts.append('Targets are free text.')
-    else:
-        words = [(f'`{raw}`', f'`{word}`') for raw, word in card.verbalizer.items()]
-        parts += ['Labels and the words for them:', _table(('label', 'word'), words)]
-    return '\n\n'.join(parts)
+    counts = ', '.join(f'{len(found):,} {split}' for split, found in run.problem.examples.items())
+    told = task.to_dict()
+    template = told.get('inputs_template', 'as the seqio task makes them')
+    parts = [f'Task `{task.name}`: {counts} examples.', 'Inputs:', fenced(template)]
+    labels = told.get('labels')
+    if labels is None:
+        return '\n\n'.join([*parts, 'Targets are free text.'])
+    pairs = labels.items() if isinstance(labels, Mapping) else ((word, word) for word in labels)
+    words = [(f'`{raw}`', f'`{word}`') for raw, word in pairs]
+    return '\n\n'.join([*parts, 'Labels and the words for them:', table(('label', 'word'), words)])
 
 
-def _training(card: Card) -> list[tuple[str, str]]:
+def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
+              steps: int) -> list[tuple[str, str]]:
     """List how the prompt came about."""
-    rows = [
-        ('frozen model', card.model_name),
-        ('model fingerprint', f'`{card.model_fingerprint}`'),
-        ('layout', card.layout),
-        ('method', card.method),
-        ('rows', f'{card.rows}'),
-        ('trained numbers', f'{card.trained_numbers:,}'),
-        ('started from', card.initializer),
-        ('optimizer', card.optimizer),
-        ('steps', f'{card.steps:,}'),
-        ('best step (kept)', f'{card.best_step:,}'),
-        ('seed', f'{card.seed}'),
-        *((name, str(value)) for name, value in card.settings.items()),
+    settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
+                if name not in ('seed', 'steps', 'compare')}
+    return [
+        ('frozen model', run.opened.name),
+        ('model fingerprint', f'`{run.opened.fingerprint}`'),
+        ('layout', prompt.layout.describe(prompt.rows)),
+        ('method', described(config_of(run.method))),
+        ('rows', f'{prompt.rows}'),
+        ('trained numbers', f'{outcome.trained_numbers:,}'),
+        ('started from', described(config_of(prompt.initializer))),
+        ('optimizer', described(getattr(run.optimizer, 'config', 'as given in Python'))),
+        ('steps', f'{steps:,}'),
+        ('best step (kept)', f'{outcome.best_step:,}'),
+        ('seed', f'{run.settings.seed}'),
+        *((name, str(value)) for name, value in settings.items()),
         ('versions', _versions()),
     ]
-    return rows
+
+
+def _command(model: OpenedModel, prompt: pathlib.Path) -> str:
+    """Return the command that uses the prompt, as a shell reads it."""
+    words = ['jax-prompt', 'predict', f'--model={model.source}', f'--prompt={prompt}']
+    if model.vocabulary_source is not None:
+        words.insert(3, f'--gin.model.vocabulary={model.vocabulary_source}')
+    return f'{shlex.join(words)} < texts.txt'
 
 
 def _versions() -> str:
@@ -165,11 +129,7 @@ def _versions() -> str:
     return f'jax_prompt {jax_prompt.__version__}, {others}, Python {platform.python_version()}'
 
 
-def _number(value: float) -> str:
-    return f'{value}' if isinstance(value, int) else f'{float(value):.4g}'
-
-
-def _block(text: str) -> str:
+def fenced(text: str) -> str:
     """Show text as it is; the fence is longer than any run of backticks in the text."""
     fence = '```'
     while fence in text:
@@ -177,7 +137,7 @@ def _block(text: str) -> str:
     return f'{fence}\n{text}\n{fence}'
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Format a Markdown table."""
     lines = [head, ('---',) * len(head), *rows]
     cells = [[cell.replace('|', '\\|').replace('\n', ' ') for cell in line] for line in lines]

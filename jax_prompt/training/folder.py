@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what is written into it."""
+"""The folder of a run: whose it is, what is written into it, and what came of it."""
 
 import dataclasses
 import json
@@ -48,6 +48,28 @@ class RunFolder:
     def save_prompt(self, prompt_file: PromptFile) -> None:
         """Replace the best prompt."""
         save_prompt(self.prompt, prompt_file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run ended with.
+
+    Attributes:
+      folder: of the run.
+      results: heading (`run.AFTER`; with `settings.compare` also `NO_PROMPT`, `BEFORE`) -> metrics.
+      split: the split that they were measured on.
+      best_step: the step of the prompt that was kept.
+      prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
+      trained_numbers: how many numbers were trained.
+    """
+
+    folder: RunFolder
+    results: dict[str, dict[str, float]]
+    split: str
+    best_step: int
+    prompt_bytes: int
+    model_bytes: int
+    trained_numbers: int
 
 
 def claim(folder: RunFolder, identity: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ import jax
 import numpy as np
 import optax
 
-from jax_prompt.config import config_of, described
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
@@ -21,12 +19,13 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, no_prompt
 from jax_prompt.training import optimizers
-from jax_prompt.training.card import Card, write_card
+from jax_prompt.training.card import write_card
 from jax_prompt.training.curves import draw_curves
 from jax_prompt.training.first_host import StateKeeper, load_from_first, open_metrics
 from jax_prompt.training.folder import (
     CARD_FILE,
     CURVES_FILE,
+    Outcome,
     RunFolder,
     check_same,
     claim,
@@ -40,28 +39,6 @@ from jax_prompt.types import Params, count_parameters
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
 AFTER = 'prompt after training'
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a run ended with.
-
-    Attributes:
-      folder: of the run.
-      results: heading (`AFTER`; with `settings.compare` also `NO_PROMPT` and `BEFORE`) -> metrics.
-      split: the split that they were measured on.
-      best_step: the step of the prompt that was kept.
-      prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
-      trained_numbers: how many numbers were trained.
-    """
-
-    folder: RunFolder
-    results: dict[str, dict[str, float]]
-    split: str
-    best_step: int
-    prompt_bytes: int
-    model_bytes: int
-    trained_numbers: int
 
 
 def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
@@ -114,7 +91,7 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
     outcome = _outcome(run, folder, progress)
     if is_first():
         draw_curves(folder.metrics, folder.path / CURVES_FILE)
-        write_card(folder.path / CARD_FILE, _card(run, prompt, outcome, progress))
+        write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
     return outcome
 
 
@@ -185,38 +162,3 @@ def _outcome(run: Run, folder: RunFolder, progress: Progress) -> Outcome:
         best_step=progress.best_step,
         prompt_bytes=from_first(lambda: folder.prompt.stat().st_size),
         model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial))
-
-
-def _card(run: Run, prompt: PromptSettings, outcome: Outcome, progress: Progress) -> Card:
-    """Gather what the run's card tells."""
-    opened, problem = run.opened, run.problem
-    best, told = load_prompt(outcome.folder.prompt).metadata, problem.task.to_dict()
-    metrics = {'validation': dict(best.metrics)} | {
-        f'{outcome.split}, {heading}': values for heading, values in outcome.results.items()}
-    labels = told.get('labels')
-    return Card(
-        model_name=opened.name, model_fingerprint=opened.fingerprint,
-        model_bytes=outcome.model_bytes, model_parameters=opened.num_parameters,
-        prompt_bytes=outcome.prompt_bytes, trained_numbers=outcome.trained_numbers,
-        rows=prompt.rows, layout=problem.layout.describe(prompt.rows),
-        method=described(config_of(run.method)),
-        initializer=described(config_of(prompt.initializer)),
-        optimizer=described(getattr(run.optimizer, 'config', 'as given in Python')),
-        task=problem.task.name,
-        inputs_template=told.get('inputs_template', 'as the seqio task makes them'),
-        verbalizer=labels if isinstance(labels, Mapping) else (
-            None if labels is None else {word: word for word in labels}),
-        examples={split: len(found) for split, found in problem.examples.items()},
-        seed=run.settings.seed, steps=progress.finished_at, best_step=outcome.best_step,
-        metrics=metrics, settings={name: value for name, value in
-                                   dataclasses.asdict(run.settings).items()
-                                   if name not in ('seed', 'steps', 'compare')},
-        command=_use(opened, outcome.folder.prompt), notes=getattr(problem.task, 'notes', ()))
-
-
-def _use(model: OpenedModel, prompt: pathlib.Path) -> str:
-    """Return the command that uses the prompt, as a shell reads it."""
-    words = ['jax-prompt', 'predict', f'--model={model.source}', f'--prompt={prompt}']
-    if model.vocabulary_source is not None:
-        words.insert(3, f'--gin.model.vocabulary={model.vocabulary_source}')
-    return f'{shlex.join(words)} < texts.txt'

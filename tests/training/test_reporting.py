@@ -14,7 +14,7 @@ from PIL import Image
 
 from jax_prompt.files import write_file
 from jax_prompt.training import card as card_module
-from jax_prompt.training.card import Card, format_bytes, render_card, write_card
+from jax_prompt.training.card import fenced, format_bytes, results_table, table
 from jax_prompt.training.curves import draw_curves
 from jax_prompt.training.reporting import MetricsLog, read_metrics
 
@@ -188,48 +188,16 @@ def test_few_points_are_drawn(tmp_path, points):
 # card.md
 
 
-def example_card(**changes):
-    fields = dict(
-        model_name='flan-t5-small (fine-tuned, int8-derived)', model_fingerprint='abc123',
-        model_bytes=307_844_608, model_parameters=76_961_152, prompt_bytes=41_600,
-        trained_numbers=10_240, rows=20, layout='20 virtual tokens before the text',
-        method='direct', initializer='class labels, then frequent vocabulary',
-        optimizer='Adafactor, learning rate 0.3', task='rotten_tomatoes',
-        inputs_template='sst2 sentence: {text}', verbalizer={'0': 'negative', '1': 'positive'},
-        examples={'train': 6800, 'validation': 850, 'test': 853}, seed=17, steps=600, best_step=500,
-        metrics={
-            'test, no prompt': {'accuracy': 0.672},
-            'test, trained prompt': {'accuracy': 0.8462, 'loss': 0.36},
-        },
-        command='jax-prompt predict --prompt=runs/demo/prompt.safetensors reviews.txt',
-    )
-    return Card(**{**fields, **changes})
-
-
-def test_the_card_tells_all_that_it_was_given(tmp_path):
-    card = example_card(settings={'batch size': 32}, notes=('Overlaps SST-2.',))
-    write_card(tmp_path / 'card.md', card)
-    text = (tmp_path / 'card.md').read_text()
-    for told in (
-        card.model_name, 'abc123', '76,961,152', '10,240', '41,600 bytes', '7,400 times',
-        card.layout, card.initializer, card.optimizer, card.inputs_template,
-        '| `0` | `negative` |', '6,800 train',
-        '853 test', '| seed | 17 |', '600', '500', '| test, trained prompt | 0.8462 | 0.36 |',
-        '| test, no prompt | 0.672 |  |', card.command, '| batch size | 32 |', '- Overlaps SST-2.',
-        'jax_prompt 0.', 'jax 0.', 'flax 0.',
-    ):
-        assert told in text, told
-
-
-def test_the_card_of_free_text_has_no_labels():
-    text = render_card(example_card(verbalizer=None, metrics={}))
-    assert 'free text' in text and 'negative' not in text and 'Nothing was measured' in text
+def test_metrics_stand_in_one_table_whatever_each_heading_has():
+    text = results_table({'no prompt': {'accuracy': 0.672},
+                          'after': {'accuracy': 0.84621, 'loss': 0.36}})
+    assert '| no prompt | 0.672 |  |' in text and '| after | 0.8462 | 0.36 |' in text
 
 
 def test_templates_cannot_break_the_card_open():
     template = 'first line\n```\n| cell | {text}'
-    assert f'````\n{template}\n````' in render_card(example_card(inputs_template=template))
-    assert '| layout | a \\| b c |' in render_card(example_card(layout='a | b\nc'))
+    assert fenced(template) == f'````\n{template}\n````'
+    assert '| layout | a \\| b c |' in table(('what', 'value'), [('layout', 'a | b\nc')])
 
 
 @pytest.mark.parametrize(

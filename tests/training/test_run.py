@@ -77,8 +77,12 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
     assert best.metadata.metrics['accuracy'] == max(validation) and len(validation) == 16
     assert outcome.trained_numbers == 5 * 16
     card = (tmp_path / 'run' / 'card.md').read_text()
-    assert 'review : {text}' in card and model.fingerprint in card
-    assert '- Half of it is made up.' in card
+    for told in ('review : {text}', model.fingerprint, '- Half of it is made up.', '| `0` | `nega',
+                 f'{model.num_parameters:,}', '| trained numbers | 80 |', '| seed | 1 |',
+                 f'| best step (kept) | {outcome.best_step} |', '| started from | class_labels(',
+                 '| optimizer | adafactor(learning_rate=0.3,', '| test, no prompt | ',
+                 f'--prompt={outcome.folder.prompt}', 'jax_prompt 0.', '| method | direct() |'):
+        assert told in card, told
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prompt, settings,
