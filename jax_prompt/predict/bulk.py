@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
@@ -214,14 +213,13 @@ def _prompt_of(record: str | Mapping[str, Any], settings: BulkSettings, where: s
 
 def _run(engine: Engine, settings: BulkSettings) -> dict[str, Any]:
     """Return what the bytes of an output depend on, apart from those of its input and prompts."""
-    opened, t5 = engine.opened, engine.opened.model
+    opened = engine.opened
     return {
         'version': __version__,
         'model': opened.fingerprint,
         'vocabulary': opened.vocabulary_fingerprint,
-        'activation dtype': str(jnp.dtype(t5.dtype)),
+        'numerics': dict(opened.model.numerics),
         'weight dtype': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)}),
-        'layers': {'scan': t5.scan_layers, 'attention': t5.attention},
         'settings': dataclasses.asdict(settings),
         'batches': dataclasses.asdict(engine.shapes),
     }

@@ -194,11 +194,11 @@ def other_engines(engine):
     return {
         'model': other(engine, {'fingerprint': 'others'}),
         'vocabulary': other(engine, {'vocabulary_fingerprint': 'others'}),
-        'activation dtype': other(engine, {'model': dataclasses.replace(
+        'numerics.dtype': other(engine, {'model': dataclasses.replace(
             model, dtype=jnp.dtype('bfloat16'))}),
         'weight dtype': other(engine, {'frozen': jax.tree.map(
             lambda leaf: leaf.astype('bfloat16'), engine.opened.frozen)}),
-        'layers': other(engine, {'model': dataclasses.replace(
+        'numerics.scan_layers': other(engine, {'model': dataclasses.replace(
             model, scan_layers=not model.scan_layers)}),
         'prompt mood': other(engine, prompts=engine.prompts | {
             name: dataclasses.replace(engine.prompts[name], file=file)}),
