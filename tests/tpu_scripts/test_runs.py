@@ -45,12 +45,14 @@ def test_arguments_arrive_as_they_are(ready):
         assert ready.argv(worker) == [*NASTY, f'--output={folder}', '--distributed']
 
 
+@pytest.mark.slow
 def test_a_single_worker_is_told_nothing_of_others(world):
     world.workers(1)
     world.must('run.sh', *ALL, '--', 'train')
     assert '--distributed' not in world.argv()
 
 
+@pytest.mark.slow
 def test_a_command_that_knows_no_other_hosts_is_refused_on_several(ready):
     done = ready.call('launch.sh', *TARGET, *RUN, *QUICK, '--', 'predict')
     assert done.returncode == 1
@@ -67,6 +69,7 @@ def test_files_stand_beside_the_command(ready):
         assert read.read_text() == 'body,team\n'
 
 
+@pytest.mark.slow
 def test_a_second_launch_is_refused_while_the_first_runs(ready):
     ready.train(PATIENT)
     launch(ready)
@@ -138,6 +141,7 @@ def test_a_worker_that_fails_to_set_up_is_set_up_again(world):
     assert (world.home() / 'setup.done').exists()
 
 
+@pytest.mark.slow
 def test_logs_are_shown_and_followed_to_the_end(ready):
     ready.train(PATIENT)
     launch(ready)
@@ -187,6 +191,7 @@ def test_a_run_that_is_taken_away_goes_on_from_the_bucket(world):
     assert len(list((world.folder / 'runs/tickets/logs').glob('*-worker-0.log'))) == 2
 
 
+@pytest.mark.slow
 def test_resume_makes_a_tpu_where_none_is_left_and_deletes_it_at_the_end(world):
     saved = world.bucket / 'output/checkpoints/5'
     saved.mkdir(parents=True)
@@ -207,6 +212,7 @@ def test_resume_tries_again_while_there_is_no_capacity(world):
     assert not world.costs()
 
 
+@pytest.mark.slow
 def test_a_host_that_is_lost_shortly_before_the_state_says_so_is_no_failure(world):
     """Training ends because a peer is gone; starting it again fails; then the TPU is PREEMPTED."""
     world.train('if [ -e "$STAND_IN_WORLD/again" ]; then '
@@ -255,6 +261,7 @@ def test_a_signal_ends_the_watching_and_the_run_goes_on(ready):
     assert ready.costs()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_started_again_and_given_up(world):
     world.train('first && exit 1; exit 0')
     done = world.call('run.sh', *ALL, '--max_restarts=1', '--', 'train')
@@ -264,6 +271,7 @@ def test_a_run_that_fails_is_started_again_and_given_up(world):
     assert not world.costs()
 
 
+@pytest.mark.slow
 def test_what_the_user_must_mend_is_not_tried_again(world):
     world.train('echo "prompt.rows=-1; expected at least 0"; exit 2')
     done = world.call('run.sh', *ALL, '--', 'train')
@@ -274,6 +282,7 @@ def test_what_the_user_must_mend_is_not_tried_again(world):
     assert not world.costs()
 
 
+@pytest.mark.slow
 def test_another_run_in_progress_is_left_alone(ready):
     ready.train(PATIENT)
     launch(ready)
@@ -283,6 +292,7 @@ def test_another_run_in_progress_is_left_alone(ready):
     assert ready.costs()
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_answer_for_a_while_are_waited_for(world):
     world.rules({'match': 'worker.sh status', 'times': 3})
     done = world.must('run.sh', *ALL, '--', 'train')

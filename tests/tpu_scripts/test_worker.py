@@ -79,6 +79,7 @@ def test_a_folder_with_nothing_in_it_deletes_nothing_in_the_bucket(world, machin
     assert (world.bucket / 'output/checkpoints/1/state').exists()
 
 
+@pytest.mark.slow
 def test_a_new_machine_goes_on_and_the_old_one_no_longer_writes(world, machine):
     world.train(WAIT)
     old = machine.start('foreground', *RUN, '0', 'train')
