@@ -9,6 +9,7 @@ file page mapped into it, the interpreter and JAX included), as a multiple of th
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -19,8 +20,6 @@ import tempfile
 import time
 
 import numpy as np
-
-from jax_prompt.models.t5.model import T5
 
 _SHARD_BYTES = 10**9
 _KINDS = ('safetensors', 'converted')
@@ -81,8 +80,7 @@ def load(folder: str, devices: int, weights: str) -> None:
     mesh = make_mesh(f'model:{devices}')
     before = _resident()
     start = time.perf_counter()
-    model = load_weights(folder, 'bfloat16',
-                         lambda shapes: frozen_shardings(mesh, shapes, T5.rules), weights)
+    model = load_weights(folder, 'bfloat16', functools.partial(frozen_shardings, mesh), weights)
     jax.block_until_ready(model.frozen)
     seconds = time.perf_counter() - start
     leaves = jax.tree.leaves(model.frozen)

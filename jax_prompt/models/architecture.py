@@ -12,11 +12,13 @@ first, heads apart:
 
 import dataclasses
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from jax_prompt.models.base import Model
+from jax_prompt.parallel.rules import Rule
 from jax_prompt.types import Params
 
 
@@ -63,10 +65,12 @@ class ModelConfig(Protocol):
     Attributes:
       family: the key of its family in `families.FAMILIES`.
       name: what prompt files and messages call the model.
+      rules: where its weights live on a mesh, see `parallel.rules`.
     """
 
     family: str
     name: str
+    rules: Sequence[Rule]
 
     def slots(self) -> dict[str, Slot]:
         """Hugging Face tensor name -> place in the frozen tree, each tensor of the model once."""
@@ -88,7 +92,7 @@ class ModelConfig(Protocol):
 
 
 class Family(Protocol):
-    """A module that makes configurations."""
+    """A module that makes configurations, and models of them."""
 
     def from_hugging_face(self, said: dict[str, Any], where: str, name: str) -> ModelConfig:
         """Check a parsed `config.json`, which messages call `where`, and read it."""
@@ -99,6 +103,9 @@ class Family(Protocol):
 
     def from_dict(self, fields: dict[str, Any]) -> ModelConfig:
         """Read what `ModelConfig.to_dict` gave."""
+
+    def model(self, config: ModelConfig, **how) -> Model:
+        """Make the model; `how` it computes is `open_model`'s to say."""
 
 
 def leaf_shapes(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
 from jax_prompt.models.base import Model
+from jax_prompt.models.families import FAMILIES
 from jax_prompt.models.t5.attention import check_device
-from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.types import Params, count_parameters
@@ -98,7 +98,7 @@ class OpenedModel:
 def open_model(source: str | None = None, vocabulary: str | None = None, dtype: str | None = None,
                remat: str = 'none', name: str | None = None, mesh: MeshSettings | None = None,
                weights: str | None = None, layers: LayerSettings | None = None) -> OpenedModel:
-    """Load a T5 and its vocabulary.
+    """Load a model and its vocabulary.
 
     Args:
       source: a Hugging Face folder or repository id, a folder of ONNX files, or
@@ -127,16 +127,17 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     dtype = dtype or ('float32' if on_cpu else 'bfloat16')
     mesh = mesh or MeshSettings()
     devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
-    shardings = functools.partial(frozen_shardings, devices, rules=T5.rules,
+    shardings = functools.partial(frozen_shardings, devices,
                                   shard_weights_over_data=mesh.shard_weights_over_data)
     loaded = load_weights(source, dtype, shardings, weights)
     if vocabulary is None and loaded.folder is None:
         raise ValueError(f'model {loaded.name} comes without tokenizer files; name its vocabulary: '
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
     words = load_vocabulary(vocabulary or str(loaded.folder))
-    model = T5(loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
-               scan_layers=not on_cpu if layers.scan is None else layers.scan,
-               activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
+    model = FAMILIES[loaded.config.family].model(
+        loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
+        scan_layers=not on_cpu if layers.scan is None else layers.scan,
+        activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
     return OpenedModel(model, loaded.frozen, devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
                        vocabulary)

@@ -8,7 +8,7 @@ import collections
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from jax_prompt.models.architecture import ModelConfig, Slot, leaf_shapes
 from jax_prompt.models.t5.int8 import Int8, quantise, quantised_shapes, summed_axes
+from jax_prompt.parallel.rules import Rule
 from jax_prompt.types import Params
 from jax_prompt.weights.placing import Builder, read_ahead
 from jax_prompt.weights.tensors import Checkpoint, Stored
@@ -24,8 +25,8 @@ from jax_prompt.weights.tensors import Checkpoint, Stored
 _DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _BLOCK_BYTES = 2**25
 
-#: A tree of shardings, or what makes one of a tree of `jax.ShapeDtypeStruct`.
-Shardings = Params | Callable[[Params], Params] | None
+#: A tree of shardings, or what makes one of a tree of `jax.ShapeDtypeStruct` and a model's rules.
+Shardings = Params | Callable[[Params, Sequence[Rule]], Params] | None
 
 
 def check_dtype(dtype: str) -> np.dtype:
@@ -69,9 +70,9 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
       checkpoint: the model's shape and tensors.
       source: what to call the source in messages.
       dtype, weights: how to keep the weights; see `check_weights`.
-      shardings: where they live, a tree as the frozen tree (or a function of a tree of
-        `jax.ShapeDtypeStruct` that returns it): leaves are then JAX arrays, placed part by part.
-        None for numpy arrays.
+      shardings: where they live, a tree as the frozen tree (or a function that returns it of a
+        tree of `jax.ShapeDtypeStruct` and the model's rules): leaves are then JAX arrays, placed
+        part by part. None for numpy arrays.
 
     Returns:
       The tree and its fingerprint.
@@ -83,7 +84,7 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
     table = config.slots()
     _check_tensors(config, table, tensors, source)
     shapes = tree_shapes(config, dtype, weights)
-    placed = _flat_shardings(shapes, shardings)
+    placed = _flat_shardings(shapes, shardings, config.rules)
     by_leaf = collections.defaultdict(list)
     for name, slot in table.items():
         by_leaf[slot.path].append((name, slot))
@@ -111,12 +112,13 @@ def named_leaves(tree: Params) -> dict[str, Any]:
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def _flat_shardings(shapes: Params, shardings: Shardings) -> dict[str, Any]:
+def _flat_shardings(shapes: Params, shardings: Shardings,
+                    rules: Sequence[Rule]) -> dict[str, Any]:
     """Return 'path/of/leaf' -> sharding; empty for None."""
     if shardings is None:
         return {}
     wanted = named_leaves(shapes)
-    tree = shardings(shapes) if callable(shardings) else shardings
+    tree = shardings(shapes, rules) if callable(shardings) else shardings
     if isinstance(tree, jax.sharding.Sharding):
         return dict.fromkeys(wanted, tree)
     flat = named_leaves(tree)

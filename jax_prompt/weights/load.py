@@ -55,9 +55,9 @@ def load_weights(source: str | pathlib.Path, dtype: str = 'float32', shardings: 
       dtype: 'float32' or 'bfloat16', to keep the weights in. What was converted to bfloat16 was
         rounded then, whatever it becomes.
       shardings: where the weights live: a tree of `jax.sharding.Sharding` like the frozen tree, or
-        a function that makes one of a tree of `jax.ShapeDtypeStruct`, such as
-        `functools.partial(frozen_shardings, mesh)`. Each device of this process is then given its
-        own parts as they are read, and the host never holds the model. None for numpy arrays.
+        a function that makes one of a tree of `jax.ShapeDtypeStruct` and the model's rules, such
+        as `functools.partial(frozen_shardings, mesh)`. Each device of this process is then given
+        its own parts as they are read, and the host never holds the model. None for numpy arrays.
       weights: 'int8' to keep kernels as `t5.int8.Int8`, quantised as they are read, and the rest in
         `dtype`; 'float32' or 'bfloat16' are the same as giving them as `dtype`; None for what a
         converted folder was converted to, and for `dtype` elsewhere.

@@ -29,8 +29,8 @@ assemble._BLOCK_BYTES = 200
 
 def see(source: pathlib.Path, mesh: jax.sharding.Mesh, **options) -> dict:
     """Load on a mesh and as numpy, and compare each device's part with the whole."""
-    def shardings(shapes):
-        return frozen_shardings(mesh, shapes, T5.rules, shard_weights_over_data=True)
+    def shardings(shapes, rules=T5.rules):
+        return frozen_shardings(mesh, shapes, rules, shard_weights_over_data=True)
 
     read = []
     whole_file = tensors.RawFile.read

@@ -99,7 +99,7 @@ def test_it_stands_where_shardings_say(folder, tmp_path):
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     convert_model(folder, tmp_path / 'out', 'int8')
     got = load_weights(tmp_path / 'out', 'bfloat16',
-                       lambda shapes: jax.tree.map(lambda _: one, shapes))
+                       lambda shapes, rules: jax.tree.map(lambda _: one, shapes))
     wo = got.frozen['encoder']['layers']['feed_forward']['wo']
     assert isinstance(wo['kernel'], Int8)
     assert all(isinstance(leaf, jax.Array) and leaf.sharding == one

@@ -102,7 +102,7 @@ def test_shardings_may_be_one_or_a_tree(plain_config, random_tree, hugging_face_
     frozen = random_tree(plain_config)
     folder = hugging_face_folder(frozen, plain_config)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    for shardings in (one, jax.tree.map(lambda _: one, frozen), lambda shapes: one):
+    for shardings in (one, jax.tree.map(lambda _: one, frozen), lambda shapes, rules: one):
         got = load_weights(folder, shardings=shardings).frozen
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
         assert_same_tree(got, frozen)

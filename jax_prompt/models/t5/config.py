@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from jax_prompt.models.architecture import Slot
+from jax_prompt.models.t5.rules import RULES
+from jax_prompt.parallel.rules import Rule
 
 ACTIVATIONS = ('relu', 'gelu', 'silu')
 EMBEDDING = 'shared.weight'
@@ -72,6 +74,7 @@ class T5Config:
     name: str = 't5'
 
     family: ClassVar[str] = 't5'
+    rules: ClassVar[tuple[Rule, ...]] = RULES
 
     def __post_init__(self):
         sizes = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'num_layers',

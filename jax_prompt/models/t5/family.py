@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from jax_prompt.models.t5.config import EMBEDDING, HEAD, T5Config
+from jax_prompt.models.t5.model import T5
 
 #: Activation names in Hugging Face configurations -> ours. T5's GELU is the tanh approximation:
 #: transformers itself reads "gated-gelu" as "gelu_new".
@@ -75,6 +76,11 @@ def from_hugging_face(said: dict[str, Any], where: str, name: str) -> T5Config:
 def from_dict(fields: dict[str, Any]) -> T5Config:
     """Read what `T5Config.to_dict` gave."""
     return T5Config(**fields)
+
+
+def model(config: T5Config, **how) -> T5:
+    """Make the model; see `T5` for how it may compute."""
+    return T5(config, **how)
 
 
 def settle(config: T5Config, said: dict[str, Any], tensors: Container[str],
