@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -545,3 +546,10 @@ def test_help(command, capsys):
         cli.main([*filter(None, [command]), '--help'])
     assert stopped.value.code == 0
     assert 'jax-prompt' in capsys.readouterr().out
+
+
+def test_the_package_runs_as_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['jax_prompt', 'train', '--help'])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module('jax_prompt', run_name='__main__')
+    assert stopped.value.code == 0 and 'usage: jax-prompt train' in capsys.readouterr().out

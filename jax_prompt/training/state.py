@@ -130,9 +130,7 @@ class TrainStateStore:
         record, leaves = self._read_record(step), _named_leaves(template)
         _check_structure(record['leaves'], _spec(leaves), self._folder / str(step))
         restored = self._read(step, state=self._ocp.args.StandardRestore(
-            {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
-                                        sharding=getattr(leaf, 'sharding', None))
-             for name, leaf in leaves.items()}))
+            jax.tree.map(self._ocp.utils.to_shape_dtype_struct, leaves)))
         if _arrays_digest(restored) != record['arrays']:
             raise _Unusable('its arrays do not match their digest')
         structure = jax.tree.structure(template)

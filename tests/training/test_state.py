@@ -20,6 +20,9 @@ from jax_prompt.training import state as train_state
 from jax_prompt.training.state import TrainStateStore
 from jax_prompt.types import TrainState
 
+# Reads that Orbax gives up complain once more when they are collected.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 
 def make_state(step, rows=3, optimizer=None):
     """A state whose every number follows from its step."""
@@ -119,11 +122,8 @@ def every_damage(folder):
         yield f'{path.name} changed', lambda p=path, f=flipped: p.write_bytes(f)
 
 
-def test_any_damage_to_the_newest_is_harmless_or_reported(three_steps, tmp_path, caplog,
-                                                          monkeypatch):
+def test_any_damage_to_the_newest_is_harmless_or_reported(three_steps, tmp_path, caplog):
     """Never a wrong number: the newest state bit for bit, or the one before it and a report."""
-    # Reads that Orbax gives up complain once more when they are collected.
-    monkeypatch.setattr(sys, 'unraisablehook', lambda _: None)
     shutil.copytree(three_steps, tmp_path / 'pristine')
     reported = []
     for name, damage in list(every_damage(three_steps / '30')):
