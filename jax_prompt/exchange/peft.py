@@ -18,6 +18,7 @@ from jax_prompt.exchange.peft_card import model_card
 from jax_prompt.exchange.prompt_rows import as_prompt
 from jax_prompt.files import write_folder
 from jax_prompt.prompts.file import PromptFile
+from jax_prompt.weights.huggingface import read_json
 from jax_prompt.weights.safetensors_file import open_safetensors
 from jax_prompt.weights.tensors import RawFile
 from jax_prompt.weights.torch_files import open_torch
@@ -38,7 +39,6 @@ _REFUSED = {
     'ADAPTION_PROMPT': 'it trains prompts inside the attention of decoder-only models',
 }
 _NUMBERS = ('num_virtual_tokens', 'token_dim', 'num_transformer_submodules')
-_MOST_CONFIG_BYTES = 2**20
 
 
 class PeftPrompt(NamedTuple):
@@ -74,7 +74,7 @@ def read_peft_prompt(folder: str | os.PathLike) -> PeftPrompt:
         ValueError: damaged, or another method or kind of model; says which and why.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
+    config = read_json(folder / CONFIG, 'give a folder that PEFT saved an adapter in')
     method, rows, submodules = _check_config(config, folder / CONFIG)
     stored_PD, path = _read_embeddings(folder)
     width = config['token_dim']
@@ -138,23 +138,6 @@ def _adapter_config(rows: int, width: int, base_model: str) -> dict[str, Any]:
         'prompt_tuning_init': 'RANDOM', 'prompt_tuning_init_text': None,
         'tokenizer_name_or_path': None,
     }
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration as a JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; give a folder that PEFT saved an adapter '
-                                'in, with its adapter_config.json')
-    if path.stat().st_size > _MOST_CONFIG_BYTES:
-        raise ValueError(f'{path} is no PEFT configuration: it is too long; copy it again')
-    try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is no valid JSON (truncated or corrupt); copy it again'
-                         ) from error
-    if not isinstance(config, dict):
-        raise ValueError(f'{path} holds a JSON {type(config).__name__}; expected an object')
-    return config
 
 
 def _check_config(config: dict[str, Any], path: Path) -> tuple[str, int, int]:

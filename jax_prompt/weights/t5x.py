@@ -12,6 +12,7 @@ Source: t5x/examples/t5 and t5x/examples/scalable_t5 (`layers.py`, `network.py`)
 """
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -109,8 +110,6 @@ def _tensors(parameter: str, array: Array, path: str) -> Iterator[tuple[str, Sto
     stack, layer, module, leaf = found.groups()
     tensor = f'layer.{modules[module]}{_LEAVES[leaf]}.weight'
     if layer is not None:
-        if int(layer) >= _MOST_LAYERS:
-            raise ValueError(f'{path} has a layer {layer}; expected fewer than {_MOST_LAYERS}')
         yield f'{stack}.block.{int(layer)}.{tensor}', _stored(parameter, array, path)
         return
     if len(array.shape) < 2 or array.shape[1] > _MOST_LAYERS:
@@ -139,8 +138,8 @@ def _stored(parameter: str, array: Array, path: str) -> Stored:
                       lambda: digest_arrays((table(),)), sliced=False)
     is_kernel = parameter.endswith('kernel')
     split = 2 if parameter.endswith('out/kernel') and len(shape) == 3 else 1
-    matrix = (_product(shape[:split]), _product(shape[split:])) if is_kernel else shape
-    sliced = len(shape) == 2 and _product(shape) * array.dtype.itemsize > _WHOLE_BYTES
+    matrix = (math.prod(shape[:split]), math.prod(shape[split:])) if is_kernel else shape
+    sliced = len(shape) == 2 and math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = slice(start, stop) if split == 1 else slice(None)
@@ -176,14 +175,10 @@ def _ends_of_large(array: Array, matrix: tuple[int, ...],
                    is_kernel: bool) -> Iterator[np.ndarray]:
     """The first and last rows, as Hugging Face would store them, of a table or a kernel."""
     length = matrix[1] if is_kernel else matrix[0]
-    rows = min(length, -(-SAMPLE_BYTES // (_product(matrix) // length * array.dtype.itemsize)))
+    rows = min(length, -(-SAMPLE_BYTES // (math.prod(matrix) // length * array.dtype.itemsize)))
     for part in (slice(0, rows), slice(length - rows, length)):
         block = array.read((slice(None), part) if is_kernel else (part, slice(None)))
         yield block.T if is_kernel else block
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    return int(np.prod(sizes, dtype=object))
 
 
 def _config(path: str, name: str, tensors: dict[str, Stored], shared_bias: bool) -> ModelConfig:

@@ -103,7 +103,8 @@ def assert_same_answers(theirs, ours):
     assert not ours[1][:, width:].any()  # theirs stops when every row has ended
 
 
-@pytest.mark.parametrize('shape', ['t5_1_1', 't5_1_0', 'umt5'])
+@pytest.mark.parametrize('shape', [
+    't5_1_1', *(pytest.param(shape, marks=pytest.mark.slow) for shape in ('t5_1_0', 'umt5'))])
 def test_an_exported_prompt_gives_the_same_logits_and_text_in_peft(pytorch, tmp_path, shape):
     from peft import PeftModel
     model = pytorch(shape)
@@ -141,7 +142,9 @@ def peft_config(kind: str):
             }[kind]()
 
 
-@pytest.mark.parametrize('kind', ['prompt tuning', 'one submodule', 'P-tuning', 'P-tuning by LSTM'])
+@pytest.mark.parametrize('kind', [
+    'prompt tuning', 'P-tuning', pytest.param('one submodule', marks=pytest.mark.slow),
+    pytest.param('P-tuning by LSTM', marks=pytest.mark.slow)])
 def test_a_prompt_trained_in_peft_gives_the_same_logits_and_text_here(pytorch, tmp_path, kind):
     model = train_in_peft(pytorch(), peft_config(kind))
     model.save_pretrained(tmp_path / 'adapter')

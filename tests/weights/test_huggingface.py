@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from jax_prompt.weights import huggingface
 from jax_prompt.weights.load import load_weights
 from tests.weights.conftest import CONFIGS, make_tree
-from tests.weights.model_files import assert_same_tree, split_in_two, torch_module
+from tests.weights.model_files import assert_same_tree, split_in_two
 
 
 def test_round_trip_in_every_shape(config, random_tree, hugging_face_folder):
@@ -362,17 +362,6 @@ def test_sources_that_are_nothing(tmp_path):
         load_weights('package:safetensors/weights')
     with pytest.raises(ValueError, match='leaves its package'):
         load_weights('package:safetensors/../numpy')
-
-
-def test_a_folder_as_saved_by_transformers(tmp_path, config, random_tree, config_json):
-    """What transformers writes today is read as what was put in."""
-    pytest.importorskip('torch')
-    pytest.importorskip('transformers')
-    frozen = random_tree(config)
-    torch_module(config, frozen, config_json(config, model_type=None)).save_pretrained(tmp_path)
-    got_config, got, *_ = load_weights(tmp_path)
-    assert got_config == dataclasses.replace(config, name=tmp_path.name)
-    assert_same_tree(got, frozen)
 
 
 def test_importing_the_loader_stays_light():

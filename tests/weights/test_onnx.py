@@ -281,6 +281,7 @@ def test_corrupt_and_missing_files(plain_config, random_tree, tmp_path):
         load_weights(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_what_torch_exports(config, random_tree, config_json, tmp_path):
     """PyTorch's own exporter, from transformers' own module, in every shape."""
@@ -361,6 +362,7 @@ def float_graph(path):
     return ReferenceEvaluator(model)
 
 
+@pytest.mark.slow
 @needs_wheel
 @pytest.mark.filterwarnings('ignore:divide by zero', 'ignore:invalid value')
 def test_the_wheel_computes_what_its_graph_does():
