@@ -204,7 +204,7 @@ def test_peft_reads_our_configuration_without_a_word(pytorch, folder, recwarn):
 def test_out_and_in_again_changes_no_bit(tmp_path):
     odd = np.array([[-0.0, 1e-45, 3e7], [1 / 3, -1e-20, 748.7309]], np.float32)
     export_prompt(PromptFile(Prompt(odd), METADATA), tmp_path / 'a', 'peft')
-    model = dataclasses.replace(MODEL, d_model=3)
+    model = opened_model('tiny', 'w1', 'v1', 3)
     back = import_prompt(tmp_path / 'a', model, TASK)
     assert back.prompt.rows.tobytes() == odd.tobytes() and back.metadata.task == TASK
     assert back.metadata.method == 'imported from PEFT prompt tuning (trained for google/t5-tiny)'
@@ -369,7 +369,7 @@ def test_adapters_of_any_float_type_are_read(folder, dtype):
 
 def test_a_prompt_for_another_width_is_refused(folder):
     with pytest.raises(ValueError, match=r'has D=24 but tiny has D=512'):
-        import_prompt(folder, dataclasses.replace(MODEL, d_model=512), TASK)
+        import_prompt(folder, opened_model('tiny', 'w1', 'v1', 512), TASK)
 
 
 def test_a_layout_that_peft_does_not_have_is_refused(folder):
