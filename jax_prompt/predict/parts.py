@@ -116,6 +116,7 @@ class Parts:
             else:  # an earlier run came to nothing
                 self._lock.write(described)
                 self._lock.truncate()
+                os.fsync(self._lock.fileno())
         return _read_object(self.folder / _RUN)[_KIND]
 
     def _check(self, mark: str) -> None:

@@ -199,11 +199,13 @@ def test_another_run_is_refused_and_told_how_it_differs(output):
     assert_done(output)
 
 
-def test_a_run_that_came_to_nothing_is_in_nobodys_way(output, monkeypatch):
-    monkeypatch.setattr(Parts, '_remove', lambda self: self._lock.close())  # as of several hosts
-    begin(output, 0)
-    monkeypatch.undo()
-    assert work(output, run={'another': 'run, which is described at more length or at less'})
+@pytest.mark.parametrize('run', [{}, {'another': 'run, which is described at more length'}])
+def test_a_run_that_came_to_nothing_is_in_nobodys_way(output, monkeypatch, run):
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, '_remove', lambda self: self._lock.close())  # as of several hosts
+        begin(output, 0)
+    assert os.listdir(output.parent) == ['out.txt.parts']
+    work(output, run=run)
     assert_done(output)
 
 
@@ -240,8 +242,9 @@ def test_a_file_of_the_users_in_the_folder_stays(output):
 def test_an_old_output_stays_until_the_new_one_is_whole(output):
     output.write_text('old')
     begin(output, 3)
-    assert output.read_text() == 'old'
-    work(output)
+    with open(output) as old:
+        work(output)
+        assert old.read() == 'old'  # of whoever reads it, too
     assert_done(output)
 
 
