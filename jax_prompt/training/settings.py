@@ -6,7 +6,7 @@ import math
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.method import Method
-from jax_prompt.training.losses import REDUCTIONS
+from jax_prompt.training.step import REDUCTIONS
 
 EVALUATORS = ('rank', 'greedy')
 

@@ -13,9 +13,10 @@ from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of
-from jax_prompt.training.losses import token_loss
 from jax_prompt.types import Array, Batch, Params, TrainState
 
+#: The step differentiates the sum over the batch's target tokens, or their mean.
+REDUCTIONS = ('sum', 'mean')
 #: step(state, frozen, batch, constants=None) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 
@@ -32,7 +33,7 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
       model: the frozen model; its `dropout_rate` above 0 switches dropout on.
       method: how what is trained is parameterised.
       optimizer: an optax transformation.
-      z_loss: see `losses.token_loss`.
+      z_loss: see `token_loss`.
       reduction: 'sum' or 'mean' of the loss over the batch's target tokens.
       seed: of dropout.
       microbatches: the batch's rows go through the model in so many parts, one after the other, so
@@ -125,6 +126,37 @@ def _split(name: str, feature: Array, microbatches: int) -> Array:
     # Every microbatch takes rows from every place of the data axis: none of them moves.
     return jnp.moveaxis(feature.reshape(rows // microbatches, microbatches, *feature.shape[1:]),
                         1, 0)
+
+
+def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
+               z_loss: float = 1e-4) -> tuple[Array, dict[str, Array]]:
+    """Compute the cross-entropy of target tokens, plus `z_loss * log(Z)**2`, summed.
+
+    The z-loss keeps the softmax's normaliser near one, so that logits do not drift.
+
+    Args:
+      logits_BLV: float32[B, L, V].
+      targets_BL: int32[B, L], the token to predict at each position.
+      weights_BL: float32[B, L], 0 where there is no target.
+      z_loss: weight of the squared log-normaliser.
+
+    Returns:
+      The loss float32[] and sums over the batch to be divided by `tokens` for reporting: `loss`
+      (cross-entropy alone, nats), `z_loss`, `correct` (tokens whose target has the highest logit)
+      and `tokens`.
+
+    Source: T5X's `cross_entropy_with_logits`; Lester et al. 2021 train with the sum.
+    """
+    log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    # A comparison and a sum fuse into one pass; a gather's gradient would be a scatter.
+    vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits_BLV.shape, 2)
+    chosen_BLV = jnp.where(vocabulary == targets_BL[..., None], logits_BLV, 0.0)
+    cross_entropy = jnp.sum((log_z_BL - jnp.sum(chosen_BLV, -1)) * weights_BL)
+    penalty = jnp.sum(z_loss * log_z_BL**2 * weights_BL)
+    tokens = jnp.sum(weights_BL)
+    correct = jnp.sum((jnp.argmax(logits_BLV, -1) == targets_BL) * weights_BL)
+    metrics = {'loss': cross_entropy, 'z_loss': penalty, 'correct': correct, 'tokens': tokens}
+    return cross_entropy + penalty, metrics
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:

@@ -1,7 +1,6 @@
 import pytest
 
-from jax_prompt.data.tasks.files import file_task
-from jax_prompt.data.tasks.splits import normalized, split_of
+from jax_prompt.data.tasks.files import file_task, normalized, split_of
 
 
 def table(num=200, offset=0, labels=('neg', 'pos')):

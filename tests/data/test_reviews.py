@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from jax_prompt.data.tasks import reviews
-from jax_prompt.data.tasks.splits import normalized, split_of, without_duplicates
+from jax_prompt.data.tasks.files import normalized, split_of, without_duplicates
 
 SPLITS = ('train', 'validation', 'test')
 

@@ -13,9 +13,8 @@ from jax_prompt.planning.hlo import read_module
 from jax_prompt.planning.work import product_flops
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import init_state, make_train_step, token_loss
 
 B, S, L, P, D = 4, 72, 8, 5, 256
 METHOD = direct()

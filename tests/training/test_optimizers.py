@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
+from jax_prompt.training.step import token_loss
 
 
 def run(optimizer, gradients, start):

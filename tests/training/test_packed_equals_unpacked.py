@@ -27,9 +27,8 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import init_state, make_train_step, token_loss
 
 # Heads are so wide that the cross-attention of unpacked rows takes its short way, which that of
 # packed rows, with more decoder positions, does not.

@@ -15,9 +15,8 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
-from jax_prompt.training.losses import token_loss
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import init_state, make_train_step, token_loss
 
 CONFIG = T5Config(vocab_size=31, d_model=12, d_kv=4, d_ff=20, num_heads=3, num_layers=2,
                   num_decoder_layers=2, name='tiny')

@@ -8,8 +8,8 @@ splits.
 import functools
 import os
 
+from jax_prompt.data.tasks.files import split_of, without_duplicates
 from jax_prompt.data.tasks.rows import Row, read_rows
-from jax_prompt.data.tasks.splits import split_of, without_duplicates
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import package_path
 

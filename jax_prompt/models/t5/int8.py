@@ -63,6 +63,25 @@ class Int8:
         """Bytes of values and scales."""
         return self.values.nbytes + self.scale.nbytes
 
+    def product(self, equation: str, inputs: Array, dtype: jnp.dtype) -> Array:
+        """Multiply by the kernel, whose scales stand along letters of the result or of the inputs.
+
+        Args:
+          equation: an einsum's, inputs first; every letter stands in two of its three terms.
+          inputs: dtype[...].
+          dtype: that is multiplied in.
+
+        Returns:
+          dtype[...], the product.
+        """
+        before, letters, after = _letters(equation)
+        channels = {letter for letter, size in zip(letters, self.scale.shape, strict=True)
+                    if size > 1}
+        if channels <= set(after):
+            return _scaled(_product(equation, dtype, inputs, self.values), after, self.scale,
+                           letters)
+        return _product(equation, dtype, _scaled(inputs, before, self.scale, letters), self.values)
+
 
 def summed_axes(path: str) -> tuple[int, ...] | None:
     """Say which axes of a parameter a product sums over.
@@ -150,29 +169,6 @@ def widen(params: Any, dtype: jnp.dtype) -> Any:
         return (jnp.asarray(leaf.values, jnp.float32) * leaf.scale).astype(dtype)
 
     return jax.tree.map(wide, params, is_leaf=lambda leaf: isinstance(leaf, Int8))
-
-
-def product(equation: str, inputs: Array, kernel: Array | Int8, dtype: jnp.dtype) -> Array:
-    """Multiply by a kernel, whichever way it is stored.
-
-    Args:
-      equation: an einsum's, inputs first; every letter stands in two of its three terms at least.
-      inputs: dtype[...].
-      kernel: an array, or `Int8` whose scales stand along letters of the result or of the inputs.
-      dtype: that is multiplied in.
-
-    Returns:
-      dtype[...], the product.
-    """
-    if not isinstance(kernel, Int8):
-        return jnp.einsum(equation, inputs, kernel.astype(dtype))
-    before, letters, after = _letters(equation)
-    channels = {letter for letter, size in zip(letters, kernel.scale.shape, strict=True)
-                if size > 1}
-    if channels <= set(after):
-        return _scaled(_product(equation, dtype, inputs, kernel.values), after, kernel.scale,
-                       letters)
-    return _product(equation, dtype, _scaled(inputs, before, kernel.scale, letters), kernel.values)
 
 
 # With the plain derivative, a scan over layers would keep every layer's wide kernel for the

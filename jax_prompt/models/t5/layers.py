@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_prompt.models.t5.attention import FusedBias, fused_attention
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.int8 import product
+from jax_prompt.models.t5.int8 import Int8
 from jax_prompt.models.t5.kernel_first import KernelFirst
 from jax_prompt.models.t5.positions import Biases, bias_from_table
 from jax_prompt.types import Array
@@ -66,9 +66,9 @@ class Projection(nn.Module):
 
     def multiply(self, equation: str, inputs: Array) -> Array:
         """Multiply by the kernel in another way than the usual."""
-        if isinstance(self.kernel, KernelFirst):
+        if isinstance(self.kernel, Int8 | KernelFirst):
             return self.kernel.product(equation, inputs, self.dtype)
-        return product(equation, inputs, self.kernel, self.dtype)
+        return jnp.einsum(equation, inputs, self.kernel.astype(self.dtype))
 
 
 class RelativeBias(nn.Module):

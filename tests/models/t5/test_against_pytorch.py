@@ -10,7 +10,7 @@ import pytest
 from jax_prompt.models.forward import score
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.losses import token_loss
+from jax_prompt.training.step import token_loss
 from tests.models.t5 import reference
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'

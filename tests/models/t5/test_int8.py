@@ -23,7 +23,7 @@ from jax_prompt.models.t5.int8 import (
 from jax_prompt.models.t5.layers import Attention
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.losses import token_loss
+from jax_prompt.training.step import token_loss
 from jax_prompt.types import count_parameters
 from tests.models.t5 import reference
 

@@ -12,7 +12,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import REMAT_POLICIES, T5
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.losses import token_loss
+from jax_prompt.training.step import token_loss
 from tests.models.t5 import reference
 
 pytestmark = pytest.mark.slow  # it compiles many programs
