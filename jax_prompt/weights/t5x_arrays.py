@@ -84,24 +84,19 @@ def find_model(path: str) -> Model:
     for inside in (folder, Folder(f'{folder.path}/state')):
         content = inside.file('checkpoint')
         if content is not None:
-            return Model(inside, _of_msgpack(content, inside.path))
+            return Model(inside, _model_leaves(_of_msgpack(content, inside.path), inside.path))
         content = inside.file('_METADATA')
         if content is not None:
-            return Model(inside, _of_metadata(content, inside.path), _zarr_version(content))
+            state, driver = _of_metadata(content, inside.path)
+            return Model(inside, _model_leaves(state, inside.path), driver)
     steps = sorted(pathlib.Path(path).glob('checkpoint_*'))
     raise FileNotFoundError(f'no T5X checkpoint at {path}: there is neither a file checkpoint nor '
                             '_METADATA; give one checkpoint, such as '
                             f'{steps[-1] if steps else f"{folder.path}/checkpoint_1100000"}')
 
 
-def _zarr_version(metadata: bytes) -> str:
-    """Orbax says which zarr it wrote."""
-    said = _json(metadata)
-    return 'zarr3' if isinstance(said, dict) and said.get('use_zarr3') else 'zarr'
-
-
-def _of_msgpack(content: bytes, path: str) -> dict[str, Any]:
-    """Model parameter -> numpy array, or where it is."""
+def _of_msgpack(content: bytes, path: str) -> Params:
+    """The state of a native checkpoint."""
     import msgpack
     try:
         # Sizes that the file declares are held against its own by msgpack.
@@ -113,7 +108,7 @@ def _of_msgpack(content: bytes, path: str) -> dict[str, Any]:
         version = state.get('version') if isinstance(state, dict) else None
         raise ValueError(f'{path}/checkpoint has the version {version!r:.40} of T5X checkpoints; '
                          f'expected {_VERSION}: save it again with T5X as of June 2021 or later')
-    return {name: _leaf(leaf, name, path) for name, leaf in _model_leaves(state, path).items()}
+    return state
 
 
 def _decode(code: int, content: bytes) -> np.ndarray | None:
@@ -127,14 +122,14 @@ def _decode(code: int, content: bytes) -> np.ndarray | None:
     return np.frombuffer(numbers, FLOATS[dtype]).reshape(shape)
 
 
-def _model_leaves(state: dict, path: str) -> dict[str, Any]:
+def _model_leaves(state: Params, path: str) -> dict[str, np.ndarray | _Reference]:
     """Find the model within a state, and flatten it."""
     for keys in _MODEL:
         node: Any = state
         for key in keys:
             node = node.get(key) if isinstance(node, dict) else None
         if isinstance(node, dict) and node:
-            return _flatten(node)
+            return {name: _leaf(leaf, name, path) for name, leaf in _flatten(node).items()}
     raise ValueError(f'{path} has no model among {sorted(map(str, state))!s:.200}; expected '
                      '"optimizer" with a "target", as T5X writes it, or "target"')
 
@@ -171,36 +166,18 @@ def _leaf(leaf: Any, name: str, path: str) -> np.ndarray | _Reference:
     return _Reference(inner, tuple(shape) if isinstance(shape, list) else None)
 
 
-def _of_metadata(content: bytes, path: str) -> dict[str, Any]:
-    """Model parameter -> where it is, by Orbax's tree metadata."""
-    said = _json(content)
-    tree = said.get('tree_metadata') if isinstance(said, dict) else None
-    if not isinstance(tree, dict) or not tree:
-        raise ValueError(f'{path}/_METADATA is not Orbax\'s list of arrays; {AGAIN}')
-    leaves = {}
-    for key in tree:
-        try:
-            keys = ast.literal_eval(key)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            keys = None
-        if not isinstance(keys, tuple) or not all(isinstance(part, str) for part in keys):
-            raise ValueError(f'{path}/_METADATA names an array {key!r:.200}; expected a tuple of '
-                             f'names; {AGAIN}')
-        if not all(_PLAIN_NAME.fullmatch(part) for part in keys):
-            raise ValueError(f'{path}/_METADATA names an array {key!r:.200}; expected letters, '
-                             f'digits, points and dashes; {AGAIN}')
-        leaves[keys] = _Reference('.'.join(keys))
-    for prefix in _MODEL:
-        model = {'/'.join(keys[len(prefix):]): leaf for keys, leaf in leaves.items()
-                 if keys[:len(prefix)] == prefix}
-        if model:
-            return model
-    tops = sorted({keys[0] for keys in leaves if keys})
-    raise ValueError(f'{path} has no model among {tops!s:.200}; expected "target"')
-
-
-def _json(content: bytes) -> Any:
+def _of_metadata(content: bytes, path: str) -> tuple[Params, str]:
+    """The state by Orbax's tree metadata, and which zarr it wrote."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
+        said = json.loads(content)
+        state: Params = {}
+        for key in said['tree_metadata']:
+            *inner, last = keys = ast.literal_eval(key)
+            node = state
+            for part in inner:
+                node = node.setdefault(part, {})
+            node[last] = _PLACEHOLDER + '.'.join(keys)
+    except (ValueError, SyntaxError, KeyError, TypeError, AttributeError, MemoryError,
+            RecursionError) as error:
+        raise ValueError(f"{path}/_METADATA is not Orbax's list of arrays; {AGAIN}") from error
+    return state, 'zarr3' if said.get('use_zarr3') else 'zarr'
