@@ -147,18 +147,18 @@ def _check_config(config: dict[str, Any], path: Path) -> tuple[str, int, int]:
         reason = 'it names no method'
         if isinstance(kind, str):
             reason = _REFUSED.get(kind, 'it changes the model itself')
-        raise ValueError(f'{path} is of peft_type {_brief(kind)}, which cannot be imported: '
+        raise ValueError(f'{path} is of peft_type {kind!r:.80}, which cannot be imported: '
                          f'{reason}; expected one of {", ".join(_METHODS)}')
     task_type = config.get('task_type')
     if task_type != 'SEQ_2_SEQ_LM':
-        raise ValueError(f"{path} has task_type {_brief(task_type)}; expected 'SEQ_2_SEQ_LM': a "
+        raise ValueError(f"{path} has task_type {task_type!r:.80}; expected 'SEQ_2_SEQ_LM': a "
                          'prompt for another kind of model or head means nothing to T5')
     numbers = {name: config.get(name) for name in _NUMBERS}
     if numbers['num_transformer_submodules'] is None:
         numbers['num_transformer_submodules'] = 2  # what PEFT takes for SEQ_2_SEQ_LM
     for name, value in numbers.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f'{path} has {name} {_brief(value)}; expected a whole number, '
+            raise ValueError(f'{path} has {name} {value!r:.80}; expected a whole number, '
                              '1 or more')
     return _METHODS[kind], numbers['num_virtual_tokens'], numbers['num_transformer_submodules']
 
@@ -174,16 +174,10 @@ def _read_embeddings(folder: Path) -> tuple[np.ndarray, Path]:
     with RawFile(path) as file:
         tensors = opener(file)
         if set(tensors) != {TENSOR}:
-            raise ValueError(f'{path} has the tensors {_brief(sorted(tensors))}; expected {TENSOR} '
+            raise ValueError(f'{path} has the tensors {sorted(tensors)!r:.80}; expected {TENSOR} '
                              'alone: what else was trained would be lost')
         stored = tensors[TENSOR]
         if len(stored.shape) != 2:
             raise ValueError(f'{path} has {TENSOR} of shape {list(stored.shape)}; '
                              'expected [rows, width]')
         return stored.read(0, stored.shape[0]), path
-
-
-def _brief(value: Any) -> str:
-    """Quote what a file says within a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + '...'
