@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from jax_prompt.files import package_path
+from jax_prompt.files import first_line, package_path
 
 PAD_ID = 0  # seqio.PAD_ID
 
@@ -81,7 +81,7 @@ class HuggingFaceVocabulary:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise ValueError(f'{path} is not a tokenizer.json: {_one_line(error)}') from None
+            raise ValueError(f'{path} is not a tokenizer.json: {first_line(error)}') from None
         return cls(tokenizer, name=str(path), **_special_tokens(os.path.dirname(path)))
 
     def encode(self, text: str) -> list[int]:
@@ -222,7 +222,7 @@ def _special_tokens(folder: str) -> dict[str, str]:
         with open(path, encoding='utf-8') as file:
             config = json.load(file)
     except ValueError as error:
-        raise ValueError(f'{path} is not JSON: {_one_line(error)}') from None
+        raise ValueError(f'{path} is not JSON: {first_line(error)}') from None
     found = {}
     for key in ('eos_token', 'pad_token', 'unk_token'):
         value = config.get(key)
@@ -256,7 +256,7 @@ def _from_transformers(name: str) -> Any:
     except Exception as error:  # the hub's, the network's and the parsers' own kinds
         raise FileNotFoundError(
             f'no tokenizer {name!r}: neither a file or folder here nor a Hugging Face repository '
-            f'that can be loaded ({_one_line(error)})') from None
+            f'that can be loaded ({first_line(error)})') from None
     if type(tokenizer).__name__.startswith('ByT5'):
         return _byte_vocabulary()
     backend = getattr(tokenizer, 'backend_tokenizer', None)
@@ -285,10 +285,5 @@ def _sentencepiece_vocabulary(path: str) -> Any:
         plain = seqio.SentencePieceVocabulary(path)
         has_sentinels = token_id(plain, '<extra_id_0>') is not None
     except Exception as error:  # protobuf's and sentencepiece's own kinds
-        raise ValueError(f'{path} is not a SentencePiece model: {_one_line(error)}') from None
+        raise ValueError(f'{path} is not a SentencePiece model: {first_line(error)}') from None
     return plain if has_sentinels else seqio.SentencePieceVocabulary(path, _T5_EXTRA_IDS)
-
-
-def _one_line(error: Exception) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

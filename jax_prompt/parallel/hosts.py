@@ -116,6 +116,34 @@ def check_together(check: Callable[[], None]) -> None:
         raise raised
 
 
+def load_from_first(read: Callable[[], tuple[Any, Any] | None],
+                    template: Any) -> tuple[Any, Any] | None:
+    """Read on the first host what all of them need.
+
+    Args:
+      read: returns (what JSON can hold, a pytree of arrays), or None for nothing.
+      template: a pytree like the one that is read.
+
+    Returns:
+      What `read` returned, on every host.
+
+    Raises:
+      ValueError, OSError: what `read` raised, on every host.
+    """
+    arrays = template
+
+    def told() -> Any:
+        nonlocal arrays
+        found = read()
+        if found is None:
+            return None
+        value, arrays = found
+        return [value]
+
+    value = from_first(told)
+    return None if value is None else (value[0], arrays_from_first(arrays))
+
+
 def arrays_from_first(tree: Any) -> Any:
     """Give the first process's arrays to all.
 

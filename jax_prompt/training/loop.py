@@ -16,10 +16,10 @@ from jax_prompt.parallel.rules import state_shardings
 from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.first_host import StateKeeper
 from jax_prompt.training.problem import Problem
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.settings import TrainSettings
+from jax_prompt.training.state import TrainStateStore
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params, TrainState
 
@@ -93,7 +93,7 @@ class Run:
     on_evaluation: Callable[[int, Mapping[str, float]], bool]
 
 
-def fit(run: Run, store: StateKeeper, open_log: Callable[[int | None], MetricsLog],
+def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], MetricsLog],
         quiet: bool = False) -> Progress:
     """Train from the newest checkpoint, or from the start, to the end.
 
@@ -173,8 +173,8 @@ def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog) -> di
     return numbers
 
 
-def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]], store: StateKeeper,
-          log: MetricsLog) -> NoReturn:
+def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]],
+          store: TrainStateStore, log: MetricsLog) -> NoReturn:
     """Save everything, so that the resumed run writes the very lines that this one would have."""
     rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     log.flush()
@@ -186,7 +186,7 @@ def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]], 
 class _Evaluation:
     """Measure what is tuned so far, keep the best, and save."""
 
-    def __init__(self, run: Run, store: StateKeeper, log: MetricsLog, bar: ProgressBar):
+    def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar):
         self._run, self._store, self._log, self._bar = run, store, log, bar
         self._apply = jax.jit(run.method.apply)
 

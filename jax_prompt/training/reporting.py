@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_prompt.files import write_file
+from jax_prompt.parallel.hosts import is_first
 
 METRICS_FILE = 'metrics.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
@@ -33,6 +34,8 @@ class MetricsLog:
     Events go to the folder `tensorboard/`. Those that a killed run wrote beyond its last checkpoint
     stay there; the resumed run repeats the same points over them.
 
+    Of several hosts of one run the first alone writes; on the others nothing happens.
+
     Example:
         with MetricsLog(run_folder) as log:
             log.write(100, 'train', {'loss': 0.42, 'accuracy': 0.81})
@@ -50,14 +53,15 @@ class MetricsLog:
         resume_step: int | None = None,
         tensorboard: bool = True,
     ):
-        self._folder = pathlib.Path(folder)
+        self._folder, self._file, self._events = pathlib.Path(folder), None, None
+        self._tensorboard = tensorboard
+        if not is_first():
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / METRICS_FILE
         kept = [] if resume_step is None else _records_up_to(path, resume_step)
         write_file(path, ''.join(_line(record) for record in kept).encode(), overwrite=True)
         self._file = open(path, 'a', encoding='utf-8')
-        self._tensorboard = tensorboard
-        self._events: Any = None
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Write one line for each metric.
@@ -67,6 +71,8 @@ class MetricsLog:
             split: `train`, `validation` or `test`.
             metrics: name -> number (anything that `float` takes, a 0-d array included).
         """
+        if self._file is None:
+            return
         values = {name: float(value) for name, value in metrics.items()}
         lines = [
             _line({'step': int(step), 'split': split, 'name': name, 'value': value})
@@ -90,6 +96,8 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Put everything written so far on disk; call it before a checkpoint is saved."""
+        if self._file is None:
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._events is not None:
@@ -97,12 +105,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close the files."""
-        if not self._file.closed:
-            self.flush()
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self.flush()
+        for file in filter(None, (self._file, self._events)):
+            file.close()
+        self._file = self._events = None
 
     def __enter__(self) -> 'MetricsLog':
         return self

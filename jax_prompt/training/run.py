@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.parallel.hosts import fetch, from_first, is_first
+from jax_prompt.parallel.hosts import fetch, from_first, is_first, load_from_first
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.prompts.initializers import InitContext
 from jax_prompt.prompts.method import Method
@@ -21,7 +21,6 @@ from jax_prompt.prompts.prompt import Prompt, no_prompt
 from jax_prompt.training import optimizers
 from jax_prompt.training.card import write_card
 from jax_prompt.training.curves import draw_curves
-from jax_prompt.training.first_host import StateKeeper, load_from_first, open_metrics
 from jax_prompt.training.folder import (
     CARD_FILE,
     CURVES_FILE,
@@ -33,7 +32,9 @@ from jax_prompt.training.folder import (
 from jax_prompt.training.identity import run_identity
 from jax_prompt.training.loop import Progress, Run, fit
 from jax_prompt.training.problem import Problem, default_start, make_problem
+from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.settings import PromptSettings, TrainSettings
+from jax_prompt.training.state import TrainStateStore
 from jax_prompt.types import Params, count_parameters
 
 NO_PROMPT = 'no prompt'
@@ -81,9 +82,9 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
               functools.partial(_keep_best, folder, model, problem, method, settings.seed),
               lambda: _results(run, _best_prompt(folder, run)), on_evaluation)
     _claim(folder, run_identity(run, prompt))
-    store = StateKeeper(folder.checkpoints, settings.keep)
+    store = TrainStateStore(folder.checkpoints, settings.keep)
     try:
-        progress = fit(run, store, functools.partial(open_metrics, folder.path),
+        progress = fit(run, store, functools.partial(MetricsLog, folder.path),
                        quiet or not is_first())
     finally:
         store.close()

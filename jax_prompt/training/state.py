@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jax_prompt.files import first_line
+from jax_prompt.parallel.hosts import is_first, load_from_first
 from jax_prompt.types import TrainState
 
 _FORMAT = 1
@@ -30,7 +31,7 @@ class TrainStateStore:
 
     Saving is synchronous: the prompt and its optimizer state are small, and a state that `save`
     returned from survives the process. Where several processes make one program, the first alone
-    opens a store.
+    has the folder; the others need not see its disk.
 
     Example::
 
@@ -50,6 +51,9 @@ class TrainStateStore:
           folder: where the checkpoints are, one folder a step inside; may be a gs:// address.
           keep: how many of the newest checkpoints to keep. With 1 there is none to fall back to.
         """
+        self._manager = None
+        if not is_first():
+            return
         # Imported here: Orbax takes a second, and `import jax_prompt` must not.
         import orbax.checkpoint as ocp
         from etils import epath
@@ -76,8 +80,10 @@ class TrainStateStore:
           state: step, prompt parameters and optimizer state; its step names the checkpoint.
           host_state: a small JSON-ready dict to keep beside it.
         """
+        if self._manager is None:
+            return
         step = int(state.step)
-        leaves = _named_leaves(state)
+        leaves = _named_leaves(jax.device_get(state))
         record = _record(leaves, host_state or {})
         if step in self._manager.all_steps():
             try:
@@ -107,12 +113,22 @@ class TrainStateStore:
           ValueError: when checkpoints exist but none can be read, or when the newest readable one
             is of another structure than `template`.
         """
+        found = load_from_first(lambda: self._newest(template), template)
+        return None if found is None else (found[1], found[0])
+
+    def close(self) -> None:
+        """Release what Orbax holds; the store cannot be used afterwards."""
+        if self._manager is not None:
+            self._manager.close()
+
+    def _newest(self, template: TrainState) -> tuple[dict[str, Any], TrainState] | None:
+        """Read the newest checkpoint that is whole: its host state and its state."""
         reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._restore(step, template)
+                state, host_state = self._restore(step, template)
                 self._set_aside(reasons, step)
-                return restored
+                return host_state, state
             except _Unusable as error:
                 reasons[step] = str(error)
         if reasons:
@@ -120,10 +136,6 @@ class TrainStateStore:
             raise ValueError(f'no checkpoint in {self._folder} can be read ({listed}); remove or '
                              'rename the folder to start afresh')
         return None
-
-    def close(self) -> None:
-        """Release what Orbax holds; the store cannot be used afterwards."""
-        self._manager.close()
 
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Read one checkpoint, or raise _Unusable."""
