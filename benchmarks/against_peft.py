@@ -151,9 +151,9 @@ def prepare(args: argparse.Namespace) -> None:
     """Write the data, and the demo's model as a Hugging Face folder for PyTorch."""
     from jax_prompt.data.batches import choose_buckets, train_batches
     from jax_prompt.data.examples import load_examples
+    from jax_prompt.data.features import FeatureConverter
     from jax_prompt.data.packing import choose_packing, packed_train_batches
     from jax_prompt.data.tasks.reviews import rotten_tomatoes
-    from jax_prompt.evaluation.evaluator import make_features
     from jax_prompt.models.open import open_model
     from jax_prompt.prompts.layout import Layout
     folder = pathlib.Path(args.folder)
@@ -166,7 +166,8 @@ def prepare(args: argparse.Namespace) -> None:
         return
     task = rotten_tomatoes(inputs_template='{text}')
     examples = load_examples(task, 'train', opened.vocabulary)
-    features = make_features(examples, task, opened, Layout('before'), args.rows)
+    features = FeatureConverter.for_model(task, opened.vocabulary, opened.model, Layout('before'),
+                                          args.rows).convert(examples)
     buckets = choose_buckets(features.lengths, 8, 4, args.batch_size)
     take = lambda stream: list(itertools.islice(stream, count))  # noqa: E731
     save_batches(folder / 'bucketed', take(train_batches(features, args.batch_size, 0, buckets)))
@@ -281,13 +282,14 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
         model = T5(config, jnp.dtype(dtype), scan_layers=not on_cpu, remat=remat,
                    attention=attention)
         frozen = jax.jit(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))()
-    method, optimizer = direct(sampled_vocabulary()), optimizers.adafactor()
-    context = InitContext(frozen['token_embedder']['embedding'], args.rows, None)
+    method, optimizer = direct(), optimizers.adafactor()
+    context = InitContext(model.embedding_table(frozen), args.rows, None,
+                          initializer=sampled_vocabulary())
     train_step = make_train_step(model, method, optimizer)
 
     def fresh():
         # Where the updates leave it: a state that was nowhere yet would be compiled for once more.
-        return jax.device_put(init_state(method.init(jax.random.key(0), context), optimizer),
+        return jax.device_put(init_state(method.init(jax.random.key(0), context)[0], optimizer),
                               jax.devices()[0])
 
     for batch in {str(sorted((k, v.shape) for k, v in b.items())): b for b in batches}.values():

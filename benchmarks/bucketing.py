@@ -18,7 +18,7 @@ import jax
 from jax_prompt import cli, commands
 from jax_prompt.data.batches import choose_buckets, train_batches
 from jax_prompt.data.examples import load_examples
-from jax_prompt.evaluation.evaluator import make_features
+from jax_prompt.data.features import FeatureConverter
 from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.training import optimizers
@@ -49,18 +49,23 @@ def main():
                                for name in ('model', 'prompt', 'settings'))
     task = gin.get_configurable('rotten_tomatoes')()
     examples = load_examples(task, 'train', model.vocabulary)
-    bucketed = make_features(examples, task, model, prompt.layout, prompt.rows)
+
+    def features_of(task):
+        return FeatureConverter.for_model(task, model.vocabulary, model.model, prompt.layout,
+                                          prompt.rows).convert(examples)
+
+    bucketed = features_of(task)
     short = dataclasses.replace(task, inputs_length=args.fixed_length)
-    fixed = make_features(examples, short, model, prompt.layout, prompt.rows)
+    fixed = features_of(short)
     buckets = choose_buckets(bucketed.lengths, settings.max_buckets, settings.bucket_multiple,
                              settings.batch_size)
-    method, optimizer = direct(sampled_vocabulary()), optimizers.adafactor()
-    context = InitContext(model.frozen['token_embedder']['embedding'], prompt.rows,
-                          model.vocabulary.encode)
+    method, optimizer = direct(), optimizers.adafactor()
+    context = InitContext(model.model.embedding_table(model.frozen), prompt.rows,
+                          model.vocabulary.encode, initializer=sampled_vocabulary())
     step = make_train_step(model.model, method, optimizer)
 
     def make_state():
-        return init_state(method.init(jax.random.key(0), context), optimizer)
+        return init_state(method.init(jax.random.key(0), context)[0], optimizer)
 
     streams = {
         'buckets': (bucketed, buckets),

@@ -59,15 +59,15 @@ def compare(what: str, count: int, ours, theirs, args: argparse.Namespace) -> No
 def prepare(args: argparse.Namespace, folder: pathlib.Path):
     """Return what each library runs, by name; every program is compiled."""
     from jax_prompt.data.examples import load_examples
+    from jax_prompt.data.features import FeatureConverter
     from jax_prompt.data.tasks.reviews import rotten_tomatoes
-    from jax_prompt.evaluation.evaluator import make_features
     from jax_prompt.exchange.prompts_in_out import export_prompt
     from jax_prompt.models.open import open_model
     from jax_prompt.prompts.file import PromptFile, PromptMetadata
     from jax_prompt.prompts.layout import Layout
     opened = open_model(DEMO_MODEL, dtype=args.dtype)
     task = rotten_tomatoes(inputs_template='{text}')
-    table_VD = np.asarray(opened.frozen['token_embedder']['embedding'], np.float32)
+    table_VD = np.asarray(opened.model.embedding_table(opened.frozen), np.float32)
     rows_PD = table_VD[100:100 + ROWS]
     metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint,
                               task.to_dict(), Layout(), 'direct', 0, {}, 0)
@@ -75,7 +75,8 @@ def prepare(args: argparse.Namespace, folder: pathlib.Path):
     adapter = export_prompt(PromptFile(Prompt(rows_PD), metadata), folder / 'adapter', 'peft',
                             str(folder / 'model'))
     examples = load_examples(task, 'test', opened.vocabulary, args.batch_size)
-    features = make_features(examples, task, opened, Layout(), ROWS)
+    features = FeatureConverter.for_model(task, opened.vocabulary, opened.model, Layout(),
+                                          ROWS).convert(examples)
     ids_BS = features.batch(np.arange(args.batch_size), int(features.lengths.max())
                             )['encoder_input_tokens']
     labels = [opened.vocabulary.encode(label) for label in LABELS]

@@ -1,6 +1,6 @@
-"""Packed rows against length buckets: examples per second of the demo's training and evaluation.
+"""Packed rows against length buckets: examples per second of the demo's training.
 
-    python -m benchmarks.packing [--steps=30] [--evaluations=2] [--gin.NAME=VALUE ...]
+    python -m benchmarks.packing [--steps=30] [--gin.NAME=VALUE ...]
 
 All train the same prompt on the same reviews in one process, in turns, so that a machine's moods
 meet all alike. Programs are compiled before they are timed; how many there are, and how long their
@@ -22,8 +22,8 @@ from jax_prompt import cli
 from jax_prompt.commands import configure
 from jax_prompt.data.batches import choose_buckets, train_batches
 from jax_prompt.data.examples import load_examples
+from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.packing import choose_packing, packed_train_batches
-from jax_prompt.evaluation.evaluator import make_evaluator, make_features
 from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.training import optimizers
@@ -86,25 +86,25 @@ class Way:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=30)
-    parser.add_argument('--evaluations', type=int, default=2, help='0 to time training alone')
     args, rest = parser.parse_known_args()
     configure([cli.find_gin_file(name) for name in ('base.gin', 'demo.gin')],
               [binding.removeprefix('--gin.') for binding in rest])
     model, prompt, settings = (gin.get_configurable(name)()
                                for name in ('model', 'prompt', 'settings'))
     task = gin.get_configurable('rotten_tomatoes')()
-    features = make_features(load_examples(task, 'train', model.vocabulary), task, model,
-                             prompt.layout, prompt.rows)
+    features = FeatureConverter.for_model(
+        task, model.vocabulary, model.model, prompt.layout, prompt.rows).convert(
+            load_examples(task, 'train', model.vocabulary))
     size = settings.batch_size
     buckets = choose_buckets(features.lengths, settings.max_buckets, settings.bucket_multiple, size)
     packing = choose_packing(features, size, multiple=settings.bucket_multiple)
     print(f'{prompt.rows} rows, batches of {size}, buckets {buckets}, {packing}')
     streams = {'buckets': train_batches(features, size, 0, buckets),
                'packed': packed_train_batches(features, size, 0, packing)}
-    method, optimizer = direct(sampled_vocabulary()), optimizers.adafactor()
-    context = InitContext(model.frozen['token_embedder']['embedding'], prompt.rows,
-                          model.vocabulary.encode)
-    initial = method.init(jax.random.key(0), context)
+    method, optimizer = direct(), optimizers.adafactor()
+    context = InitContext(model.model.embedding_table(model.frozen), prompt.rows,
+                          model.vocabulary.encode, initializer=sampled_vocabulary())
+    initial, _ = method.init(jax.random.key(0), context)
     step = make_train_step(model.model, method, optimizer)
 
     def make_state():
@@ -124,28 +124,6 @@ def main():
     print(f'ratio    {rates["packed"] / rates["buckets"]:6.2f} by the clock, '
           f'{processor:.2f} by processor time, {undisturbed:.2f} by that of the quickest step of '
           'each shape')
-    if args.evaluations:
-        evaluate(args, model, task, prompt, settings, method.fold(initial))
-
-
-def evaluate(args, model, task, prompt, settings, prompt_PD):
-    """Time evaluation of the validation split both ways, in turns."""
-    features = make_features(load_examples(task, 'validation', model.vocabulary), task, model,
-                             prompt.layout, prompt.rows)
-    for ranking in ('rank', 'greedy'):
-        evaluators = {packed: make_evaluator(model, task, [ranking], packed=packed,
-                                             batch_size=settings.evaluation_batch_size)
-                      for packed in (False, True)}
-        seconds, results = {False: [], True: []}, {}
-        for packed in [False, True] * (1 + args.evaluations):
-            start = time.perf_counter()
-            results[packed] = evaluators[packed](prompt_PD, features)
-            seconds[packed].append(time.perf_counter() - start)
-        rates = {packed: len(features) * args.evaluations / sum(taken[1:])
-                 for packed, taken in seconds.items()}
-        print(f'{ranking:8} buckets {rates[False]:6.1f} examples/s (first {seconds[False][0]:.0f} '
-              f's), packed {rates[True]:6.1f} (first {seconds[True][0]:.0f} s), ratio '
-              f'{rates[True] / rates[False]:.2f}; results {results[False]}, {results[True]}')
 
 
 if __name__ == '__main__':
