@@ -7,6 +7,7 @@ be shown a breach as well as the package.
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -223,7 +224,20 @@ def module_size(module: str, source: str) -> list[str]:
     return [f'{module} has {lines} lines'] if lines > MAX_MODULE_LINES else []
 
 
-RULES = [import_direction, reserved_packages, no_pickle, function_size, module_size]
+def dimension_suffixes(module: str, source: str) -> list[str]:
+    """Arrays' suffixes are of letters that the dimension key has."""
+    letters = {letter for letter, _ in _dimension_key()}
+    return [f'{module} has {name}, whose {sorted(set(suffix) - letters)} the key does not explain'
+            for name, suffix in set(re.findall(r'\b([a-z]\w*?_([A-Z][A-Z0-9]*))\b', source))
+            if set(re.sub('[0-9]', '', suffix)) - letters]
+
+
+def _dimension_key() -> list[tuple[str, str]]:
+    """Return (letter, meaning) of the dimension key of `types.py`."""
+    return re.findall(r'^    ([A-Z])  (.+)$', (PACKAGE / 'types.py').read_text(), re.MULTILINE)
+
+
+RULES = [import_direction, dimension_suffixes, reserved_packages, no_pickle, function_size, module_size]
 
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
@@ -246,6 +260,7 @@ def test_the_package_keeps(rule: Rule):
         (import_direction, 'training.loop', 'def f():\n    from jax_prompt.cli import main'),
         (import_direction, '', 'from jax_prompt.types import Array'),
         (import_direction, 'new_part.x', 'from jax_prompt.types import Array'),
+        (dimension_suffixes, 'inference.rank', 'scores_BJ = 1'),
         (reserved_packages, 'training.loop', 'import tensorflow as tf'),
         (reserved_packages, 'prompts.virtual', 'from safetensors.numpy import load'),
         (reserved_packages, 'training.loop', 'def f():\n    import orbax.checkpoint as ocp'),
@@ -284,6 +299,11 @@ def test_a_breach_is_seen(rule: Rule, module: str, source: str):
 )
 def test_what_is_right_passes(rule: Rule, module: str, source: str):
     assert not rule(module, source)
+
+
+def test_the_dimension_key_has_every_letter_once():
+    letters = [letter for letter, _ in _dimension_key()]
+    assert len(letters) == len(set(letters)) > 15
 
 
 def test_no_module_imports_itself_by_way_of_others():

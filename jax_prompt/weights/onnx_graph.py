@@ -141,7 +141,7 @@ class Graph:
         return self._resolve(node, node.input[1], is_matrix=True)
 
     def _of_integer_matmul(self, node) -> Weight | None:
-        """`Y = cast(A_q @ (B_q - zero_point)) * (scale_A * scale_B)`: find B's scale behind it."""
+        """`Y = cast(A_q @ (B_q - zero_point)) * (a_scale * b_scale)`: find B's scale behind it."""
         if node.input[1] not in self._stored:
             return None
         zero_point = node.input[3] if len(node.input) > 3 else ''
