@@ -227,7 +227,7 @@ def module_size(module: str, source: str) -> list[str]:
 def dimension_suffixes(module: str, source: str) -> list[str]:
     """Arrays' suffixes are of letters that the dimension key has."""
     letters = {letter for letter, _ in _dimension_key()}
-    return [f'{module} has {name}, whose {sorted(set(suffix) - letters)} the key does not explain'
+    return [f'{module} has {name}: {sorted(set(suffix) - letters)} stand in no dimension key'
             for name, suffix in set(re.findall(r'\b([a-z]\w*?_([A-Z][A-Z0-9]*))\b', source))
             if set(re.sub('[0-9]', '', suffix)) - letters]
 
