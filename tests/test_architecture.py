@@ -237,7 +237,8 @@ def _dimension_key() -> list[tuple[str, str]]:
     return re.findall(r'^    ([A-Z])  (.+)$', (PACKAGE / 'types.py').read_text(), re.MULTILINE)
 
 
-RULES = [import_direction, dimension_suffixes, reserved_packages, no_pickle, function_size, module_size]
+RULES = [import_direction, dimension_suffixes, reserved_packages, no_pickle, function_size,
+         module_size]
 
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
