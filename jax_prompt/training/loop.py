@@ -120,6 +120,8 @@ def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], Metri
     state, progress = (state, Progress()) if restored is None else (
         restored[0], Progress(**restored[1]))
     state, at = place(state, shardings), int(state.step)
+    run = dataclasses.replace(run, constants=place(run.constants,
+                                                   state_shardings(mesh, run.constants)))
     over = progress.is_over(at, settings)
     if over and progress.finished_at is not None and progress.compared == settings.compare:
         return progress

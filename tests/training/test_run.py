@@ -314,6 +314,23 @@ def test_a_method_that_tunes_weights_is_refused_before_anything_is_written(
     assert not (tmp_path / 'run').exists()
 
 
+def test_what_a_method_needs_besides_is_an_argument_and_part_of_the_identity(
+        model, task, settings, tmp_path):
+    def method(scale):
+        return Method('scaled', lambda rng, context: (
+            {'prompt': context.start(rng)}, {'scale': np.full((5, 1), scale, np.float32)}),
+            lambda params, constants: Tuned(Prompt(params['prompt'] * constants['scale'])))
+
+    def run(scale):
+        return train(model, task, tmp_path / 'run', PromptSettings(rows=5, method=method(scale)),
+                     settings=settings(steps=2), quiet=True)
+
+    halved = load_prompt(run(0.5).folder.prompt).prompt.rows
+    assert halved.shape == (5, 16)
+    with pytest.raises(ValueError, match='another configuration: prompt.start'):
+        run(0.25)
+
+
 def test_an_evaluation_can_end_the_run(model, task, prompt, settings, tmp_path):
     told = []
 
