@@ -11,6 +11,8 @@ from jax_prompt.prompts.file import PromptFile, save_prompt
 from jax_prompt.training.reporting import METRICS_FILE
 
 RUN_FILE = 'run.json'
+#: Of the identity in it; 1 told optimizers by gin's names and has no entry for the format.
+RUN_FORMAT = 2
 PROMPT_FILE = 'prompt.safetensors'
 CHECKPOINTS = 'checkpoints'
 CURVES_FILE = 'curves.png'
@@ -111,6 +113,10 @@ def _read(record: pathlib.Path) -> dict[str, Any]:
                          'choose a new output folder') from error
     if not isinstance(found, dict):
         raise ValueError(f'{record} holds no JSON object; choose a new output folder')
+    if found.get('format') != RUN_FORMAT:
+        raise ValueError(f'output folder {record.parent} holds a run that another version of '
+                         f'jax_prompt began (format {found.get("format", 1)}, expected '
+                         f'{RUN_FORMAT}); finish it with that version, or choose a new folder')
     return found
 
 

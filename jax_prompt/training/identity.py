@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jax_prompt.config import config_of
+from jax_prompt.training.folder import RUN_FORMAT
 from jax_prompt.training.loop import Run
 from jax_prompt.training.settings import PromptSettings
 
@@ -32,6 +33,7 @@ def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
                 if name not in _FREE_SETTINGS}
     opened = run.opened
     return {
+        'format': RUN_FORMAT,
         'model': {'fingerprint': opened.fingerprint, 'vocabulary': opened.vocabulary_fingerprint,
                   **opened.model.numerics,
                   'weights': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)})},
