@@ -361,7 +361,8 @@ def test_the_same_task_with_other_data_is_another_configuration(
         run([rows[0], *(row.replace('great', 'lovely') for row in rows[1:])])
 
 
-def test_a_run_of_an_earlier_version_is_told_for_what_it_is(model, task, prompt, settings, tmp_path):
+def test_a_run_of_an_earlier_version_is_told_for_what_it_is(
+        model, task, prompt, settings, tmp_path):
     (tmp_path / 'run.json').write_text('{"optimizer": ["1.2", "3.4"]}')
     with pytest.raises(ValueError, match='another version of jax_prompt began .*finish it with'):
         train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
