@@ -16,10 +16,10 @@ import time
 import jax
 import numpy as np
 
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.inference.sampling import SamplingSettings
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout

@@ -25,8 +25,8 @@ import time
 import numpy as np
 
 from benchmarks.mixed_tasks import DEMO_MODEL, LABELS, random_prompt
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import open_model
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, predict_file
 from jax_prompt.prompts.file import save_prompt

@@ -6,7 +6,7 @@ from jax_prompt.commands.shared import open_prompt, print_table, require
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.evaluation.evaluator import make_evaluator, make_features
+from jax_prompt.evaluation.evaluator import Evaluator, scores_of
 from jax_prompt.inference.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
@@ -44,19 +44,17 @@ def evaluate_command(model: OpenedModel | None = None,
     if calibration and task.label_words is None:
         raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
                          'labels; leave --calibration out')
-    evaluator = make_evaluator(model, task, settings.evaluate_by, settings.evaluation_batch_size)
+    evaluator = Evaluator(model, task, layout, settings.evaluate_by, settings.evaluation_batch_size)
     if calibration and 'rank' not in evaluator.ways:
         raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
                          f'{evaluator.ways}; add rank to it, or leave --calibration out')
     examples = load_examples(task, split, model.vocabulary)
-    features = make_features(examples, task, model, layout, len(tuned.rows))
-    name = 'no prompt' if prompt is None else prompt
-    scores_BC = evaluator.scores(tuned, features) if calibration else None
-    metrics = evaluator(tuned, features, scores_BC)
+    metrics, predictions = evaluator.measure(tuned, examples)
     if is_first():
+        name = 'no prompt' if prompt is None else prompt
         print_table(f'{task.name}, {split} ({len(examples)} examples)', {name: metrics})
         if calibration:
-            print(_sureness(scores_BC, features.labels), end='')
+            print(_sureness(scores_of(predictions['rank']), examples.labels), end='')
     return 0
 
 

@@ -16,8 +16,8 @@ from jax_prompt.commands.shared import (
     result_file,
 )
 from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import check_together, is_first
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file

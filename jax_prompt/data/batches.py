@@ -66,6 +66,22 @@ def choose_buckets(lengths: Sequence[int], max_buckets: int = 6, multiple: int =
     return tuple(reversed([*buckets, int(sizes[last])]))
 
 
+def covering(buckets: Sequence[int] | None, lengths: np.ndarray) -> tuple[int, ...]:
+    """Return buckets that hold all lengths.
+
+    Args:
+        buckets: padded lengths; what is longer than the last gets one more. None for the longest.
+        lengths: int[N], encoder positions of the examples.
+    """
+    longest = int(lengths.max())
+    if buckets is None:
+        return (longest,)
+    buckets = tuple(sorted({int(bucket) for bucket in buckets}))
+    if buckets and buckets[-1] >= longest:
+        return buckets
+    return (*buckets, -(-longest // _OVERFLOW_MULTIPLE) * _OVERFLOW_MULTIPLE)
+
+
 def train_batches(features: Features, batch_size: int, seed: int,
                   buckets: Sequence[int] | None = None, start_step: int = 0,
                   host_rows: np.ndarray | None = None) -> Iterator[Batch]:
@@ -94,45 +110,11 @@ def train_batches(features: Features, batch_size: int, seed: int,
     _check_counts(features, batch_size)
     if seed < 0 or start_step < 0:
         raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
-    buckets = _covering(buckets, features.lengths)
+    buckets = covering(buckets, features.lengths)
     order = _Order(_bucket_of(features.lengths, buckets), len(buckets), batch_size, seed)
     mine = slice(None) if host_rows is None else host_rows
     return (features.batch(rows[mine], buckets[bucket])
             for bucket, rows in order.batches(start_step))
-
-
-def eval_batches(features: Features, batch_size: int, buckets: Sequence[int] | None = None,
-                 ) -> Iterator[tuple[Batch, np.ndarray, int]]:
-    """Yield every example exactly once, the short ones first.
-
-    Args:
-        features: what to batch.
-        batch_size: B, exact: the last batch of a bucket is filled up with rows of weight 0.
-        buckets: padded lengths; None pads all to the longest.
-
-    Yields:
-        The batch; int32[num_real], the place of its first rows among the features, by which results
-        can be put back in order; and num_real.
-
-    Raises:
-        ValueError: no examples, or a batch size below 1.
-    """
-    _check_counts(features, batch_size)
-    buckets = _covering(buckets, features.lengths)
-    bucket_of = _bucket_of(features.lengths, buckets)
-    return _eval_batches(features, batch_size, buckets, bucket_of)
-
-
-def _eval_batches(features: Features, batch_size: int, buckets: tuple[int, ...],
-                  bucket_of: np.ndarray) -> Iterator[tuple[Batch, np.ndarray, int]]:
-    """Yield the batches of each bucket."""
-    by_length = np.argsort(features.lengths, kind='stable').astype(np.int32)
-    for bucket, length in enumerate(buckets):
-        members = by_length[bucket_of[by_length] == bucket]
-        for start in range(0, len(members), batch_size):
-            rows = members[start:start + batch_size]
-            filled = np.pad(rows, (0, batch_size - len(rows)), mode='edge')
-            yield features.batch(filled, length, num_real=len(rows)), rows, len(rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,17 +203,6 @@ def _check_counts(features: Features, batch_size: int) -> None:
         raise ValueError(f'{features.name} has no examples to make batches of')
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected at least 1')
-
-
-def _covering(buckets: Sequence[int] | None, lengths: np.ndarray) -> tuple[int, ...]:
-    """Return buckets that hold all lengths."""
-    longest = int(lengths.max())
-    if buckets is None:
-        return (longest,)
-    buckets = tuple(sorted({int(bucket) for bucket in buckets}))
-    if buckets and buckets[-1] >= longest:
-        return buckets
-    return (*buckets, -(-longest // _OVERFLOW_MULTIPLE) * _OVERFLOW_MULTIPLE)
 
 
 def _bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.registered import RegisteredTask
+from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 
@@ -23,12 +24,14 @@ class Examples:
         inputs: N inputs without end token or virtual tokens.
         targets: N targets without end token; empty ones where nothing is known (prediction).
         labels: int32[N], the index of each target among the task's label words; None for free text.
+        rows: the N rows that they were made of, with whatever a metric needs; none for prediction.
     """
 
     name: str
     inputs: Ragged
     targets: Ragged
     labels: np.ndarray | None = None
+    rows: Sequence[Row] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -70,13 +73,14 @@ def load_examples(task: TextTask | RegisteredTask, split: str, vocabulary: Any,
     name = f'{task.name} {split}'
     if isinstance(task, RegisteredTask):
         return _from_seqio(task, split, vocabulary, limit)
-    texts, targets = zip(*_spread(list(task.texts(split)), limit), strict=True)
+    read = [(row, task.render(row), task.target_text(row)) for row in task.rows(split)]
+    rows, texts, targets = zip(*_spread(read, limit), strict=True)
     labels = None
     if task.label_words is not None:
         index = {word: i for i, word in enumerate(task.label_words)}
         labels = np.array([index[target] for target in targets], np.int32)
     return Examples(name, Ragged.from_sequences(encode_batch(vocabulary, texts)),
-                    _encode_repeated(vocabulary, targets), labels)
+                    _encode_repeated(vocabulary, targets), labels, rows)
 
 
 def encode_texts(texts: Sequence[str], vocabulary: Any, name: str = 'inputs') -> Examples:
@@ -123,14 +127,24 @@ def _from_seqio(task: RegisteredTask, split: str, vocabulary: Any, limit: int | 
         raise ValueError(f'seqio task {task.name} has no split {split!r}; it has '
                          f'{", ".join(seqio_task.splits)}')
     dataset = seqio_task.get_dataset(None, split=split, shuffle=False, try_in_mem_cache=False)
-    found = list((example['inputs'], example['targets']) for example in
-                 dataset.take(-1 if limit is None else limit).as_numpy_iterator())
+    found = list(dataset.take(-1 if limit is None else limit).as_numpy_iterator())
     if not found:
         raise ValueError(f'split {split!r} of seqio task {task.name} is empty: no examples')
-    inputs, targets = zip(*found, strict=True)
-    targets = _without_end(targets, vocabulary.eos_id)
-    return Examples(f'{task.name} {split}', _without_end(inputs, vocabulary.eos_id), targets,
-                    _label_indices(task, targets, vocabulary))
+    inputs, targets = (_without_end((example[key] for example in found), vocabulary.eos_id)
+                       for key in ('inputs', 'targets'))
+    labels = _label_indices(task, targets, vocabulary)
+    rows = [Row(_plain(example) | {'targets': task.labels[labels[row]] if labels is not None else
+                                   vocabulary.decode(targets[row].tolist())},
+                f'example {row + 1} of seqio task {task.name}')
+            for row, example in enumerate(found)]
+    return Examples(f'{task.name} {split}', inputs, targets, labels, rows)
+
+
+def _plain(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a seqio example's columns as Python's own text, numbers and lists."""
+    columns = {name: np.asarray(value).tolist() for name, value in example.items()}
+    return {name: value.decode(errors='replace') if isinstance(value, bytes) else value
+            for name, value in columns.items()}
 
 
 def _without_end(sequences: Iterable[np.ndarray], eos_id: int) -> Ragged:

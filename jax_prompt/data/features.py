@@ -52,13 +52,12 @@ class Features:
         """Return int64[N], encoder positions of each example, virtual tokens included."""
         return self.encoder.lengths
 
-    def batch(self, rows: Sequence[int], length: int, num_real: int | None = None) -> Batch:
+    def batch(self, rows: Sequence[int], length: int) -> Batch:
         """Gather examples into a batch.
 
         Args:
             rows: int[B], which examples.
             length: S, encoder positions, at least the longest of these examples.
-            num_real: rows from here on are only there to fill the batch: their weights are 0.
 
         Returns:
             seqio's keys: encoder_input_tokens int32[B, S], decoder_target_tokens and
@@ -70,8 +69,6 @@ class Features:
         inputs = np.concatenate(
             [np.full((len(rows), 1), self.decoder_start_id, np.int32), targets[:, :-1]], axis=1)
         weights = np.arange(self.decoder_length) < self.targets.lengths[rows][:, None]
-        if num_real is not None:
-            weights[num_real:] = False
         return {
             'encoder_input_tokens': self.encoder.padded(rows, length, self.pad_id),
             'decoder_target_tokens': targets,
@@ -92,6 +89,8 @@ class FeatureConverter:
         targets_length: the most tokens of a target, end token included.
         eos_id, pad_id, decoder_start_id: of the model.
         marker_id: the id of the layout's marker, where it has one.
+        first_row: where the prompt's rows begin among those of all prompts; its first virtual
+            token is id V + first_row.
     """
 
     layout: Layout
@@ -103,6 +102,7 @@ class FeatureConverter:
     pad_id: int = 0
     decoder_start_id: int = 0
     marker_id: int | None = None
+    first_row: int = 0
 
     @classmethod
     def for_model(cls, task: Any, vocabulary: Any, model: Model, layout: Layout,
@@ -132,8 +132,10 @@ class FeatureConverter:
 
     def input_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
         """Return an input's ids with virtual and end tokens, and whether text was cut."""
-        return self.layout.insert(tokens, self.num_rows, self.vocab_size, self.eos_id,
-                                  self.inputs_length, self.marker_id)
+        ids, cut = self.layout.insert(tokens, self.num_rows, self.vocab_size, self.eos_id,
+                                      self.inputs_length, self.marker_id)
+        ids[ids >= self.vocab_size] += self.first_row
+        return ids, cut
 
     def target_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
         """Return a target's ids with the end token, and whether text was cut."""

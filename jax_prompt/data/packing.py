@@ -135,38 +135,6 @@ def packed_train_batches(features: Features, batch_size: int, seed: int, packing
     return ({key: array[mine] for key, array in batch.items()} for batch in for_all_hosts)
 
 
-def packed_eval_batches(features: Features, batch_size: int, packing: Packing,
-                        ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield every example exactly once, packed.
-
-    Args:
-        features: what to batch.
-        batch_size: examples a batch; the last one may have fewer.
-        packing: the shape, of `choose_packing`.
-
-    Yields:
-        The batch, and int32[rows, segments]: the place of each segment's example among the
-        features, by which results can be put back in order; -1 where there is no segment.
-
-    Raises:
-        ValueError: no examples, a batch size below 1, or a packing without room for so many.
-    """
-    _check_counts(features, batch_size, packing)
-    return _eval_batches(features, batch_size, packing)
-
-
-def _eval_batches(features: Features, batch_size: int,
-                  packing: Packing) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield the batches of the first epoch of a seed, the last one as it is."""
-    order = _Order(features.lengths, batch_size, seed=0).epoch(0)
-    for start in range(0, len(order), batch_size):
-        rows = assign(features, order[start:start + batch_size], packing)
-        places = np.full((packing.rows, packing.segments), -1, np.int32)
-        for row, members in enumerate(rows):
-            places[row, :len(members)] = members
-        yield pack(features, rows, packing), places
-
-
 def assign(features: Features, members: Sequence[int], packing: Packing) -> list[list[int]]:
     """Divide examples among rows so that the fullest row is short.
 

@@ -1,214 +1,126 @@
-"""Evaluate a prompt on a split: rank classification, greedy decoding, or both."""
+"""Evaluate prompts on the examples of a task: metrics over predictions."""
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from jax_prompt.data.batches import choose_buckets, eval_batches
+from jax_prompt.data.batches import choose_buckets, covering
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.data.packing import Packing, choose_packing, packed_eval_batches
 from jax_prompt.evaluation.metrics import accuracy, exact_match
-from jax_prompt.inference.encode import encode_examples
-from jax_prompt.inference.generate import before_end, decode_tokens
-from jax_prompt.inference.rank import make_label_scorer
-from jax_prompt.models.base import Model
+from jax_prompt.inference.batching import How, Shapes
+from jax_prompt.inference.predict import predict
+from jax_prompt.inference.rank import LabelSet, label_arrays
+from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.parallel.hosts import fetch
 from jax_prompt.parallel.mesh import DATA
-from jax_prompt.parallel.placement import place
-from jax_prompt.parallel.rules import batch_sharding
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.types import Array, Batch, Params
 
-#: What each way of evaluating reports.
-METRIC_OF = {'rank': 'accuracy', 'greedy': 'exact_match'}
-#: run(frozen, prompt, ids, segment_ids, room) -> one row an example; see `encode_examples`
-_Run = Callable[..., Array]
-#: The keys of a batch that decide its results.
-_INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
+#: What each way of evaluating reports where the task has no metrics of its own.
+METRICS = {'rank': accuracy, 'greedy': exact_match}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Evaluate prompts for one task with one model; programs are compiled once.
+    """Evaluate prompts for one task with one model; rows are made and programs compiled once."""
 
-    Attributes:
-      frozen_model: the model.
-      ways: 'rank', 'greedy' or both, the one that chooses the best prompt first.
-      batch_size: examples a batch; raised to a multiple of the mesh's data axis.
-      buckets: padded lengths, virtual tokens included; None to choose them for each split.
-      packed: put several examples in a row instead of padding to `buckets`; None where that is
-        estimated to be quicker, in ranking (cached decoding needs one row an example anyway).
-      score: ranks labels; None where no way needs it.
-    """
+    def __init__(self, opened: OpenedModel, task: Any, layout: Layout,
+                 ways: Sequence[str] | None = None, batch_size: int = 64,
+                 lengths: Sequence[int] | None = None):
+        """Take a task into use.
 
-    frozen_model: OpenedModel
-    ways: tuple[str, ...]
-    batch_size: int
-    buckets: Sequence[int] | None = None
-    packed: bool | None = None
-    score: _Run | None = None
-    # One compiled generator for each decoder length that a split asks for.
-    generators: dict[int, _Run] = dataclasses.field(default_factory=dict)
-    # How the splits seen so far are packed; None for those that are not.
-    packings: dict[Features, Packing | None] = dataclasses.field(default_factory=dict)
+        Args:
+          opened: the model.
+          task: a `TextTask` or `RegisteredTask`; its labels are what is ranked, its metrics, where
+            it has some, judge the first way's predictions.
+          layout: where the virtual tokens stand.
+          ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy. The
+            first metric of the first way is what prompts are chosen by.
+          batch_size: examples a batch; raised to a multiple of the mesh's data axis.
+          lengths: to which inputs are padded, virtual tokens not counted; None to choose them for
+            each split.
 
-    @property
-    def main_metric(self) -> str:
-        """The metric by which prompts are chosen; higher is better."""
-        return METRIC_OF[self.ways[0]]
+        Raises:
+          ValueError: ranking is asked for but the task has no labels.
+        """
+        self.opened, self.task, self._layout, self._lengths = opened, task, layout, lengths
+        self.ways = tuple(ways or (('greedy',) if task.label_words is None else ('rank',)))
+        share = 1 if opened.mesh is None else opened.mesh.shape[DATA]
+        self._batch_size = -(-batch_size // share) * share
+        self._labels = None
+        if 'rank' in self.ways:
+            spelt = encode_labels(task, opened.vocabulary)
+            self._labels = LabelSet(task.label_words, *label_arrays(
+                [spelt[number] for number in range(len(spelt))], opened.model))
+        self._made: dict[tuple[Examples, int], tuple[dict[str, list[Row]], How]] = {}
 
-    def __call__(self, prompt: Prompt, features: Features,
-                 scores_BC: np.ndarray | None = None) -> dict[str, float]:
+    def __call__(self, prompt: Prompt, examples: Examples) -> dict[str, float]:
+        """Return the metrics of a prompt, see `measure`."""
+        return self.measure(prompt, examples)[0]
+
+    def measure(self, prompt: Prompt, examples: Examples,
+                ) -> tuple[dict[str, float], dict[str, list[Prediction]]]:
         """Evaluate one prompt.
 
         Args:
-          prompt: of as many rows as the features were made for.
-          features: of a split.
-          scores_BC: what `scores` gives for them, where that is there already.
+          prompt: without rows, or with as many as the task's layout can place.
+          examples: of a split.
 
         Returns:
-          metric name -> value from 0 to 1.
+          (metric name -> value, the one that prompts are chosen by first; way -> the predictions).
         """
-        metrics = {}
+        rows, how = self.prepare(examples, len(prompt.rows))
+        metrics, predictions = {}, {}
         for way in self.ways:
-            if way == 'rank':
-                found_BC = self.scores(prompt, features) if scores_BC is None else scores_BC
-                value = accuracy(found_BC.argmax(axis=1).tolist(), features.labels.tolist())
-            else:
-                value = self._greedy(prompt, features)
-            metrics[METRIC_OF[way]] = value
-        return metrics
+            predictions[way] = predict(self.opened, prompt, rows[way], how)
+            own = self.task.metrics if way == self.ways[0] else None
+            for metric in own or [METRICS[way](self.task.target_text)]:
+                metrics |= metric(predictions[way], examples.rows)
+        return metrics, predictions
 
-    def scores(self, prompt: Prompt, features: Features) -> np.ndarray:
-        """Score every label against every example; only of an evaluator that ranks.
+    def prepare(self, examples: Examples, num_rows: int) -> tuple[dict[str, list[Row]], How]:
+        """Make the rows of a split, once; `measure` does it where nobody has.
 
         Args:
-          prompt: of as many rows as the features were made for.
-          features: of a split.
+          examples: of the split.
+          num_rows: P, rows of the prompts to be evaluated; 0 for the plain model.
 
         Returns:
-          float32[B, C], log-probabilities, B being all examples of the split.
+          (way -> rows, how they are to be predicted).
+
+        Raises:
+          ValueError: as `FeatureConverter.convert` does.
         """
-        if features not in self.packings:
-            self.packings[features] = self._quicker_packing(features)
-        return np.stack(self._collect(self.score, prompt, features, self.packings[features]))
+        key = examples, num_rows
+        if key not in self._made:
+            features = make_features(examples, self.task, self.opened, self._layout, num_rows)
+            how = self._how(features, num_rows)
+            self._made[key] = {way: self._rows(way, features, how) for way in self.ways}, how
+        return self._made[key]
 
-    def _greedy(self, prompt: Prompt, features: Features) -> float:
-        length = features.decoder_length
-        generate = self.generators.setdefault(length, _greedy(self.frozen_model.model, length))
-        decode = self.frozen_model.vocabulary.decode
-        packing = self._packing(features) if self.packed else None
-        rows = self._collect(generate, prompt, features, packing)
-        predicted = [decode(before_end(row, self._end_id)).strip() for row in rows]
-        wanted = [decode(before_end(features.targets[row], self._end_id)).strip()
-                  for row in range(len(features))]
-        return exact_match(predicted, wanted)
+    def _rows(self, way: str, features: Features, how: How) -> list[Row]:
+        labels, most = (self._labels if way == 'rank' else None), self.task.targets_length
+        group = how.rank_group(labels) if way == 'rank' else how.generation_group(most, 'sample')
+        return [Row('the prompt', features.encoder[number], False, labels, most, 'sample', None,
+                    group) for number in range(len(features))]
 
-    @property
-    def _end_id(self) -> int:
-        return self.frozen_model.model.tokens.eos
-
-    @property
-    def _share(self) -> int:
-        """The devices that share a batch."""
-        return self.frozen_model.mesh.shape[DATA]
-
-    @property
-    def _batch_size(self) -> int:
-        return -(-self.batch_size // self._share) * self._share
-
-    def _packing(self, features: Features) -> Packing:
-        return choose_packing(features, self._batch_size, self._share)
-
-    def _quicker_packing(self, features: Features) -> Packing | None:
-        """Choose how to pack a split for ranking; None not to."""
-        if self.packed is False:
-            return None
-        packing = self._packing(features)
-        num_batches = -(-len(features) // self._batch_size)
-        length = features.decoder_length
-        bucketed = sum(Packing(*batch['encoder_input_tokens'].shape, length, 1).cost
-                       for batch, _, _ in self._bucketed(features))
-        return packing if self.packed or packing.cost * num_batches < bucketed else None
-
-    def _bucketed(self, features: Features) -> Iterator[tuple[Batch, np.ndarray, int]]:
-        buckets = self.buckets or choose_buckets(features.lengths)
-        return eval_batches(features, self._batch_size, buckets)
-
-    def _collect(self, run: _Run, prompt: Prompt, features: Features,
-                 packing: Packing | None) -> list[np.ndarray]:
-        """Run all examples; return a row of results for each, in the order of the features."""
-        sharding, switches = batch_sharding(self.frozen_model.mesh), {}
-        batches: Iterator = self._bucketed(features)
-        if packing is not None:
-            switches = {'room': (packing.segments, int(features.lengths.max()))}
-            batches = packed_eval_batches(features, self._batch_size, packing)
-        pending, opened = [], self.frozen_model
-        frozen = opened.frozen if run is self.score else opened.for_generation
-        for batch, places, *_ in batches:
-            inputs = [place(batch[key], sharding) for key in _INPUTS if key in batch]
-            output = run(frozen, prompt, *inputs, **switches)
-            pending.append((output, places))
-        results: list[Any] = [None] * len(features)
-        for output, places in pending:
-            for at, result in zip(places.ravel(), fetch(output), strict=False):
-                if at >= 0:
-                    results[at] = result
-        return results
+    def _how(self, features: Features, num_rows: int) -> How:
+        """Choose the sizes of a split's batches: exactly what its examples need."""
+        lengths = choose_buckets(features.lengths) if self._lengths is None else covering(
+            [length + num_rows for length in self._lengths], features.lengths)
+        labels = {} if self._labels is None else {'labels': (self._labels.shape,)}
+        return How(Shapes(batch_sizes=(self._batch_size,), lengths=lengths, shared_labels=1,
+                          targets=(self.task.targets_length,), **labels))
 
 
-def _greedy(model: Model, length: int) -> _Run:
-    """Compile greedy decoding of so many tokens, from inputs packed or not."""
-
-    @functools.partial(jax.jit, static_argnames='room')
-    def generate(frozen: Params, prompt: Prompt, ids: Array, segment_ids: Array | None = None,
-                 room: tuple[int, int] | None = None) -> Array:
-        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt, ids, segment_ids, room)
-        return decode_tokens(model, frozen, encoded_BSD, mask_BS, length)
-
-    return generate
+def scores_of(predictions: Sequence[Prediction]) -> np.ndarray:
+    """Return the scores of ranked labels, float32[B, C]."""
+    return np.array([list(one.scores.values()) for one in predictions], np.float32)
 
 
-def make_evaluator(frozen_model: OpenedModel, task: Any, ways: Sequence[str] | None = None,
-                   batch_size: int = 64, buckets: Sequence[int] | None = None,
-                   packed: bool | None = None) -> Evaluator:
-    """Build the evaluator of a task.
-
-    Args:
-      frozen_model: the model.
-      task: the task; its labels are what is ranked.
-      ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
-      batch_size: examples a batch.
-      buckets: padded lengths, virtual tokens included; None to choose them for each split.
-      packed: put several examples in a row instead of padding to `buckets`; None where that is
-        estimated to be quicker.
-
-    Returns:
-      The evaluator.
-
-    Raises:
-      ValueError: ranking is asked for but the task has no labels.
-    """
-    if ways is None:
-        ways = ('greedy',) if task.label_words is None else ('rank',)
-    score = None
-    if 'rank' in ways:
-        labels = encode_labels(task, frozen_model.vocabulary)
-        score = make_label_scorer(frozen_model.model, [list(labels[i]) for i in range(len(labels))])
-    return Evaluator(frozen_model, tuple(ways), batch_size, buckets, packed, score)
-
-
-def make_features(examples: Examples, task: Any, frozen_model: OpenedModel, layout: Layout,
+def make_features(examples: Examples, task: Any, opened: OpenedModel, layout: Layout,
                   num_rows: int) -> Features:
     """Return features of a split for a prompt of so many rows; 0 for the plain model's."""
-    converter = FeatureConverter.for_model(task, frozen_model.vocabulary,
-                                           frozen_model.model, layout, num_rows)
+    converter = FeatureConverter.for_model(task, opened.vocabulary, opened.model, layout, num_rows)
     return converter.convert(examples)
-

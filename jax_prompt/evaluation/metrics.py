@@ -1,63 +1,83 @@
-"""What predictions are judged by; all are fractions from 0 to 1."""
+"""What predictions are judged by; all are fractions from 0 to 1.
 
-from collections.abc import Hashable, Sequence
+A metric is a function of predictions and of the rows that they answer: what the rows' sources told,
+so that a metric may look at any column. Here they are made from `target`, which gives the text that
+is right for a row, such as `TextTask.target_text`.
+"""
 
+from collections.abc import Callable, Sequence
 
-def accuracy(predicted: Sequence[Hashable], actual: Sequence[Hashable]) -> float:
-    """Return the fraction of predictions that equal the actual label.
+from jax_prompt.data.tasks.rows import Row
+from jax_prompt.inference.rows import Prediction
 
-    Args:
-      predicted: labels, as numbers or as words.
-      actual: as many, in the same order.
-
-    Raises:
-      ValueError: for sequences of different lengths, or empty ones.
-    """
-    pairs = _pairs(predicted, actual)
-    return sum(p == a for p, a in pairs) / len(pairs)
-
-
-def exact_match(predicted: Sequence[str], actual: Sequence[str]) -> float:
-    """Return the fraction of texts equal to the target, apart from white space at their ends.
-
-    Raises:
-      ValueError: for sequences of different lengths, or empty ones.
-    """
-    return accuracy([text.strip() for text in predicted], [text.strip() for text in actual])
+#: (predictions, their rows) -> name -> value; the higher, the better.
+Metric = Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
+#: row -> the text that is right
+Target = Callable[[Row], str]
 
 
-def f1(predicted: Sequence[Hashable], actual: Sequence[Hashable], positive: Hashable = 1) -> float:
-    """Return the harmonic mean of precision and recall of one class; 0 where it never occurs.
+def accuracy(target: Target, name: str = 'accuracy') -> Metric:
+    """Return the metric 'accuracy': the fraction of answers equal to the target.
+
+    Texts are compared without the white space at their ends.
 
     Args:
-      predicted: labels, as numbers or as words.
-      actual: as many, in the same order.
-      positive: the class in question.
+      target: row -> the right label or text.
+      name: what to call it.
 
-    Raises:
-      ValueError: for sequences of different lengths, or empty ones.
+    Returns:
+      The metric, which raises ValueError for no predictions, or another number of them than rows.
     """
-    pairs = _pairs(predicted, actual)
-    hits = sum(p == a == positive for p, a in pairs)
-    marked = sum((p == positive) + (a == positive) for p, a in pairs)
+
+    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+        pairs = _pairs(predictions, rows, target)
+        return {name: sum(predicted == right for predicted, right in pairs) / len(pairs)}
+
+    return measure
+
+
+def exact_match(target: Target) -> Metric:
+    """Return the metric 'exact_match': `accuracy` of free text."""
+    return accuracy(target, 'exact_match')
+
+
+def f1(target: Target, positive: str) -> Metric:
+    """Return the metric 'f1': the harmonic mean of precision and recall of one class.
+
+    Args:
+      target: row -> the right label.
+      positive: the class in question; the value is 0 where it never occurs.
+
+    Returns:
+      The metric, with errors as `accuracy` has them.
+    """
+    return lambda predictions, rows: {'f1': _f1(_pairs(predictions, rows, target), positive)}
+
+
+def macro_f1(target: Target) -> Metric:
+    """Return the metric 'macro_f1': the mean of `f1` over the classes, predicted or right."""
+
+    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+        pairs = _pairs(predictions, rows, target)
+        classes = {label for pair in pairs for label in pair}
+        return {'macro_f1': sum(_f1(pairs, label) for label in classes) / len(classes)}
+
+    return measure
+
+
+def _f1(pairs: Sequence[tuple[str, str]], positive: str) -> float:
+    hits = sum(predicted == right == positive for predicted, right in pairs)
+    marked = sum((predicted == positive) + (right == positive) for predicted, right in pairs)
     return 2 * hits / marked if marked else 0.0
 
 
-def macro_f1(predicted: Sequence[Hashable], actual: Sequence[Hashable]) -> float:
-    """Return the unweighted mean of `f1` over the classes that occur, predicted or actual.
-
-    Raises:
-      ValueError: for sequences of different lengths, or empty ones.
-    """
-    pairs = _pairs(predicted, actual)
-    classes = {label for pair in pairs for label in pair}
-    return sum(f1(predicted, actual, label) for label in classes) / len(classes)
-
-
-def _pairs(predicted: Sequence[Hashable], actual: Sequence[Hashable]) -> list[tuple]:
-    if len(predicted) != len(actual):
-        raise ValueError(f'got {len(predicted)} predictions for {len(actual)} targets; expected '
+def _pairs(predictions: Sequence[Prediction], rows: Sequence[Row],
+           target: Target) -> list[tuple[str, str]]:
+    """Return (predicted, right) texts."""
+    if len(predictions) != len(rows):
+        raise ValueError(f'got {len(predictions)} predictions for {len(rows)} targets; expected '
                          'one prediction a target')
-    if len(actual) == 0:
+    if not rows:
         raise ValueError('got no predictions; a metric needs at least one example')
-    return list(zip(predicted, actual, strict=True))
+    return [(one.text.strip(), target(row).strip())
+            for one, row in zip(predictions, rows, strict=True)]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.inference.calibration import Calibration
-from jax_prompt.inference.content_free import choose_calibration
+from jax_prompt.inference.calibration import Calibration, choose_calibration
 from jax_prompt.inference.decodings import Decoding, beam_decodings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Row, ServedPrompt

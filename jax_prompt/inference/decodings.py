@@ -1,6 +1,7 @@
 """Ways to generate that an engine can be given; rows of a batch have settings of their own."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def _sampler(model: Model, max_length: int) -> Callable[..., Array]:
 SAMPLING = Decoding(_sampler, SamplingSettings(), stack_settings)
 
 
+@functools.cache
 def beam_search(num_beams: int = 4) -> Decoding:
     """Return beam search, whose rows have `BeamSettings` and give their best sequence.
 

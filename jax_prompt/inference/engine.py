@@ -1,12 +1,10 @@
 """One frozen model, many prompts: batches whose rows are of different tasks.
 
-All prompts stand in one table (`prompt_table`), so which prompt a row uses is a matter of its ids;
-its labels are arrays of the batch (`row_labels`). Nothing is compiled for a prompt: programs are
-compiled for shapes, of which there are few (`shapes`), and `warm_up` compiles them ahead.
+All prompts stand in one table (`prompt_table`), so which prompt a row uses is a matter of its ids,
+and `predict` answers rows of them all. Prompts have names here, and what they will need can be
+compiled before requests come.
 """
 
-import collections
-import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,25 +15,13 @@ import numpy as np
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
+from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.decodings import SAMPLING, Decoding
-from jax_prompt.inference.groups import Groups
-from jax_prompt.inference.parts import Part, Parts
-from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.programs import Programs
+from jax_prompt.inference.predict import Runner
 from jax_prompt.inference.prompt_table import PromptTable
-from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.inference.rows import (
-    PLAIN,
-    Row,
-    Running,
-    ServedPrompt,
-    UnknownPrompt,
-    in_batches,
-)
-from jax_prompt.inference.shapes import Shapes
-from jax_prompt.inference.warm import Warm
+from jax_prompt.inference.rank import LabelSet
+from jax_prompt.inference.rows import PLAIN, Prediction, Row, Running, ServedPrompt, UnknownPrompt
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.parallel.rules import replicated
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
@@ -65,27 +51,18 @@ class Engine:
         """Take a model into use.
 
         Args:
-          opened: the frozen model with its vocabulary. Where it stands on several devices, all of
-            them get all rows; the model itself spreads what it computes of them.
+          opened: the frozen model with its vocabulary.
           shapes: at which batches run.
           capacity: R, rows of the prompt table to begin with.
           decodings: ways to generate by name, besides 'sample'; such as `beam_search(4)`.
         """
-        several = opened.mesh is not None and opened.mesh.size > 1
-        sharding = replicated(opened.mesh) if several else None
         self.opened = opened
         self.shapes = shapes or Shapes()
-        self.table = PromptTable(opened.model.d_model, capacity, sharding)
-        self._decodings = {'sample': SAMPLING, **(decodings or {})}
-        self._groups = Groups(self.shapes, self._decodings)
-        self._parts = Parts(enabled=sharding is None)
-        self._programs = Programs(opened, self.shapes, self._decodings, sharding)
+        self._how = How(self.shapes, tuple({'sample': SAMPLING, **(decodings or {})}.items()))
+        self._runner = Runner(opened, self._how)
+        self.table = PromptTable(opened.model.d_model, capacity, self._runner.everywhere)
         self._lock = threading.Lock()
-        # Two programs that devices begin in different orders could wait for each other for ever.
-        self._launch = threading.Lock() if several else contextlib.nullcontext()
-        no_rows = self._converter(PLAIN, Layout(), 0)
-        self.plain = ServedPrompt('', PLAIN, no_rows, None, None)
-        self._warm = Warm(self._programs, self.plain)
+        self.plain = ServedPrompt('', PLAIN, self._converter(PLAIN, Layout(), 0), None, None)
         self._prompts: dict[str, ServedPrompt] = {}
 
     @property
@@ -117,7 +94,10 @@ class Engine:
         task = TextTask.from_dict(file.metadata.task)
         converter = self._converter(task, file.metadata.layout, len(file.prompt.rows))
         labels = None if task.label_words is None else self.label_set(task.label_words)
-        block = self.table.put(file.prompt.rows) if len(file.prompt.rows) else None
+        block = None
+        if len(file.prompt.rows):
+            block = self.table.put(file.prompt.rows)
+            converter = dataclasses.replace(converter, first_row=block.offset)
         prompt = ServedPrompt(name, task, converter, labels, block, file)
         with self._lock:
             self._prompts = {**self._prompts, name: prompt}
@@ -194,8 +174,8 @@ class Engine:
         if rank and labels is None:
             raise ValueError(f'{prompt} has no labels to choose from; give some, or generate')
         max_tokens = prompt.task.targets_length if max_tokens is None else max_tokens
-        group = (self._groups.rank(labels) if rank else
-                 self._groups.generate(max_tokens, decoding, options))
+        group = (self._how.rank_group(labels) if rank else
+                 self._how.generation_group(max_tokens, decoding, options))
         texts = [prompt.render(one, where(number)) for number, one in enumerate(inputs)]
         rows = []
         for number, tokens in enumerate(encode_batch(self.opened.vocabulary, texts)):
@@ -210,48 +190,20 @@ class Engine:
         Args:
           rows: of one `group`, at most `shapes.largest_batch`.
         """
-        assert len({row.group for row in rows}) == 1, 'rows of several groups in one batch'
-        return self._start(rows, self._parts.of(rows, self.shapes))
-
-    def _start(self, rows: Sequence[Row], parts: Sequence[Part]) -> Running:
-        """Start a batch that is divided so."""
-        table_RD = self.table.rows_RD
-        works = self._programs.works(rows, parts, Prompt(table_RD))
-        is_warm = self._warm.has(rows, parts, len(table_RD))
-        with self._launch:
-            results = self._parts.start(works, aside=is_warm)
-        if not is_warm:
-            self._warm.note(rows, parts, len(table_RD))
-        numbers = [part.numbers for part in parts]
-        return Running(tuple(rows), tuple(zip(numbers, results, strict=True)), self.opened)
+        return self._runner.start(rows, Prompt(self.table.rows_RD))
 
     def run(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Answer any number of rows of any groups, in their order.
-
-        Rows are batched with others of like length, so what stands in a batch follows from the
-        rows given, and the same rows give the same answers, bit for bit.
-        """
-        answers: list[Any] = [None] * len(rows)
-        under_way: collections.deque = collections.deque()
-
-        def finish() -> None:
-            numbers, running = under_way.popleft()
-            for number, answer in zip(numbers, running.answers(), strict=True):
-                answers[number] = answer
-
-        for numbers in in_batches(rows, self.shapes.largest_batch):
-            under_way.append((numbers, self.start([rows[number] for number in numbers])))
-            # The device works on the newest batch while the host reads the one before it.
-            if len(under_way) > 1:
-                finish()
-        while under_way:
-            finish()
-        return answers
+        """Answer any number of rows of any groups, in their order; see `predict.Runner.run`."""
+        return self._runner.run(rows, Prompt(self.table.rows_RD))
 
     @property
     def compilations(self) -> int:
         """Return how many programs have been compiled so far."""
-        return self.table.compilations + self._programs.compilations
+        return self.table.compilations + self._runner.compilations
+
+    def is_warm(self, rows: Sequence[Row]) -> bool:
+        """Tell whether a batch of these rows would start without compiling anything."""
+        return self._runner.is_warm(rows, self.table.capacity)
 
     def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
                 stop: Callable[[], bool] = lambda: False) -> int:
@@ -269,20 +221,12 @@ class Engine:
         before = self.compilations
         if inputs is None:
             inputs = [row for prompt in self._prompts.values() for row in self.samples(prompt)]
+        if longest is None:
+            longest = max((row.prompt.longest for row in inputs), default=0)
         self.table.warm_up()
-        most = max((row.prompt.longest for row in inputs), default=0)
-        for row in {self._programs.kind(row): row for row in inputs}.values():
-            for length in self.shapes.lengths_up_to(most if longest is None else longest):
-                for batch in self.shapes.batch_sizes:
-                    sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
-                    for parts in self._parts.every(sample, self.shapes):
-                        if not self._warm.has(sample, parts, self.table.capacity) and not stop():
-                            self._start(sample, parts).answers()
+        self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest),
+                             Prompt(self.table.rows_RD), stop)
         return self.compilations - before
-
-    def is_warm(self, rows: Sequence[Row]) -> bool:
-        """Tell whether a batch of these rows would start without compiling anything."""
-        return self._warm.has(rows, self._parts.of(rows, self.shapes), self.table.capacity)
 
     def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Compile what has run so far for the table that a prompt will need, if it has to grow.
@@ -294,19 +238,9 @@ class Engine:
           stop: is asked before each program whether to leave it at that.
         """
         capacity = self.table.capacity_for(num_rows)
-        if capacity == self.table.capacity:
-            return
-        table_RD = self.table.empty(capacity)
-        self.table.warm_up(capacity=capacity)
-        for rows, parts in self._warm.missing(capacity):
-            if stop():
-                return
-            works = self._programs.works(rows, parts, Prompt(table_RD))
-            with self._launch:
-                results = self._parts.start(works, aside=False)
-            for wait in results:
-                wait()
-            self._warm.note(rows, parts, capacity)
+        if capacity != self.table.capacity:
+            self.table.warm_up(capacity=capacity)
+            self._runner.run_again(Prompt(self.table.empty(capacity)), stop)
 
     def samples(self, prompt: ServedPrompt) -> list[Row]:
         """Return rows without content, of every kind that requests to a prompt make by themselves.
@@ -315,8 +249,9 @@ class Engine:
         prompt that has labels: these are compiled when they are first asked for.
         """
         labels, tokens = prompt.labels, prompt.task.targets_length
-        groups = ({'sample': self._groups.rank(labels)} if labels is not None else
-                  {name: self._groups.generate(tokens, name) for name in self._decodings})
+        groups = ({'sample': self._how.rank_group(labels)} if labels is not None else
+                  {name: self._how.generation_group(tokens, name)
+                   for name, _ in self._how.decodings})
         return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group)
                 for name, group in groups.items()]
 

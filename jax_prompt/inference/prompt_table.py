@@ -114,8 +114,8 @@ class PromptTable:
         # too, so it takes none: appending to a deque is atomic.
         self._released = collections.deque()
         self._rows_RD = self._place(np.zeros((capacity, d_model), np.float32))
-        # A function of its own, so that what is compiled for it is counted for this table alone.
-        self._write = jax.jit(lambda *block: _write(*block), out_shardings=sharding)
+        self._jitted = jax.jit(_write, out_shardings=sharding)
+        self._compiled: set[tuple[int, int]] = set()  # rows of tables and of blocks
 
     @property
     def rows_RD(self) -> Array:
@@ -162,7 +162,7 @@ class PromptTable:
     @property
     def compilations(self) -> int:
         """Return how many programs have been compiled to write blocks."""
-        return self._write._cache_size()
+        return len(self._compiled)
 
     def put(self, prompt_PD: np.ndarray) -> Block:
         """Write a prompt into free rows.
@@ -187,7 +187,7 @@ class PromptTable:
         with self._lock:
             offset = self._take(size)
             try:
-                self._rows_RD = self._write(self._rows_RD, rows, np.int32(offset))
+                self._rows_RD = self._write(self._rows_RD, rows, offset)
             except BaseException:  # such as a lack of memory
                 self._free.give(offset, size)
                 raise
@@ -206,8 +206,13 @@ class PromptTable:
         size = _SMALLEST_BLOCK
         while size <= min(_block_size(longest), len(table_RD)):
             rows = np.zeros((size, table_RD.shape[1]), np.float32)
-            self._write(table_RD, rows, np.int32(0)).block_until_ready()
+            self._write(table_RD, rows, 0).block_until_ready()
             size *= 2
+
+    def _write(self, table_RD: Array, rows: np.ndarray, offset: int) -> Array:
+        """Return the table with a block written."""
+        self._compiled.add((len(table_RD), len(rows)))
+        return self._jitted(table_RD, rows, np.int32(offset))
 
     def _take(self, size: int) -> int:
         """Return the offset of free rows, after doubling the table where they run out."""

@@ -1,27 +1,70 @@
 """Rank classification: the label whose words the model finds most likely after the input.
 
 An input is encoded once, and the decoder's keys and values for attending to it are computed once;
-all labels are then scored against them, whatever their lengths.
+all labels are then scored against them, whatever their lengths. Every row of a batch has labels of
+its own: in a batch of several tasks they differ in their words, their number and their lengths;
+they are padded to one shape, and what is padded weighs nothing and is never chosen.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.inference.encode import encode_examples
 from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
 #: score(frozen, prompt, ids_BS) -> float32[B, C]
-LabelScorer = Callable[..., Array]
+LabelScorer = Callable[[Params, Prompt, Array], Array]
+#: score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]
+RowLabelScorer = Callable[[Params, Prompt, Array, Array, Array], Array]
 
 #: Bytes of logits alive at one time. Beyond it labels are scored in groups, so that memory does not
 #: grow with their number: a hundred labels of three tokens in a batch of 64 would need 2.4 GB.
 LOGITS_BYTES = 256 * 1024**2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelSet:
+    """Labels to choose from, as words and as tokens.
+
+    Attributes:
+      words: C labels.
+      targets_CL: int32[C, L], each label's tokens and end token, then pads.
+      weights_CL: float32[C, L], what each position's log-probability counts; 0 on pads.
+    """
+
+    words: tuple[str, ...]
+    targets_CL: np.ndarray
+    weights_CL: np.ndarray
+
+    @classmethod
+    def encode(cls, words: Sequence[str], encode: Callable[[str], Sequence[int]],
+               model: Model) -> 'LabelSet':
+        """Spell labels with a vocabulary.
+
+        Args:
+          words: at least two different labels.
+          encode: text -> token ids, without an end token.
+          model: whose tokens they are.
+
+        Returns:
+          The labels, with their end tokens.
+
+        Raises:
+          ValueError: fewer than two labels, one without tokens, or two that the vocabulary spells
+            alike.
+        """
+        return cls(tuple(words), *label_arrays([encode(word) for word in words], model))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (C, L)."""
+        return self.targets_CL.shape
 
 
 def make_label_scorer(model: Model, label_ids: Sequence[Sequence[int]],
@@ -36,8 +79,7 @@ def make_label_scorer(model: Model, label_ids: Sequence[Sequence[int]],
 
     Returns:
       score(frozen, prompt, ids_BS) -> float32[B, C]: the log-probability of each label given
-      the input. Rows of pads alone are allowed; their scores mean nothing. Packed inputs are scored
-      by score(frozen, prompt, ids, segment_ids, room), see `encode.encode_examples`.
+      the input. Rows of pads alone are allowed; their scores mean nothing.
 
     Raises:
       ValueError: for fewer than two labels, a label without tokens, two labels with the same
@@ -49,33 +91,34 @@ def make_label_scorer(model: Model, label_ids: Sequence[Sequence[int]],
     if normalise_length:
         weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
 
-    @functools.partial(jax.jit, static_argnames='room')
-    def score(frozen: Params, prompt: Prompt, ids: Array, segment_ids: Array | None = None,
-              room: tuple[int, int] | None = None) -> Array:
-        encoded_BSD, mask_BS = encode_examples(model, frozen, prompt, ids, segment_ids, room)
-        return score_labels(model, frozen, encoded_BSD, mask_BS, targets_CL, weights_CL)
+    @jax.jit
+    def score(frozen: Params, prompt: Prompt, ids_BS: Array) -> Array:
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
+        for_every_row = [jnp.broadcast_to(array, (len(ids_BS), *array.shape))
+                         for array in (targets_CL, weights_CL)]
+        return score_row_labels(model, frozen, encoded_BSD, mask_BS, *for_every_row)
 
     return score
 
 
-def score_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
-                 targets_CL: Array, weights_CL: Array) -> Array:
-    """Score every label against every encoded input.
+def make_row_label_scorer(model: Model) -> RowLabelScorer:
+    """Compile the scoring of each row's own labels; one compilation for each set of shapes.
 
     Args:
       model: the frozen model's shape.
-      frozen: its weights.
-      encoded_BSD: the encoder's outputs.
-      mask_BS: bool[B, S], True where the encoder had a token.
-      targets_CL: int32[C, L], each label's tokens and end token, then pads.
-      weights_CL: float32[C, L], what each position's log-probability counts; 0 on pads.
 
     Returns:
-      float32[B, C], the weighted sums of log-probabilities.
+      score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]: log-probabilities
+      of the labels; 0 for those that are missing, which the caller must leave out.
     """
-    for_every_row = [jnp.broadcast_to(array, (encoded_BSD.shape[0], *array.shape))
-                     for array in (targets_CL, weights_CL)]
-    return score_row_labels(model, frozen, encoded_BSD, mask_BS, *for_every_row)
+
+    @jax.jit
+    def score(frozen: Params, prompt: Prompt, ids_BS: Array, targets_BCL: Array,
+              weights_BCL: Array) -> Array:
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
+        return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL)
+
+    return score
 
 
 def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
@@ -116,6 +159,29 @@ def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: 
     if group >= labels:
         return jax.vmap(log_probability)(each_label).T
     return jax.lax.map(log_probability, each_label, batch_size=group).T
+
+
+def stack_labels(sets: Sequence[LabelSet], batch: int, labels: int, length: int,
+                 pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pad the labels of each row to one shape.
+
+    Args:
+      sets: the labels of each real row.
+      batch: B; rows beyond the sets have no labels.
+      labels: C, at least the most labels of a set.
+      length: L, at least the longest label's tokens.
+      pad_id: fills what is missing.
+
+    Returns:
+      (int32[B, C, L] targets, float32[B, C, L] weights).
+    """
+    targets_BCL = np.full((batch, labels, length), pad_id, np.int32)
+    weights_BCL = np.zeros((batch, labels, length), np.float32)
+    for row, one in enumerate(sets):
+        count, longest = one.shape
+        targets_BCL[row, :count, :longest] = one.targets_CL
+        weights_BCL[row, :count, :longest] = one.weights_CL
+    return targets_BCL, weights_BCL
 
 
 def probabilities(scores_BC: np.ndarray) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""What an engine runs: prompts in use, and rows of a batch made of texts on the host."""
+"""What is asked and what is answered: prompts in use, rows of a batch, predictions."""
 
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,8 @@ import numpy as np
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.generate import before_end, check_limits
-from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.prompt_table import Block
-from jax_prompt.inference.rank import probabilities
-from jax_prompt.inference.row_labels import LabelSet
+from jax_prompt.inference.rank import LabelSet, probabilities
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile
 
@@ -28,6 +25,26 @@ class UnknownPrompt(ValueError):
     """A request names a prompt that is not in use."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model answers to one text.
+
+    Attributes:
+      text: the generated text, or the chosen label.
+      scores: rank classification: label -> log-probability.
+      probabilities: rank classification: label -> probability among the labels.
+    """
+
+    text: str
+    scores: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is there, ready for JSON: 'prediction', and 'scores', 'probabilities'."""
+        extras = {'scores': self.scores, 'probabilities': self.probabilities}
+        return {'prediction': self.text} | {k: v for k, v in extras.items() if v is not None}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServedPrompt:
     """A prompt in use, or the plain model.
@@ -35,7 +52,7 @@ class ServedPrompt:
     Attributes:
       name: by which requests name it; '' for the plain model.
       task: how texts are rendered, which labels there are, how long inputs and targets are.
-      converter: inserts virtual tokens and the end token.
+      converter: inserts the end token, and virtual tokens as the table has them.
       labels: of the task, as tokens; None for free text.
       block: where its rows stand; None where it has none.
       file: what it was loaded from; None for the plain model.
@@ -64,7 +81,7 @@ class ServedPrompt:
         return content.hexdigest()[:16]
 
     def ids(self, tokens: Sequence[int], where: str) -> tuple[np.ndarray, bool]:
-        """Make the ids of an input as the table's rows have it.
+        """Make the ids of an input.
 
         Args:
           tokens: of the rendered text, without an end token.
@@ -77,12 +94,9 @@ class ServedPrompt:
           ValueError: it lacks the layout's marker, or has it more than once.
         """
         try:
-            ids, cut = self.converter.input_ids(tokens)
+            return self.converter.input_ids(tokens)
         except ValueError as error:  # it lacks the layout's marker
             raise ValueError(f'{where}: {error}') from None
-        if self.block is not None:
-            ids[ids >= self.converter.vocab_size] += self.block.offset
-        return ids, cut
 
     def render(self, inputs: str | Mapping[str, Any], where: str = 'the request') -> str:
         """Return the text that the model reads.
@@ -118,12 +132,13 @@ class Row:
     """One row of a batch, complete: what it gives depends on nothing beside it.
 
     Attributes:
-      prompt: which it uses; referring to it keeps its rows in the table.
+      prompt: what messages call the prompt, by its `str`; referring to a `ServedPrompt` also keeps
+        its rows in the table.
       ids: int32[S'], virtual and end tokens included, not padded.
       cut: whether text was cut to the task's length.
       labels: to be ranked; None to generate.
       max_tokens: to generate at most, the end token included.
-      decoding: how to generate, a name of the engine's.
+      decoding: how to generate, a name of `How.decodings`.
       options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none. Of a
         row that is ranked a `Calibration`, or None for the plain softmax.
       group: only rows of one group share a batch.
@@ -133,7 +148,7 @@ class Row:
         neighbours' failure too.
     """
 
-    prompt: ServedPrompt
+    prompt: Any
     ids: np.ndarray
     cut: bool
     labels: LabelSet | None
@@ -150,20 +165,6 @@ class Row:
     def passes(self) -> int:
         """Return how often its batch reads the weights: a further time for each token."""
         return 1 if self.labels is not None else 1 + self.max_tokens
-
-
-def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:
-    """Yield the numbers of the rows of each batch: one group, like lengths, longest first.
-
-    Args:
-      rows: of any groups.
-      largest: the most rows of a batch.
-    """
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].group, -len(rows[i].ids), i))
-    for _, same in itertools.groupby(order, key=lambda i: rows[i].group):
-        numbers = list(same)
-        for first in range(0, len(numbers), largest):
-            yield numbers[first:first + largest]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

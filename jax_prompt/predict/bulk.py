@@ -16,8 +16,7 @@ import jax
 from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.rows import Row
+from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.parallel.hosts import check_together, from_first, wait_for_all
 from jax_prompt.predict.inputs import Window, decode, open_lines, parse_object, windows
 from jax_prompt.predict.parts import Answered, Parts

@@ -14,10 +14,9 @@ from concurrent.futures import Future
 
 import jax
 
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.rows import Row
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.rows import Prediction, Row
 
 _log = logging.getLogger(__name__)
 

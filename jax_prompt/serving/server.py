@@ -12,7 +12,7 @@ from types import FrameType
 
 import uvicorn
 
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.serving.app import create_app
 from jax_prompt.serving.limits import Limits

@@ -11,14 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from jax_prompt.inference.content_free import content_free_rows, content_free_scores
+from jax_prompt.inference.batching import Shapes
+from jax_prompt.inference.calibration import content_free_rows, content_free_scores
 from jax_prompt.inference.decodings import beam_decodings
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.generate import check_beams
-from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.inference.rows import Row, ServedPrompt
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.rank import LabelSet
+from jax_prompt.inference.rows import Prediction, Row, ServedPrompt
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.nearest import nearest_words
 from jax_prompt.prompts.versions import BadName

@@ -201,7 +201,7 @@ class _Evaluation:
         with bar.aside('evaluating'):
             metrics = run.problem.evaluate(prompt, 'validation')
         self._log.write(at, 'validation', metrics)
-        value = metrics[run.problem.main_metric]
+        value = next(iter(metrics.values()))  # the first one chooses
         if progress.best is None or value > progress.best:
             run.keep_best(prompt, at, metrics)
             progress = Progress(best=value, best_step=at)

@@ -10,7 +10,7 @@ from jax_prompt.data.batches import choose_buckets, train_batches
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import Features
 from jax_prompt.data.packing import choose_packing, packed_train_batches
-from jax_prompt.evaluation.evaluator import make_evaluator, make_features
+from jax_prompt.evaluation.evaluator import Evaluator, make_features
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
@@ -31,9 +31,8 @@ class Problem:
       num_rows: P, how many there are.
       examples: by split, with their raw rows.
       features: of the training split.
-      main_metric: what prompts are chosen by; higher is better.
-      evaluate: (prompt, split) -> metric name -> value from 0 to 1; of a prompt without rows for
-        the plain model.
+      evaluate: (prompt, split) -> metric name -> value, what prompts are chosen by first, the
+        higher the better; of a prompt without rows for the plain model.
     """
 
     task: Any
@@ -41,7 +40,6 @@ class Problem:
     num_rows: int
     examples: Mapping[str, Examples]
     features: Features
-    main_metric: str
     evaluate: Callable[[Prompt, str], dict[str, float]]
 
     @property
@@ -79,24 +77,16 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     limits = {'validation': settings.evaluation_limit}
     examples = {split: load_examples(task, split, opened.vocabulary, limits.get(split))
                 for split in splits}
-    features = {split: make_features(found, task, opened, prompt.layout, prompt.rows)
-                for split, found in examples.items()}
+    features = make_features(examples['train'], task, opened, prompt.layout, prompt.rows)
     # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
-    evaluator = make_evaluator(
-        opened, task, settings.evaluate_by, settings.evaluation_batch_size,
-        _buckets(features['train'], settings, -(-settings.max_buckets // 2)),
-        settings.packing or None)
-
-    def evaluate(tuned: Prompt, split: str) -> dict[str, float]:
-        if len(tuned.rows):
-            return evaluator(tuned, features[split])
-        plain = make_features(examples[split], task, opened, prompt.layout, 0)
-        # Without the prompt's rows the inputs are shorter; so are the lengths they are padded to.
-        shorter = evaluator.buckets and tuple(b - prompt.rows for b in evaluator.buckets)
-        return dataclasses.replace(evaluator, buckets=shorter)(tuned, plain)
-
-    return Problem(task, prompt.layout, prompt.rows, examples, features['train'],
-                   evaluator.main_metric, evaluate)
+    lengths = _buckets(features, settings, -(-settings.max_buckets // 2))
+    evaluator = Evaluator(opened, task, prompt.layout, settings.evaluate_by,
+                          settings.evaluation_batch_size,
+                          lengths and tuple(length - prompt.rows for length in lengths))
+    for split in splits[1:]:
+        evaluator.prepare(examples[split], prompt.rows)
+    return Problem(task, prompt.layout, prompt.rows, examples, features,
+                   lambda tuned, split: evaluator(tuned, examples[split]))
 
 
 def default_start(task: Any, num_rows: int) -> Initializer:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.data import batches
-from jax_prompt.data.batches import choose_buckets, eval_batches, train_batches
+from jax_prompt.data.batches import choose_buckets, covering, train_batches
 from jax_prompt.data.examples import Examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.ragged import Ragged
@@ -159,30 +159,9 @@ def test_starting_at_a_late_step_touches_no_skipped_batch(monkeypatch):
 def test_what_is_longer_than_the_buckets_gets_one_more():
     features = make([3, 40, 41, 3])
     assert {b['encoder_input_tokens'].shape[1] for b in take(9, features, 2, 0, (8,))} == {8, 48}
-    assert [b['encoder_input_tokens'].shape[1] for b, _, _ in eval_batches(features, 2, (8,))] == [
-        8, 48]
-
-
-@pytest.mark.parametrize('batch_size', [1, 8, 200])
-@pytest.mark.parametrize('buckets', [None, (8, 16, 32)])
-def test_evaluation_sees_every_example_exactly_once(batch_size, buckets):
-    features = make()
-    places, shapes = [], set()
-    for batch, rows, num_real in eval_batches(features, batch_size, buckets):
-        assert len(rows) == num_real <= batch_size and rows.dtype == np.int32
-        assert rows_of(batch)[:num_real] == rows.tolist()
-        weights = batch['decoder_loss_weights'].sum(1)
-        assert (weights[:num_real] == 2).all() and not weights[num_real:].any()
-        assert set(rows_of(batch)) == set(rows.tolist())  # filled with rows that are valid
-        places += rows.tolist()
-        shapes.add(batch['encoder_input_tokens'].shape)
-    assert sorted(places) == list(range(len(features)))
-    assert shapes == {(batch_size, size) for size in buckets or (features.lengths.max(),)}
-
-
-def test_evaluation_goes_by_length():
-    lengths = [make().lengths[rows] for _, rows, _ in eval_batches(make(), 8, (8, 16, 32))]
-    assert (np.diff(np.concatenate(lengths)) >= 0).all()
+    assert covering((8,), features.lengths) == (8, 48)
+    assert covering((48, 8), features.lengths) == (8, 48) and covering(None, np.array([3, 41])) == (
+        41,)
 
 
 @pytest.mark.parametrize('kwargs, message', [
@@ -194,4 +173,4 @@ def test_what_no_batch_is_made_of(kwargs, message):
     with pytest.raises(ValueError, match=message):
         train_batches(make(), **{'batch_size': 8, 'seed': 0, **kwargs})
     with pytest.raises(ValueError, match='toy train has no examples to make batches of'):
-        eval_batches(make([]), 8)
+        train_batches(make([]), 8, 0)

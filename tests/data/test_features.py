@@ -102,10 +102,10 @@ def test_batch_is_padded_shifted_and_weighted():
     assert {array.dtype for array in batch.values()} == {np.dtype('int32'), np.dtype('float32')}
 
 
-def test_rows_that_only_fill_a_batch_weigh_nothing():
-    features = converter().convert(examples([[5], [6]]))
-    assert features.batch([0, 1, 1], 8, num_real=2)['decoder_loss_weights'].sum(1).tolist() == [
-        2, 2, 0]
+def test_rows_of_a_table_begin_where_the_prompt_stands_in_it():
+    ids, _ = converter(first_row=40).input_ids([5])
+    plain, _ = converter().input_ids([5])
+    assert ids.tolist() == [*(row + 40 for row in plain[:len(PROMPT)]), 5, 1]
 
 
 def test_decoder_length_fits_the_longest_target():

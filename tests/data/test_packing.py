@@ -16,7 +16,6 @@ from jax_prompt.data.packing import (
     assign,
     choose_packing,
     pack,
-    packed_eval_batches,
     packed_train_batches,
 )
 from jax_prompt.data.ragged import Ragged
@@ -98,21 +97,6 @@ def test_every_step_has_its_examples_and_every_epoch_has_all(lengths, target_len
         # The examples of an epoch come before those of the next one.
         assert set(seen) <= {step * batch_size // len(features),
                              -(-step * batch_size // len(features))}
-
-
-@settings(max_examples=30, deadline=None)
-@given(some_lengths, st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 12))
-def test_evaluation_sees_every_example_once_and_says_where(lengths, target_lengths, batch_size):
-    features = make(lengths, target_lengths)
-    packing = choose_packing(features, batch_size)
-    places = []
-    for batch, at in packed_eval_batches(features, batch_size, packing):
-        assert at.shape == (packing.rows, packing.segments) and at.dtype == np.int32
-        rows = segments_of(batch, features)
-        assert [[int(i) for i in row if i >= 0] for row in at] == rows
-        assert [len(row) for row in rows] == [int((row >= 0).sum()) for row in at]
-        places += at[at >= 0].tolist()
-    assert sorted(places) == list(range(len(features)))
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 32, 900])
@@ -237,7 +221,6 @@ def test_rows_without_examples_are_pads():
     (lambda f, p: packed_train_batches(f, 4, 0, p, -1), 'seed is 0 and start_step -1; expected 0'),
     (lambda f, p: packed_train_batches(f, 9, 0, p), '2 rows of at most 2 examples have no room for '
                                                     'a batch of 9; choose the packing for this'),
-    (lambda f, p: packed_eval_batches(f, 5, p), 'have no room for a batch of 5'),
 ])
 def test_what_cannot_be_packed_is_refused_at_once(call, message):
     with pytest.raises(ValueError, match=message):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.calibration import (
     CONTENT_FREE,
     Calibration,
     calibrated_probabilities,
     content_free_log_probabilities,
+    contextual_calibration,
 )
-from jax_prompt.inference.content_free import contextual_calibration
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.sampling import SamplingSettings
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
 from jax_prompt.predict.parts import Parts

@@ -8,14 +8,14 @@ import pytest
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.beam import BeamSettings, make_beam_generator
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.generate import before_end, make_generator
-from jax_prompt.inference.prediction import Prediction
 from jax_prompt.inference.rank import make_label_scorer, probabilities
+from jax_prompt.inference.rows import Prediction
 from jax_prompt.inference.sampling import SamplingSettings
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, no_prompt
 from tests.inference.many_prompts import TASKS, open_tiny, prompt_file, prompts, requests
@@ -234,7 +234,8 @@ def test_a_table_that_grows_says_so_and_changes_no_answer(opened, engine, caplog
         assert_same(answer, one)
 
 
-def test_room_that_is_made_for_a_prompt_leaves_nothing_to_compile_once_it_is_there(opened):
+def test_room_that_is_made_for_a_prompt_leaves_nothing_to_compile_once_it_is_there(world):
+    opened = open_tiny(world / 'model')
     small, asked = make_engine(opened, capacity=64), requests(12)
     assert small.table.capacity == 128
     rows = small.rows(asked)

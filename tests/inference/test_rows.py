@@ -7,9 +7,8 @@ import pytest
 
 from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.calibration import Calibration
-from jax_prompt.inference.prediction import Prediction
-from jax_prompt.inference.row_labels import LabelSet
-from jax_prompt.inference.rows import Row, Running
+from jax_prompt.inference.rank import LabelSet
+from jax_prompt.inference.rows import Prediction, Row, Running
 from jax_prompt.inference.sampling import SamplingSettings
 
 LABELS = LabelSet(('dull', 'great'), np.zeros((2, 2), np.int32), np.zeros((2, 2), np.float32))
@@ -23,7 +22,7 @@ def make_row(labels=LABELS, max_tokens=4, options=None):
 def running(rows, *parts):
     """Return a batch whose parts, (numbers of rows, values), are there already."""
     opened = types.SimpleNamespace(
-        model=types.SimpleNamespace(config=types.SimpleNamespace(eos_token_id=1)),
+        model=types.SimpleNamespace(tokens=types.SimpleNamespace(eos=1)),
         vocabulary=types.SimpleNamespace(decode=str))
     return Running(tuple(rows), tuple((numbers, lambda values=values: np.array(values))
                                       for numbers, values in parts), opened)
@@ -56,3 +55,9 @@ def test_limits_that_no_output_can_keep_are_refused_when_the_row_is_made(setting
     with pytest.raises(ValueError, match='min_tokens=5; expected a number from 0 to max_tokens=2'):
         make_row(labels=None, max_tokens=2, options=settings)
     assert make_row(labels=None, max_tokens=5, options=settings).options is settings
+
+
+def test_a_prediction_says_what_it_holds():
+    assert Prediction('yes').to_dict() == {'prediction': 'yes'}
+    assert Prediction('no', {'no': -1.0}, {'no': 1.0}).to_dict() == {
+        'prediction': 'no', 'scores': {'no': -1.0}, 'probabilities': {'no': 1.0}}

@@ -6,10 +6,10 @@ Run by test_engine_on_meshes.py with a model's folder and meshes of all devices.
 import json
 import sys
 
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.sampling import SamplingSettings
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.models.open import MeshSettings, open_model
 from tests.inference.many_prompts import prompts, requests
 

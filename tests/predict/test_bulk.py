@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.predict import bulk
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, predict_file
 from jax_prompt.progress import ProgressBar

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 _PROGRAM = """
 import json, logging, pathlib, sys
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.serving.server import serve
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import open_tiny

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.serving.batching import Batcher, BatchFailed, Busy, Stopped
 
 

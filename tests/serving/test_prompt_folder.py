@@ -11,8 +11,8 @@ import types
 
 import pytest
 
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine, UnknownPrompt
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.versions import BadName
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder

@@ -13,11 +13,11 @@ import time
 import numpy as np
 import pytest
 
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.inference.content_free import contextual_calibration
+from jax_prompt.inference.calibration import contextual_calibration
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.shapes import Shapes
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import prompt_file, prompts, requests

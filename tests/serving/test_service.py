@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.batching import Shapes
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt

@@ -1,6 +1,5 @@
-"""A packed batch gives what its examples give unpacked: loss, gradient, scores, greedy tokens."""
+"""A packed batch gives what its examples give unpacked: loss, logits, gradient, training."""
 
-import dataclasses
 import functools
 import itertools
 from typing import NamedTuple
@@ -10,17 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.data.examples import Examples, load_examples
+from jax_prompt.data.examples import Examples
 from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.data.packing import (
     Packing,
     choose_packing,
-    packed_eval_batches,
     packed_train_batches,
 )
 from jax_prompt.data.ragged import Ragged
-from jax_prompt.evaluation import evaluator as evaluation
-from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.models.forward import score
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
@@ -82,9 +78,6 @@ CASES = {
     'T5 1.0': ('t5-1.0', Layout(), 3),
     'umT5, around': ('umt5', Layout('around'), 3),
 }
-
-
-EVALUATED = ('around', 'no prompt', 'umT5, around')
 
 
 @pytest.fixture(params=CASES)
@@ -174,66 +167,3 @@ def test_training_goes_the_same_way():
         prompts.append(np.asarray(state.params['prompt']))
     np.testing.assert_allclose(*prompts, rtol=1e-4, atol=1e-4)
     assert np.abs(prompts[0] - case.prompt).max() > 0.1
-
-
-def evaluated(case, run):
-    """Return results of all examples, packed and one a row, in the features' order."""
-    features, packing = case.features, case.packing
-    room = packing.segments, int(features.lengths.max())
-    found = [None] * len(features)
-    for batch, places in packed_eval_batches(features, BATCH, packing):
-        results = np.asarray(run(case.frozen, case.prompt, batch['encoder_input_tokens'],
-                                 batch['encoder_segment_ids'], room=room))
-        assert len(results) == places.size
-        for place, result in zip(places.ravel(), results, strict=True):
-            if place >= 0:
-                found[place] = result
-    ids = features.batch(np.arange(len(features)), room[1])['encoder_input_tokens']
-    return np.stack(found), np.asarray(run(case.frozen, case.prompt, ids))
-
-
-@pytest.mark.parametrize('name', EVALUATED)
-def test_rank_scores(name):
-    case = make_case(*CASES[name])
-    score = make_label_scorer(case.model, [[5], [6, 9, 11], [7, 4]])
-    assert_close(*evaluated(case, score))
-
-
-@pytest.mark.parametrize('name', EVALUATED)
-def test_greedy_tokens(name):
-    case = make_case(*CASES[name])
-    packed, alone = evaluated(case, evaluation._greedy(case.model, 6))
-    np.testing.assert_array_equal(packed, alone)
-    assert len(np.unique(alone, axis=0)) > 1
-
-
-@pytest.mark.parametrize('way', ['rank', 'greedy'])
-def test_an_evaluator_gives_the_same_results(model, task, way):
-    examples = load_examples(task, 'validation', model.vocabulary)
-    features = evaluation.make_features(examples, task, model, Layout(), 2)
-    prompt = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
-    results, found = [], []
-    for packed in (False, True):
-        evaluator = evaluation.make_evaluator(model, task, [way], batch_size=8, packed=packed)
-        found.append(evaluator(prompt, features))
-        run = evaluator.score or evaluator.generators[features.decoder_length]
-        packing = evaluator._packing(features) if packed else None
-        assert packing == evaluator.packings.get(features, packing)
-        results.append(np.stack(evaluator._collect(run, prompt, features, packing)))
-    np.testing.assert_allclose(*results, rtol=1e-5)
-    assert found[0] == found[1] and len(results[0]) == len(features) > 8
-    assert run._cache_size() == 1, 'one program for all packed batches'
-
-
-def test_an_evaluator_packs_where_it_is_quicker(model, task):
-    def made(lengths):
-        inputs = Ragged.from_sequences([[5] * length for length in lengths])
-        targets = Ragged.from_sequences([[6]] * len(lengths))
-        return FeatureConverter(layout=Layout(), num_rows=2, vocab_size=41).convert(
-            Examples('toy', inputs, targets))
-
-    evaluator = evaluation.make_evaluator(model, task, ['rank'], batch_size=8, buckets=(64,))
-    assert evaluator._quicker_packing(made([4] * 30 + [60])).segments > 1
-    assert evaluator._quicker_packing(made([61] * 32)) is None
-    unpacked = dataclasses.replace(evaluator, packed=False)
-    assert unpacked._quicker_packing(made([4] * 30 + [60])) is None

@@ -14,11 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.registered import registered_task
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.evaluation.evaluator import make_evaluator, make_features
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import uniform
@@ -235,27 +233,6 @@ def test_free_text_is_judged_by_generation(model, settings, prompt, tmp_path):
                     'review : {text}', 'label')
     outcome = train(model, task, tmp_path, prompt, settings=settings(steps=1), quiet=True)
     assert outcome.split == 'validation' and outcome.results[AFTER] == {'exact_match': 0.0}
-
-
-def test_exact_match_compares_each_text_with_its_own_target(model, task, prompt):
-    features = make_features(load_examples(task, 'test', model.vocabulary), task, model,
-                             prompt.layout, 5)
-    evaluator = make_evaluator(model, task, ['greedy'], batch_size=4)
-    answers = {tuple(features.encoder[row]): features.targets[row] for row in range(len(features))}
-    wrong = set(list(answers)[:3])
-
-    def generate(frozen, prompt_PD, ids_BS):
-        tokens_BL = np.zeros((len(ids_BS), features.decoder_length), np.int32)
-        for row, ids in enumerate(np.asarray(ids_BS)):
-            key = tuple(ids[ids != 0])
-            said = [5, 1] if key in wrong else answers[key]
-            tokens_BL[row, :len(said)] = said
-        return tokens_BL
-
-    evaluator.generators[features.decoder_length] = generate
-    expected = np.mean([tuple(ids) not in wrong
-                        for ids in (features.encoder[row] for row in range(len(features)))])
-    assert evaluator(None, features) == {'exact_match': expected} and 0 < expected < 1
 
 
 def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):

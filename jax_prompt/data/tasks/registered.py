@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from typing import Any
+
+from jax_prompt.data.tasks.rows import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,12 +16,14 @@ class RegisteredTask:
         name: its name in `seqio.TaskRegistry`.
         labels: the label words as the task writes them in its targets; None for free text.
         inputs_length, targets_length: the most tokens, end token included, virtual tokens not.
+        metrics: as a `TextTask` has them.
     """
 
     name: str
     labels: tuple[str, ...] | None = None
     inputs_length: int = 512
     targets_length: int = 64
+    metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
 
     @property
     def label_words(self) -> tuple[str, ...] | None:
@@ -29,6 +34,10 @@ class RegisteredTask:
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits that its source has."""
         return tuple(_look_up(self.name).splits)
+
+    def target_text(self, row: Row) -> str:
+        """Return what shall be answered to a row of `load_examples`."""
+        return row.columns['targets']
 
     def seqio_task(self, vocabulary: Any) -> Any:
         """Return the seqio.Task with its vocabulary replaced by the model's.

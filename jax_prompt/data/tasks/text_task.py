@@ -28,6 +28,9 @@ class TextTask:
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
         targets_length: the most tokens of a target, end token included.
         notes: sentences of caution for the card of a run; a prompt file does not hold them.
+        metrics: each `(predictions, rows) -> name -> value`, see `evaluation.metrics`; None for
+            accuracy of what is ranked and exact match of what is generated. A prompt file does not
+            hold them.
 
     Raises:
         ValueError: a template, labels or lengths that cannot be used.
@@ -46,6 +49,7 @@ class TextTask:
     inputs_length: int = 512
     targets_length: int = 8
     notes: tuple[str, ...] = ()
+    metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
 
     def __post_init__(self):
         if self.target in self.columns:
@@ -107,6 +111,14 @@ class TextTask:
         """
         return _text(row, self.target)
 
+    def target_text(self, row: Row) -> str:
+        """Return what shall be answered to a row: its target column, verbalized.
+
+        Raises:
+            ValueError: the column is not there, holds no text or is outside the verbalizer.
+        """
+        return self.verbalize(self.raw_target(row), row.where)
+
     def rows(self, split: str) -> list[Row]:
         """Read a split.
 
@@ -129,7 +141,7 @@ class TextTask:
     def texts(self, split: str) -> Iterator[tuple[str, str]]:
         """Yield (input, target) for each row of a split, in order."""
         for row in self.rows(split):
-            yield self.render(row), self.verbalize(self.raw_target(row), row.where)
+            yield self.render(row), self.target_text(row)
 
     def seqio_task(self, vocabulary: Any) -> Any:
         """Build a seqio.Task ("inputs" -> "targets") that is in no registry.
@@ -158,7 +170,7 @@ class TextTask:
             ValueError: entries that no task has.
         """
         names = [field.name for field in dataclasses.fields(cls)
-                 if field.name not in ('splits', 'notes')]
+                 if field.name not in ('splits', 'notes', 'metrics')]
         unknown = sorted(set(values) - set(names))
         if unknown or 'name' not in values:
             raise ValueError(f'task entries are {", ".join(map(repr, sorted(values)))}; '

@@ -6,11 +6,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jax_prompt.models import forward
 from jax_prompt.prompts.prompt import Prompt
+from tests.inference.conftest import make_case
 
 encode = functools.partial(jax.jit, static_argnums=0)(forward.encode)
+
+
+@pytest.fixture(scope='module')
+def one_case():
+    return make_case('t5-1.1')
 
 
 def test_virtual_tokens_are_the_prompt_joined_to_the_text(one_case):

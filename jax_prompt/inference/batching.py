@@ -1,7 +1,13 @@
-"""The shapes at which an engine's batches run: few, so that few programs are compiled."""
+"""Which rows share a batch, and at which sizes batches run: few, so that few are compiled."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jax_prompt.inference.decodings import SAMPLING, Decoding
+from jax_prompt.inference.rank import LabelSet
+from jax_prompt.inference.rows import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +113,61 @@ def _round_up(sizes: Sequence[int], needed: int) -> int:
 def _check_ascending(name: str, sizes: Sequence[int]) -> None:
     if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
         raise ValueError(f'{name} of an engine are {sizes}; expected ascending sizes of at least 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How rows are answered.
+
+    Attributes:
+      shapes: at which sizes batches run.
+      decodings: names and ways to generate; a row names one of them.
+    """
+
+    shapes: Shapes = Shapes()
+    decodings: tuple[tuple[str, Decoding], ...] = (('sample', SAMPLING),)
+
+    def decoding(self, name: str) -> Decoding:
+        """Return the way to generate of a name."""
+        return dict(self.decodings)[name]
+
+    def rank_group(self, labels: LabelSet) -> tuple:
+        """Return the group of a row that chooses among labels; small sets of them share one."""
+        shared = self.shapes.shared_labels - 1
+        return 'rank', max(shared, self.shapes.label_rung(*labels.shape))
+
+    def generation_group(self, max_tokens: int, decoding: str, options: Any = None) -> tuple:
+        """Return the group of a row that generates.
+
+        Args:
+          max_tokens: to generate at most.
+          decoding: its name.
+          options: for that decoding; None for its own.
+
+        Raises:
+          ValueError: an unknown decoding, options of another one, or no token to generate.
+        """
+        known = dict(self.decodings)
+        if decoding not in known:
+            raise ValueError(f'no decoding {decoding!r}; choose one of {", ".join(known)}')
+        expected = type(known[decoding].settings)
+        if options is not None and not isinstance(options, expected):
+            raise ValueError(f'options of decoding {decoding!r} are {options!r}; expected '
+                             f'{expected.__name__}')
+        if max_tokens < 1:
+            raise ValueError(f'max_tokens is {max_tokens}; expected at least 1')
+        return 'generate', decoding, self.shapes.target_length(max_tokens)
+
+
+def in_batches(rows: Sequence[Row], largest: int) -> Iterator[list[int]]:
+    """Yield the numbers of the rows of each batch: one group, like lengths, longest first.
+
+    Args:
+      rows: of any groups.
+      largest: the most rows of a batch.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].group, -len(rows[i].ids), i))
+    for _, same in itertools.groupby(order, key=lambda i: rows[i].group):
+        numbers = list(same)
+        for first in range(0, len(numbers), largest):
+            yield numbers[first:first + largest]

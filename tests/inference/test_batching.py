@@ -2,7 +2,7 @@
 
 import pytest
 
-from jax_prompt.inference.shapes import Shapes
+from jax_prompt.inference.batching import Shapes
 
 SHAPES = Shapes(batch_sizes=(1, 4, 16), lengths=(8, 12, 16), labels=((2, 2), (4, 4)), targets=(8,))
 
