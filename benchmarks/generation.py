@@ -89,7 +89,12 @@ def prepare(args: argparse.Namespace, folder: pathlib.Path):
 def ours(args: argparse.Namespace, opened, prompt, inputs, ids_BS: np.ndarray, labels):
     """Return the runs of this project."""
     from jax_prompt.inference.engine import Engine
-    from jax_prompt.inference.rank import make_label_scorer
+    from jax_prompt.inference.rank import (
+        LabelSet,
+        label_arrays,
+        make_row_label_scorer,
+        stack_labels,
+    )
     from jax_prompt.inference.sampling import SamplingSettings
     engine = Engine(opened)
     row = engine.row(None, '', max_tokens=args.tokens,
@@ -97,10 +102,12 @@ def ours(args: argparse.Namespace, opened, prompt, inputs, ids_BS: np.ndarray, l
     served = engine.add('prompt', prompt)
     rows = [dataclasses.replace(row, prompt=served, ids=served.ids(tokens, 'a sentence')[0])
             for tokens in inputs]
-    score = make_label_scorer(opened.model, labels)
+    label_set, score = LabelSet(LABELS, *label_arrays(labels, opened.model)), (
+        make_row_label_scorer(opened.model))
+    arrays = stack_labels([label_set] * len(ids_BS), len(ids_BS), *label_set.shape, 0)
     return {
         'generate': lambda: [answer.text for answer in engine.run(rows)],
-        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt, ids_BS)).argmax(1),
+        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt, ids_BS, *arrays)).argmax(1),
     }
 
 

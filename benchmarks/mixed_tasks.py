@@ -18,7 +18,6 @@ import numpy as np
 
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
@@ -62,14 +61,6 @@ def report(seconds, against):
               f'ratio {middle / base:.3f}')
 
 
-def shared_labels(engine, rows):
-    """Return a run of the same rows by the program of one set of labels."""
-    opened = engine.opened
-    score = make_label_scorer(opened.model, [opened.vocabulary.encode(word) for word in LABELS[0]])
-    ids_BS = np.stack([row.ids for row in rows])
-    return lambda: np.asarray(score(opened.frozen, engine.table.rows_RD, ids_BS))
-
-
 def measure_batches(engine, args):
     """Time mixed and single-task batches of one shape."""
     text = 'a film that one remembers for long ' * args.length  # cut to the length wanted below
@@ -86,8 +77,6 @@ def measure_batches(engine, args):
                    'eight tasks': rows(mixed, suffix)}
         runs = {name: lambda batch=batch: [wait() for _, wait in engine.start(batch).parts]
                 for name, batch in batches.items()}
-        if not suffix:
-            runs['one task, shared labels'] = shared_labels(engine, batches['one task'])
         print(f'{what}, batch {args.batch_size} of {args.length} positions')
         report(in_turns(runs, args.repeats), 'one task')
 

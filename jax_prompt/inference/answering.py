@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.inference.calibration import Calibration, choose_calibration
+from jax_prompt.inference.calibration import Calibration, contextual_calibration
 from jax_prompt.inference.decodings import Decoding, beam_decodings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Row, ServedPrompt
@@ -100,8 +100,12 @@ class AnswerSettings:
         """
         where = places.__getitem__
         if prompt.labels is not None:
-            calibration = choose_calibration(engine, prompt, prompt.labels, self.calibrate,
-                                             self.label_temperature)
+            calibration = None
+            if self.calibrate:
+                calibration = contextual_calibration(engine, prompt, prompt.labels,
+                                                     self.label_temperature)
+            elif self.label_temperature != 1:
+                calibration = Calibration(None, self.label_temperature)
             return engine.rows_of(prompt, inputs, options=calibration, where=where)
         decoding, options = self.generation(self.seed)
         rows = engine.rows_of(prompt, inputs, max_tokens=self.max_tokens, decoding=decoding,

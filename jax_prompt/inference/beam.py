@@ -21,7 +21,7 @@ program serves requests with any settings but the number of beams.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,22 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.generate import (
-    Generator,
     Limits,
-    check_beams,
-    check_length,
     check_limits,
     largest,
     stack_limits,
     without_end,
 )
 from jax_prompt.models.base import Model
-from jax_prompt.models.forward import encode
-from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
-
-#: search(frozen, prompt, ids_BS, rows) -> Beams
-BeamSearch = Callable[[Params, Prompt, Array, 'BeamRows'], 'Beams']
 
 #: The score of what must not be chosen; far below any log-probability, and finite.
 _NEVER = -1e9
@@ -155,58 +147,6 @@ def stack_beam_settings(settings: Sequence[BeamSettings], max_length: int) -> Be
         bounds.append(np.full_like(penalty_L, penalty_L[longest - 1]) if hopeful else penalty_L)
     return BeamRows(np.array(penalties, np.float32), np.array(bounds, np.float32),
                     np.array([row.early_stopping is True for row in settings]), limits)
-
-
-def make_beam_search(model: Model, max_length: int, num_beams: int = 4) -> BeamSearch:
-    """Compile beam search; one compilation for each shape of `ids_BS`, whatever the settings.
-
-    Args:
-      model: the frozen model's shape.
-      max_length: L, tokens to generate at most, the end token included.
-      num_beams: G.
-
-    Returns:
-      search(frozen, prompt, ids_BS, rows) -> Beams. It stops as soon as no row's answer can
-      change; a row of pads alone (a filler of the batch) is never searched.
-
-    Raises:
-      ValueError: for a `max_length` below 1, or a `num_beams` below 2 or above half the vocabulary.
-    """
-    check_length(max_length)
-    check_beams(model, num_beams)
-
-    @jax.jit
-    def search(frozen: Params, prompt: Prompt, ids_BS: Array, rows: BeamRows) -> Beams:
-        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
-        return search_beams(model, frozen, encoded_BSD, mask_BS, num_beams, rows)
-
-    return search
-
-
-def make_beam_generator(model: Model, max_length: int, num_beams: int = 4,
-                        settings: BeamSettings | None = None) -> Generator:
-    """Compile beam search with the same settings for every row, keeping the best sequence alone.
-
-    Args:
-      model: the frozen model's shape.
-      max_length: L, tokens to generate at most, the end token included.
-      num_beams: G.
-      settings: None for `BeamSettings()`.
-
-    Returns:
-      generate(frozen, prompt, ids_BS) -> int32[B, L], to be used like `make_generator`'s.
-
-    Raises:
-      ValueError: as `make_beam_search` and `stack_beam_settings` do.
-    """
-    search = make_beam_search(model, max_length, num_beams)
-    row = stack_beam_settings([settings or BeamSettings()], max_length)
-
-    def generate(frozen: Params, prompt: Prompt, ids_BS: Array) -> Array:
-        rows = jax.tree.map(lambda leaf: np.repeat(leaf, len(ids_BS), axis=0), row)
-        return search(frozen, prompt, ids_BS, rows).tokens_BGL[:, 0]
-
-    return generate
 
 
 def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, num_beams: int,

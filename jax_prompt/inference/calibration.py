@@ -59,22 +59,6 @@ class Calibration:
                                         self.temperature)[0]
 
 
-def choose_calibration(engine: Engine, prompt: ServedPrompt, labels: LabelSet,
-                       contextual: bool, temperature: float) -> Calibration | None:
-    """Return how scores become probabilities; None for the plain softmax.
-
-    Args:
-      engine, prompt, labels, temperature: see `contextual_calibration`.
-      contextual: whether to take away what the labels score without an input.
-
-    Raises:
-      ValueError: see `contextual_calibration`.
-    """
-    if contextual:
-        return contextual_calibration(engine, prompt, labels, temperature)
-    return None if temperature == 1 else Calibration(None, temperature)
-
-
 def contextual_calibration(engine: Engine, prompt: ServedPrompt, labels: LabelSet,
                            temperature: float = 1.0) -> Calibration:
     """Return what makes scores of labels into calibrated probabilities.

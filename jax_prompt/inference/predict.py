@@ -8,6 +8,9 @@ nothing is compiled for a prompt or a task: programs are compiled for sizes, of 
 import collections
 import contextlib
 import dataclasses
+import functools
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,6 +18,7 @@ import jax
 import numpy as np
 
 from jax_prompt.inference.batching import How, in_batches
+from jax_prompt.inference.decodings import Decoding
 from jax_prompt.inference.parts import (
     Encoded,
     Part,
@@ -25,14 +29,16 @@ from jax_prompt.inference.parts import (
     start,
     taken,
 )
-from jax_prompt.inference.programs import programs_of
-from jax_prompt.inference.rank import stack_labels
+from jax_prompt.inference.rank import make_row_label_scorer, stack_labels
 from jax_prompt.inference.rows import Prediction, Row, Running
+from jax_prompt.models.base import Model
+from jax_prompt.models.forward import encode
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import place
 from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.types import Array
 
 
 def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
@@ -52,6 +58,51 @@ def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
       ValueError: a row has no answer, such as scores that are not finite.
     """
     return Runner(opened, how).run(rows, prompt)
+
+
+class Programs:
+    """The jitted functions of one opened model; those of like sizes share a compiled program.
+
+    Encoding has a program of its own: all ways to generate share it.
+
+    Attributes:
+      score: see `rank.make_row_label_scorer`.
+      encode: see `models.forward.encode`.
+      launch: held while a batch is started on several devices: two programs that they begin in
+        different orders could wait for each other for ever.
+    """
+
+    def __init__(self, model: Model):
+        self._model = model
+        self.score = make_row_label_scorer(model)
+        self.encode = jax.jit(functools.partial(encode, model))
+        self.launch = threading.Lock()
+        self._decoders: dict[tuple[Decoding, int], Callable[..., Array]] = {}
+        self._ran: dict[How, dict[tuple, Any]] = {}
+
+    def decoder(self, decoding: Decoding, length: int) -> Callable[..., Array]:
+        """Return what generates so many tokens in one of the ways."""
+        key = decoding, length
+        if key not in self._decoders:
+            self._decoders[key] = decoding.make(self._model, length)
+        return self._decoders[key]
+
+    def ran(self, how: How) -> dict[tuple, Any]:
+        """Return what tells the programs that have run, each with a batch to run it again."""
+        return self._ran.setdefault(how, {})
+
+
+#: Kept as long as the models are; programs know no weights and so keep none.
+_of_models: weakref.WeakKeyDictionary[OpenedModel, Programs] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def programs_of(opened: OpenedModel) -> Programs:
+    """Return the programs of a model, the same ones each time."""
+    with _lock:
+        if opened not in _of_models:
+            _of_models[opened] = Programs(opened.model)
+        return _of_models[opened]
 
 
 class Runner:
@@ -220,10 +271,8 @@ class Runner:
             return (lambda: programs.encode(frozen, prompt, ids_BS),
                     lambda inputs: decode(frozen, *inputs, arrays))
 
-        def encode(*ids: Any, **segment_ids: Any) -> Any:
-            return programs.encode(frozen, prompt, *ids, **segment_ids)
-
-        return (lambda: encoded.update(encode_chunks(encode, batch, part.chunks, pad_id)),
+        run = functools.partial(programs.encode, frozen, prompt)
+        return (lambda: encoded.update(encode_chunks(run, batch, part.chunks, pad_id)),
                 lambda _: decode(frozen, *taken(part, encoded, opened.model), arrays))
 
     def _arrays(self, rows: Sequence[Row], batch: int) -> Any:

@@ -18,8 +18,6 @@ from jax_prompt.models.forward import encode
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
-#: score(frozen, prompt, ids_BS) -> float32[B, C]
-LabelScorer = Callable[[Params, Prompt, Array], Array]
 #: score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]
 RowLabelScorer = Callable[[Params, Prompt, Array, Array, Array], Array]
 
@@ -65,40 +63,6 @@ class LabelSet:
     def shape(self) -> tuple[int, int]:
         """Return (C, L)."""
         return self.targets_CL.shape
-
-
-def make_label_scorer(model: Model, label_ids: Sequence[Sequence[int]],
-                      normalise_length: bool = False) -> LabelScorer:
-    """Compile the scoring of a fixed set of labels; one compilation for each shape of `ids_BS`.
-
-    Args:
-      model: the frozen model's shape.
-      label_ids: for each of the C labels its tokens, without the end token, which is scored too.
-      normalise_length: divide each score by the label's number of tokens, the end token included,
-        so that long labels are not at a disadvantage.
-
-    Returns:
-      score(frozen, prompt, ids_BS) -> float32[B, C]: the log-probability of each label given
-      the input. Rows of pads alone are allowed; their scores mean nothing.
-
-    Raises:
-      ValueError: for fewer than two labels, a label without tokens, two labels with the same
-        tokens, or a token that is not a word of the vocabulary.
-
-    Source: Brown et al. 2020, section 2.4; Lester et al. 2021 score SuperGLUE this way in effect.
-    """
-    targets_CL, weights_CL = label_arrays(label_ids, model)
-    if normalise_length:
-        weights_CL = weights_CL / weights_CL.sum(axis=1, keepdims=True)
-
-    @jax.jit
-    def score(frozen: Params, prompt: Prompt, ids_BS: Array) -> Array:
-        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
-        for_every_row = [jnp.broadcast_to(array, (len(ids_BS), *array.shape))
-                         for array in (targets_CL, weights_CL)]
-        return score_row_labels(model, frozen, encoded_BSD, mask_BS, *for_every_row)
-
-    return score
 
 
 def make_row_label_scorer(model: Model) -> RowLabelScorer:
@@ -203,7 +167,8 @@ def label_arrays(label_ids: Sequence[Sequence[int]],
       (int32[C, L], the targets with end tokens, padded; float32[C, L], weights, 1 on tokens).
 
     Raises:
-      ValueError: as `make_label_scorer` does.
+      ValueError: fewer than two labels, a label without tokens, two labels with the same tokens, or
+        a token that is not a word of the vocabulary.
     """
     labels = [[int(token) for token in label] for label in label_ids]
     _check_labels(labels, model)

@@ -12,7 +12,7 @@ or, where those do not reach, found by bisection. Ties at a threshold are kept, 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,6 @@ import numpy as np
 
 from jax_prompt.inference.generate import (
     Limits,
-    check_length,
     check_limits,
     decode_tokens,
     largest,
@@ -29,12 +28,7 @@ from jax_prompt.inference.generate import (
     stack_limits,
 )
 from jax_prompt.models.base import Model
-from jax_prompt.models.forward import encode
-from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
-
-#: sample(frozen, prompt, ids_BS, rows) -> int32[B, L]
-Sampler = Callable[[Params, Prompt, Array, 'SamplingRows'], Array]
 
 #: How many of the largest logits are sorted to look for a threshold; beyond them it is bisected.
 _WINDOW = 128
@@ -117,30 +111,6 @@ def stack_settings(settings: Sequence[SamplingSettings], max_length: int) -> Sam
         top_k_B=np.array([min(row.top_k, 2**31 - 1) for row in settings], np.int32),
         top_p_B=np.array([row.top_p for row in settings], np.float32),
         limits=stack_limits([(row.min_tokens, row.max_tokens) for row in settings], max_length))
-
-
-def make_sampler(model: Model, max_length: int) -> Sampler:
-    """Compile sampling; one compilation for each shape of `ids_BS`, whatever the settings.
-
-    Args:
-      model: the frozen model's shape.
-      max_length: L, tokens to generate at most, the end token included.
-
-    Returns:
-      sample(frozen, prompt, ids_BS, rows) -> int32[B, L]: tokens up to and with the end token,
-      then pads. It stops as soon as every row has ended, fillers counting as ended.
-
-    Raises:
-      ValueError: for a `max_length` below 1.
-    """
-    check_length(max_length)
-
-    @jax.jit
-    def sample(frozen: Params, prompt: Prompt, ids_BS: Array, rows: SamplingRows) -> Array:
-        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
-        return sample_tokens(model, frozen, encoded_BSD, mask_BS, max_length, rows)
-
-    return sample
 
 
 def sample_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,

@@ -12,12 +12,12 @@ from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation import evaluator as evaluation
 from jax_prompt.evaluation.evaluator import Evaluator, make_features, scores_of
-from jax_prompt.inference.programs import programs_of
-from jax_prompt.inference.rank import make_label_scorer
+from jax_prompt.inference.predict import programs_of
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, no_prompt
 from tests.inference.many_prompts import open_tiny
+from tests.inference.whole import make_label_scorer
 
 TEXTS = [f'the {word} was {verdict}' for word in ('film', 'plot', 'cast', 'hero')
          for verdict in ('great', 'dull and weak', 'great and warm')]

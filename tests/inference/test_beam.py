@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference import beam
-from jax_prompt.inference.beam import (
-    BeamSettings,
-    make_beam_generator,
-    make_beam_search,
-    stack_beam_settings,
-)
+from jax_prompt.inference.beam import BeamSettings, stack_beam_settings
+from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import no_prompt
 from tests.inference import beam_reference
 from tests.inference.beam_reference import LENGTH, NUM_BEAMS, SETTINGS, SHAPES
+from tests.inference.whole import make_beam_generator, make_beam_search
 
 compiled = functools.cache(make_beam_search)
 beam_case = functools.cache(beam_reference.make_beam_case)
@@ -35,7 +32,7 @@ def search(case, num_beams, settings, ids=None, length=LENGTH, model=None):
     """Search with one settings for all rows, or with a list of one a row."""
     ids = case.ids(True) if ids is None else ids
     settings = settings if isinstance(settings, list) else [settings] * len(ids)
-    found = compiled(model or case.model, length, num_beams)(
+    found = compiled(model or case.model, num_beams)(
         case.frozen, case.prompt, ids, stack_beam_settings(settings, length))
     return jax.tree.map(np.asarray, found)
 
@@ -140,7 +137,7 @@ def test_no_end_before_so_many_tokens_stand(one, min_tokens):
 
 
 def test_settings_compile_nothing_new(one):
-    searched = make_beam_search(one.model, 5, 2)
+    searched = make_beam_search(one.model, 2)
     for settings in SETTINGS[::3]:
         searched(one.frozen, one.prompt, one.ids(True), stack_beam_settings([settings] * 6, 5))
     assert searched._cache_size() == 1
@@ -155,7 +152,7 @@ def test_it_stops_when_no_answer_can_change(one, monkeypatch):
         return read(model, frozen, now)
 
     monkeypatch.setattr(beam, '_read', counted)
-    searched = make_beam_search(one.model, LENGTH, 2)
+    searched = make_beam_search(one.model, 2)
 
     def steps(ids, settings):
         asked.clear()
@@ -184,7 +181,7 @@ def test_beams_share_the_cross_keys_and_move_no_cache(one):
     """In the loop no array has beams and encoder positions and heads' widths, nor is one moved."""
     ids = jnp.asarray(one.ids(True, width=37))
     rows = stack_beam_settings([BeamSettings()] * 6, 11)
-    program = jax.make_jaxpr(make_beam_search(one.model, 11, 5))(
+    program = jax.make_jaxpr(make_beam_search(one.model, 5))(
         one.frozen, one.prompt, ids, rows)
     inner = [eqn for eqn in program.eqns if eqn.primitive.name in ('pjit', 'jit')]
     loop, = [eqn for eqn in inner[-1].params['jaxpr'].eqns if eqn.primitive.name == 'while']
@@ -199,19 +196,10 @@ def test_beams_share_the_cross_keys_and_move_no_cache(one):
     assert gathered and not [shape for shape in gathered if width in shape.split(',')[2:]]
 
 
-def test_the_generator_gives_the_best_sequence(one):
-    settings = BeamSettings(0.0, True)
-    generate = make_beam_generator(one.model, LENGTH, 3, settings)
-    tokens = np.asarray(generate(one.frozen, one.prompt, one.ids(True)))
-    assert tokens.dtype == np.int32
-    np.testing.assert_array_equal(tokens, search(one, 3, settings).tokens_BGL[:, 0])
-
-
 @pytest.mark.parametrize('make, message', [
-    (lambda: make_beam_search(beam_case('umt5').model, 5, 1),
+    (lambda: beam_search(1).make(beam_case('umt5').model, 5),
      'num_beams=1; expected from 2 to 14, half of the vocabulary; one beam is greedy'),
-    (lambda: make_beam_search(beam_case('umt5').model, 5, 15), 'num_beams=15; expected from 2'),
-    (lambda: make_beam_search(beam_case('umt5').model, 0, 2), 'max_length=0; expected at least'),
+    (lambda: beam_search(15).make(beam_case('umt5').model, 5), 'num_beams=15; expected from 2'),
     (lambda: BeamSettings(float('nan')), 'length_penalty=nan; expected -10 to 10'),
     (lambda: BeamSettings(early_stopping='always'), "early_stopping='always'; expected True"),
     (lambda: BeamSettings(penalty='gnmt'), "penalty='gnmt' is no form .* choose one of power, t5"),

@@ -9,16 +9,17 @@ import pytest
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.batching import Shapes
-from jax_prompt.inference.beam import BeamSettings, make_beam_generator
+from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.generate import before_end, make_generator
-from jax_prompt.inference.rank import make_label_scorer, probabilities
+from jax_prompt.inference.rank import probabilities
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.inference.sampling import SamplingSettings
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, no_prompt
 from tests.inference.many_prompts import TASKS, open_tiny, prompt_file, prompts, requests
+from tests.inference.whole import make_beam_generator, make_label_scorer
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((4, 4), (8, 4)), targets=(16,),
                 shared_labels=1)

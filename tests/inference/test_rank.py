@@ -11,7 +11,6 @@ import pytest
 from jax_prompt.inference import rank
 from jax_prompt.inference.rank import (
     LabelSet,
-    make_label_scorer,
     make_row_label_scorer,
     probabilities,
     stack_labels,
@@ -19,14 +18,15 @@ from jax_prompt.inference.rank import (
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
+from tests.inference.whole import make_label_scorer
 
 LABELS = ((7,), (9, 3, 22, 5), (9, 4))
 compiled = functools.cache(make_label_scorer)
 
 
-def scores(case, prompted, ids=None, labels=LABELS, **switches):
+def scores(case, prompted, ids=None, labels=LABELS):
     ids = case.ids(prompted) if ids is None else ids
-    score = compiled(case.model, labels, **switches)
+    score = compiled(case.model, labels)
     return np.asarray(score(case.frozen, case.prompt, ids))
 
 
@@ -103,11 +103,6 @@ def test_groups_bound_the_memory_for_logits(monkeypatch):
     assert temporaries() > all_logits
     monkeypatch.setattr(rank, 'LOGITS_BYTES', all_logits // 20)
     assert temporaries() < all_logits // 4
-
-
-def test_normalised_scores_are_means_over_the_labels_tokens(one_case):
-    means = scores(one_case, True, normalise_length=True)
-    np.testing.assert_allclose(means, scores(one_case, True) / [2, 5, 3], rtol=1e-5)
 
 
 def test_labels_share_the_encoder_and_its_keys_and_values(one_case):

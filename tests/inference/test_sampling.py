@@ -13,9 +13,9 @@ from jax_prompt.inference.sampling import (
     SamplingSettings,
     choose_tokens,
     filtered_weights,
-    make_sampler,
     stack_settings,
 )
+from tests.inference.whole import make_sampler
 
 LENGTH = 10
 FILTERS = [dict(temperature=1.0), dict(temperature=0.5), dict(temperature=2.5),
@@ -222,8 +222,3 @@ def test_settings_compile_nothing_new(one_case):
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_an_impossible_length_is_refused(one_case):
-    with pytest.raises(ValueError, match='max_length=0; expected at least one token'):
-        make_sampler(one_case.model, 0)

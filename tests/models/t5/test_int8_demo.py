@@ -7,11 +7,11 @@ import pytest
 
 from jax_prompt.data.tasks.reviews import rotten_tomatoes
 from jax_prompt.data.vocabularies import load_vocabulary
-from jax_prompt.inference.rank import make_label_scorer
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.weights.load import load_weights
+from tests.inference.whole import make_label_scorer
 from tests.models.t5.test_int8 import num_bytes, relative_error
 
 pytestmark = pytest.mark.slow

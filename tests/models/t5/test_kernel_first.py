@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.inference.beam import make_beam_generator
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.kernel_first import STEPS, KernelFirst, with_steps
 from tests.inference.conftest import SHAPES, make_case
+from tests.inference.whole import make_beam_generator
 
 LENGTH = 7
 
