@@ -20,6 +20,8 @@ from jax_prompt.prompts.prompt import Prompt
 
 #: What each way of evaluating reports where the task has no metrics of its own.
 METRICS = {'rank': accuracy, 'greedy': exact_match}
+#: Lengths that are chosen for a split: compiling for more takes longer than it gains.
+_LENGTHS = 4
 
 
 class Evaluator:
@@ -107,8 +109,11 @@ class Evaluator:
 
     def _how(self, features: Features, num_rows: int) -> How:
         """Choose the sizes of a split's batches: exactly what its examples need."""
-        lengths = choose_buckets(features.lengths) if self._lengths is None else covering(
-            [length + num_rows for length in self._lengths], features.lengths)
+        if self._lengths is None:  # batches are of like lengths, so their longest are what counts
+            longest_first = np.sort(features.lengths)[::-1]
+            lengths = choose_buckets(longest_first[::self._batch_size], _LENGTHS)
+        else:
+            lengths = covering([length + num_rows for length in self._lengths], features.lengths)
         labels = {} if self._labels is None else {'labels': (self._labels.shape,)}
         return How(Shapes(batch_sizes=(self._batch_size,), lengths=lengths, shared_labels=1,
                           targets=(self.task.targets_length,), **labels))

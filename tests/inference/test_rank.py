@@ -161,7 +161,8 @@ def row_scores(case, sets, ids, labels=8, length=4):
     return np.asarray(score(case.frozen, case.prompt, ids, *arrays))
 
 
-def test_each_row_scores_its_own_labels_as_alone(case):
+def test_each_row_scores_its_own_labels_as_alone(one_case):
+    case = one_case
     ids = case.ids(prompted=True)
     sets = [label_sets(case.model)[row % 3] for row in range(len(ids))]
     found = row_scores(case, sets, ids)

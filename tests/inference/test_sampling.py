@@ -47,9 +47,16 @@ def probabilities(logits, **filters):
     return odds / odds.sum()
 
 
+@functools.cache
+def compiled_filters(window):
+    """Return the filters as a function of its own: it reads the window when it is compiled."""
+    return jax.jit(lambda *arguments: filtered_weights(*arguments))
+
+
 def filtered(logits, **filters):
     rows = stack_settings([SamplingSettings(**filters)] * len(logits), 1)
-    weights = np.asarray(jax.jit(filtered_weights)(logits, *rows[1:4]), np.float64)
+    weights = np.asarray(compiled_filters(sampling._WINDOW)(logits, *rows[1:4]),
+                         np.float64)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -57,7 +64,6 @@ def filtered(logits, **filters):
 @pytest.mark.parametrize('window', [2, 128], ids='window={}'.format)
 def test_filters_keep_what_the_definitions_keep(filters, window, monkeypatch):
     monkeypatch.setattr(sampling, '_WINDOW', window)  # 2 leaves nearly all cuts to bisection
-    jax.clear_caches()
     logits = 4 * np.random.default_rng(1).normal(size=(6, 300)).astype(np.float32)
     logits[1] *= 0.1  # almost even: no window reaches far
     logits[2, 7] = -np.inf
@@ -92,7 +98,6 @@ def test_rows_with_other_settings_are_filtered_as_alone():
 @pytest.mark.parametrize('window', [2, 128])
 def test_equal_logits_at_the_cut_are_all_kept(window, monkeypatch):
     monkeypatch.setattr(sampling, '_WINDOW', window)
-    jax.clear_caches()
     logits = np.array([[3.0, 2.0, 2.0, 2.0, 0.0, -0.0, -1.0]], np.float32)
     assert (filtered(logits, temperature=1.0, top_k=2)[0] > 0).tolist() == [True] * 4 + [False] * 3
     assert (filtered(logits, temperature=1.0, top_k=5)[0] > 0).tolist() == [True] * 6 + [False]
