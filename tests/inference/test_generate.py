@@ -186,7 +186,7 @@ def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
             generate(frozen, prompt, one_case.ids(True))
     assert generate._cache_size() == 1
     # Lowered from shapes alone: no weight can be a constant of the program.
-    shapes = (one_case.model.param_shapes(), jax.ShapeDtypeStruct((4, 16), jnp.float32),
+    shapes = (one_case.model.param_shapes(), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
               jax.ShapeDtypeStruct((6, 16), jnp.int32))
     make_generator(one_case.model, LENGTH).lower(*shapes)
 
