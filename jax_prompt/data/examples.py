@@ -83,12 +83,6 @@ def load_examples(task: TextTask | RegisteredTask, split: str, vocabulary: Any,
                     _encode_repeated(vocabulary, targets), labels, rows)
 
 
-def encode_texts(texts: Sequence[str], vocabulary: Any, name: str = 'inputs') -> Examples:
-    """Tokenize rendered inputs that have no targets, for prediction."""
-    inputs = Ragged.from_sequences(encode_batch(vocabulary, texts))
-    return Examples(name, inputs, Ragged(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64)))
-
-
 def encode_labels(task: TextTask | RegisteredTask, vocabulary: Any) -> Ragged:
     """Tokenize a task's label words, in their order and without end tokens, for ranking.
 

@@ -96,7 +96,9 @@ class Evaluator:
         """
         key = examples, num_rows
         if key not in self._made:
-            features = make_features(examples, self.task, self.opened, self._layout, num_rows)
+            converter = FeatureConverter.for_model(
+                self.task, self.opened.vocabulary, self.opened.model, self._layout, num_rows)
+            features = converter.convert(examples)
             how = self._how(features, num_rows)
             self._made[key] = {way: self._rows(way, features, how) for way in self.ways}, how
         return self._made[key]
@@ -122,10 +124,3 @@ class Evaluator:
 def scores_of(predictions: Sequence[Prediction]) -> np.ndarray:
     """Return the scores of ranked labels, float32[B, C]."""
     return np.array([list(one.scores.values()) for one in predictions], np.float32)
-
-
-def make_features(examples: Examples, task: Any, opened: OpenedModel, layout: Layout,
-                  num_rows: int) -> Features:
-    """Return features of a split for a prompt of so many rows; 0 for the plain model's."""
-    converter = FeatureConverter.for_model(task, opened.vocabulary, opened.model, layout, num_rows)
-    return converter.convert(examples)

@@ -90,7 +90,8 @@ def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Ge
     Raises:
       ValueError: for a `max_length` below 1.
     """
-    check_length(max_length)
+    if max_length < 1:
+        raise ValueError(f'max_length={max_length}; expected at least one token to generate')
 
     @jax.jit
     def generate(frozen: Params, prompt: Prompt, ids_BS: Array,
@@ -99,16 +100,6 @@ def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Ge
         return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, limits)
 
     return generate
-
-
-def check_length(max_length: int) -> None:
-    """Refuse a number of tokens below one.
-
-    Raises:
-      ValueError: for a `max_length` below 1.
-    """
-    if max_length < 1:
-        raise ValueError(f'max_length={max_length}; expected at least one token to generate')
 
 
 def check_beams(model: Model, num_beams: int) -> None:

@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 
 from jax_prompt.data.batches import choose_buckets, train_batches
 from jax_prompt.data.examples import Examples, load_examples
-from jax_prompt.data.features import Features
+from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.data.packing import choose_packing, packed_train_batches
-from jax_prompt.evaluation.evaluator import Evaluator, make_features
+from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
@@ -77,7 +77,9 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     limits = {'validation': settings.evaluation_limit}
     examples = {split: load_examples(task, split, opened.vocabulary, limits.get(split))
                 for split in splits}
-    features = make_features(examples['train'], task, opened, prompt.layout, prompt.rows)
+    features = FeatureConverter.for_model(
+        task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
+            examples['train'])
     # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
     lengths = _buckets(features, settings, -(-settings.max_buckets // 2))
     evaluator = Evaluator(opened, task, prompt.layout, settings.evaluate_by,

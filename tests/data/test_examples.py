@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from jax_prompt.data.examples import encode_labels, encode_texts, load_examples
+from jax_prompt.data.examples import encode_labels, load_examples
 from jax_prompt.data.tasks.text_task import TextTask
 
 ROWS = [{'text': f'the film {"good" * (i % 3)}', 'label': str(i % 2)} for i in range(10)]
@@ -40,6 +40,13 @@ def test_limit_spreads_over_a_sorted_split(vocabulary):
         load_examples(make(), 'train', vocabulary, limit=0)
 
 
+def test_examples_keep_their_raw_rows(vocabulary):
+    examples = load_examples(make(), 'train', vocabulary, limit=5)
+    assert [row.columns for row in examples.rows] == ROWS[::2]
+    assert examples.rows[1].where == 'row 3 of split train'
+    assert make().target_text(examples.rows[0]) == 'negative'
+
+
 def test_free_text_has_no_label_indices(vocabulary):
     examples = load_examples(make(labels=None), 'train', vocabulary)
     assert examples.labels is None
@@ -57,12 +64,6 @@ def test_label_words_that_the_vocabulary_cannot_tell_apart(vocabulary):
     task = make(labels=(('0', '☹'), ('1', '☺')))
     with pytest.raises(ValueError, match="labels '☹' and '☺' of task toy have the same tokens"):
         encode_labels(task, vocabulary)
-
-
-def test_texts_without_targets(vocabulary):
-    examples = encode_texts(['a film', 'bad'], vocabulary)
-    assert examples.inputs.lengths.tolist() == [2, 1]
-    assert examples.targets.lengths.tolist() == [0, 0]
 
 
 def test_loading_needs_no_tensorflow(tmp_path, tokenizer, write):

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jax_prompt.data.examples import Examples, encode_texts, load_examples
+from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.text_task import TextTask
@@ -48,12 +48,12 @@ def test_marker_is_looked_up_in_the_vocabulary(vocabulary):
     task = TextTask('toy', {}, 'a {text} <extra_id_1> film')
     layout = Layout('marker', marker='<extra_id_1>')
     fitted = FeatureConverter.for_model(task, vocabulary, model(), layout, P)
-    features = fitted.convert(encode_texts([task.render({'text': 'good'})], vocabulary))
+    features = fitted.convert(examples([vocabulary.encode(task.render({'text': 'good'}))]))
     ids = features.encoder[0]
     assert [i - V for i in ids if i >= V] == [0, 1, 2]
     assert vocabulary.decode([i for i in ids if i < V]).split() == ['a', 'good', 'film']
-    with pytest.raises(ValueError, match="example 1 of inputs: marker '<extra_id_1>' .* is missin"):
-        fitted.convert(encode_texts(['a film'], vocabulary))
+    with pytest.raises(ValueError, match="example 1 of toy train: marker '<extra_id_1>'"):
+        fitted.convert(examples([vocabulary.encode('a film')]))
 
 
 def test_no_rows_is_the_plain_input():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jax_prompt.data.examples import load_examples
+from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation import evaluator as evaluation
-from jax_prompt.evaluation.evaluator import Evaluator, make_features, scores_of
+from jax_prompt.evaluation.evaluator import Evaluator, scores_of
 from jax_prompt.inference.predict import programs_of
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.prompts.layout import Layout
@@ -48,7 +49,9 @@ def test_scores_are_those_of_each_example_alone(opened, prompt):
                                              for word in task.label_words])
     evaluator = Evaluator(opened, task, Layout('around'), batch_size=5)
     for tuned in (prompt, no_prompt(opened.model.d_model)):
-        features = make_features(examples, task, opened, Layout('around'), len(tuned.rows))
+        features = FeatureConverter.for_model(
+            task, opened.vocabulary, opened.model, Layout('around'), len(tuned.rows)
+        ).convert(examples)
         ids = features.batch(range(len(features)), 40)['encoder_input_tokens']
         expected_BC = np.asarray(score(opened.frozen, tuned, ids))
         metrics, predictions = evaluator.measure(tuned, examples)
