@@ -45,9 +45,12 @@ class AnswerSettings:
     max_tokens: int | None = None
 
     def __post_init__(self):
-        Calibration(None, self.label_temperature)
-        BeamSettings(self.length_penalty, max_tokens=self.max_tokens)
-        SamplingSettings(self.temperature, self.top_k, self.top_p, self.seed)
+        if self.label_temperature != 1:
+            Calibration(None, self.label_temperature)
+        if self.length_penalty != 1:
+            BeamSettings(self.length_penalty)
+        SamplingSettings(self.temperature, self.top_k, self.top_p, self.seed,
+                         max_tokens=self.max_tokens)
         if self.num_beams < 1:
             raise ValueError(f'num_beams={self.num_beams}; expected 1 (no beam search) or more')
         if self.num_beams > 1 and self.temperature > 0:
