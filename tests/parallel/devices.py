@@ -28,7 +28,7 @@ def run_together(script: str, processes: int, devices: int) -> list[Any]:
 
 
 def _start(script: str, devices: int, arguments: tuple[str, ...]) -> subprocess.Popen:
-    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     environment = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags,
                    'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}

@@ -25,7 +25,7 @@ def start(arguments, cache, devices=1, process=None, stderr=subprocess.PIPE):
         port, number, index = process
         arguments = [*arguments, f'--coordinator=127.0.0.1:{port}', f'--num_processes={number}',
                      f'--process_id={index}']
-    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     environment = os.environ | {'XLA_FLAGS': flags, 'XDG_CACHE_HOME': str(cache),
                                 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path}
