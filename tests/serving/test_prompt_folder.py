@@ -304,7 +304,7 @@ def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     file = prompt_file(other, 4)
     save_prompt(prompts.path.parent / 'other.safetensors', file)
     other_content = (prompts.path.parent / 'other.safetensors').read_bytes()
-    with pytest.raises(ValueError, match='truncated or no safetensors file'):
+    with pytest.raises(ValueError, match='truncated, damaged or no safetensors file'):
         prompts.upload('mood', b'nothing')
     with pytest.raises(ValueError, match='was trained for tiny'):
         prompts.upload('mood', other_content)
