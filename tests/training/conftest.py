@@ -12,22 +12,22 @@ def model(world):
     return open_model(str(world / 'model'))
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def task(world):
     return file_task(str(world / 'reviews.csv'), inputs_template='review : {text}',
                      labels={'0': 'negative', '1': 'positive'})
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def settings():
     """Sixteen quick steps; pass fields to change them."""
     def make(**fields):
-        quick = dict(steps=16, batch_size=8, evaluate_every=4, log_every=2, max_buckets=2,
+        quick = dict(steps=16, batch_size=8, evaluate_every=4, log_every=2, max_buckets=1,
                      evaluation_batch_size=32, seed=1)
         return TrainSettings(**quick | fields)
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def prompt():
     return PromptSettings(rows=5)

@@ -55,11 +55,35 @@ def read_lines(folder):
     return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """Draw curves in the one test alone that looks for them."""
+    if 'complete' not in request.node.name:
+        monkeypatch.setattr('jax_prompt.training.run.draw_curves', lambda *_: None)
+
+
+@pytest.fixture(scope='module')
+def finished(model, task, prompt, settings, tmp_path_factory):
+    """A whole run of sixteen steps, which tests leave as it is."""
+    return train(model, task, tmp_path_factory.mktemp('finished') / 'run', prompt,
+                 settings=settings(), quiet=True)
+
+
+@pytest.fixture(scope='module')
+def short(model, task, prompt, settings, tmp_path_factory):
+    """The folder of a run of one step, into which a killed start had written before."""
+    folder = tmp_path_factory.mktemp('short')
+    (folder / '.run.json.abcd').write_text('{"half')
+    train(model, task, folder, prompt, adafactor(warmup_schedule(0.3, 0, 9, 'linear')),
+          settings(steps=1), quiet=True)
+    return folder
+
+
 def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt, settings,
                                                            tmp_path):
     task = dataclasses.replace(task, notes=('Half of it is made up.',))
     outcome = train(model, task, tmp_path / 'run', prompt, quiet=True,
-                    settings=settings(steps=60, compare=True))
+                    settings=settings(steps=60, compare=True, max_buckets=2))
     assert {path.name for path in (tmp_path / 'run').iterdir()} >= {
         'checkpoints', 'prompt.safetensors', 'metrics.jsonl', 'curves.png', 'card.md', 'run.json',
         'tensorboard'}
@@ -84,24 +108,25 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prompt, settings,
-                                                              tmp_path):
+                                                              finished, tmp_path):
     def run(name, **fields):
         outcome = train(model, task, tmp_path / name, prompt, settings=settings(**fields),
                         quiet=True)
         return outcome.folder.prompt.read_bytes(), read_lines(tmp_path / name)
 
-    assert run('one') == run('two')
-    assert run('one')[0] != run('three', seed=2)[0]
+    first = finished.folder.prompt.read_bytes(), read_lines(finished.folder.prompt.parent)
+    assert first == run('same')
+    assert first[0] != run('other', seed=2)[0]
 
 
 @pytest.mark.parametrize('chosen', [
     {'dropout_rate': 0.2}, *(pytest.param(chosen, marks=pytest.mark.slow) for chosen in (
-        {}, {'packing': True}, {'microbatches': 2, 'dropout_rate': 0.1}))])
+        {'max_buckets': 2}, {'packing': True}, {'microbatches': 2, 'dropout_rate': 0.1}))])
 def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings, tmp_path,
                                                   monkeypatch, chosen):
     chosen = settings(**chosen, steps=14)
     whole = train(model, task, tmp_path / 'whole', prompt, settings=chosen, quiet=True)
-    for step_number in (2, 9, 13):
+    for step_number in (2, 9):
         with monkeypatch.context() as patch:
             stop_before(patch, step_number)
             with pytest.raises(Stop):
@@ -113,11 +138,11 @@ def test_stopped_and_resumed_equals_uninterrupted(model, task, prompt, settings,
 
 
 def test_a_finished_run_started_again_answers_without_training(model, task, prompt, settings,
-                                                               tmp_path, monkeypatch):
-    first = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+                                                               finished, monkeypatch):
     monkeypatch.setattr('jax_prompt.training.problem.train_batches', None)
-    again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
-    assert again == first
+    again = train(model, task, finished.folder.prompt.parent, prompt, settings=settings(),
+                  quiet=True)
+    assert again == finished
 
 
 def test_a_finished_run_is_compared_when_that_is_asked_for_later(model, task, prompt, settings,
@@ -142,16 +167,16 @@ def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tm
     assert AFTER in outcome.results and (tmp_path / 'card.md').is_file()
 
 
-def test_a_run_that_lost_its_prompt_file_says_so(model, task, prompt, settings, tmp_path):
-    outcome = train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
-    outcome.folder.prompt.unlink()
+def test_a_run_that_lost_its_prompt_file_says_so(model, task, prompt, settings, short, tmp_path):
+    shutil.copytree(short, tmp_path / 'run')
+    (tmp_path / 'run' / 'prompt.safetensors').unlink()
     with pytest.raises(ValueError, match='prompt.safetensors is gone'):
-        train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+        train(model, task, tmp_path / 'run', prompt,
+              adafactor(warmup_schedule(0.3, 0, 9, 'linear')), settings(steps=1), quiet=True)
 
 
-def test_a_folder_claimed_by_a_killed_start_is_taken(model, task, prompt, settings, tmp_path):
-    (tmp_path / '.run.json.abcd').write_text('{"half')
-    train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
+def test_a_folder_claimed_by_a_killed_start_is_taken(short):
+    assert json.loads((short / 'run.json').read_text()) and (short / 'card.md').is_file()
 
 
 def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_path):
@@ -170,17 +195,15 @@ def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_
     assert outcome.split == 'validation' and set(outcome.results[AFTER]) == {'accuracy'}
 
 
-def test_a_finished_run_can_be_made_longer(model, task, prompt, settings, tmp_path):
+def test_a_finished_run_can_be_made_longer(model, task, prompt, settings, finished, tmp_path):
     train(model, task, tmp_path / 'grown', prompt, settings=settings(steps=8), quiet=True)
     grown = train(model, task, tmp_path / 'grown', prompt, settings=settings(steps=16), quiet=True)
-    whole = train(model, task, tmp_path / 'whole', prompt, settings=settings(steps=16), quiet=True)
-    assert grown.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
+    assert grown.folder.prompt.read_bytes() == finished.folder.prompt.read_bytes()
 
 
 def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_used(
-        model, task, prompt, settings, tmp_path, caplog):
-    whole = train(model, task, tmp_path / 'whole', prompt, settings=settings(), quiet=True)
-    shutil.copytree(tmp_path / 'whole', tmp_path / 'hurt')
+        model, task, prompt, settings, finished, tmp_path, caplog):
+    shutil.copytree(finished.folder.prompt.parent, tmp_path / 'hurt')
     newest = tmp_path / 'hurt' / 'checkpoints' / '16'
     files = [path for path in newest.rglob('*') if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
@@ -188,15 +211,19 @@ def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_used(
     with caplog.at_level(logging.WARNING):
         mended = train(model, task, tmp_path / 'hurt', prompt, settings=settings(), quiet=True)
     assert any(f'{newest} is damaged' in record.message for record in caplog.records)
-    assert mended.folder.prompt.read_bytes() == whole.folder.prompt.read_bytes()
-    assert mended.results == whole.results
+    assert mended.folder.prompt.read_bytes() == finished.folder.prompt.read_bytes()
+    assert mended.results == finished.results
 
 
-def test_early_stopping(model, task, prompt, settings, tmp_path):
+def test_early_stopping_and_another_rate_of_optaxs_own_optimizer(
+        model, task, prompt, settings, tmp_path):
     outcome = train(model, task, tmp_path, prompt, optimizer=optax.sgd(0.0),
                     settings=settings(steps=1000, patience=2), quiet=True)
     steps = {line['step'] for line in read_lines(tmp_path) if line['split'] == 'validation'}
     assert steps == {0, 4, 8} and outcome.best_step == 0
+    with pytest.raises(ValueError, match='another configuration: optimizer is'):
+        train(model, task, tmp_path, prompt, optax.sgd(0.1), settings(steps=1000, patience=2),
+              quiet=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
@@ -218,12 +245,6 @@ def test_a_prompt_that_is_not_finite_at_an_evaluation_is_neither_saved_nor_judge
         train(model, task, tmp_path, prompt, optimizer=explode_at_4, settings=settings(steps=4),
               quiet=True)
     assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['0']
-
-
-def test_another_optimizer_is_another_configuration(model, task, prompt, settings, tmp_path):
-    train(model, task, tmp_path, prompt, optax.sgd(0.1), settings(steps=2), quiet=True)
-    with pytest.raises(ValueError, match='another configuration: optimizer is'):
-        train(model, task, tmp_path, prompt, optax.sgd(0.2), settings(steps=2), quiet=True)
 
 
 def test_free_text_is_judged_by_generation(model, settings, prompt, tmp_path):
@@ -249,18 +270,17 @@ def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
     dict(optimizer=adamw())],
     ids=['rows', 'initializer', 'method', 'seed', 'loss', 'rate', 'schedule', 'optimizer'])
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(
-        model, task, prompt, settings, tmp_path, change):
-    train(model, task, tmp_path, prompt, adafactor(warmup_schedule(0.3, 0, 9, 'linear')),
-          settings(steps=1), quiet=True)
-    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+        model, task, prompt, settings, short, change):
+    before = {path: path.read_bytes() for path in short.rglob('*') if path.is_file()}
     with pytest.raises(ValueError, match='holds a run of another configuration: .* there and'):
-        train(model, task, tmp_path, change.get('prompt', prompt),
+        train(model, task, short, change.get('prompt', prompt),
               change.get('optimizer', adafactor(warmup_schedule(0.3, 0, 9, 'linear'))),
               settings(**{'steps': 1, **change.get('settings', {})}), quiet=True)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    assert before == {path: path.read_bytes() for path in short.rglob('*') if path.is_file()}
 
 
-@pytest.mark.parametrize('shared', [True, False], ids=['shared', 'one a row'])
+@pytest.mark.parametrize('shared', [True, pytest.param(False, marks=pytest.mark.slow)],
+                         ids=['shared', 'one a row'])
 def test_a_residual_prompt_resumes_with_its_network_and_is_saved_folded(
         model, task, settings, tmp_path, monkeypatch, shared):
     prompt = PromptSettings(rows=5, method=residual(width=6, shared=shared))
@@ -353,11 +373,11 @@ def test_a_folder_with_other_files_is_refused(model, task, prompt, settings, tmp
 
 
 def test_another_model_of_the_same_shape_is_another_configuration(
-        model, task, prompt, settings, tmp_path):
+        task, prompt, settings, short, tmp_path):
     other = open_model(str(tiny_world.write_model(tmp_path / 'other', seed=5)))
-    train(model, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
     with pytest.raises(ValueError, match='model.fingerprint'):
-        train(other, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
+        train(other, task, short, prompt, adafactor(warmup_schedule(0.3, 0, 9, 'linear')),
+              settings(steps=1), quiet=True)
 
 
 @pytest.mark.slow

@@ -110,26 +110,27 @@ def test_saving_a_step_again(tmp_path):
     assert store.restore_latest(make_state(0))[1] == {'best': 0.6}
 
 
-def every_damage(folder):
-    """Each way to damage each file of a checkpoint: cut, emptied, removed, one byte changed."""
+def every_damage(folder, ways):
+    """Each of these ways to damage each file: cut, emptied, removed, (one byte) changed."""
     for path in sorted(p for p in pathlib.Path(folder).rglob('*') if p.is_file()):
         content = path.read_bytes()
-        yield f'{path.name} cut', lambda p=path, c=content: p.write_bytes(c[:len(c) // 2])
-        yield f'{path.name} emptied', lambda p=path: p.write_bytes(b'')
-        yield f'{path.name} removed', lambda p=path: p.unlink()
         middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
-        yield f'{path.name} changed', lambda p=path, f=flipped: p.write_bytes(f)
+        left = {'cut': content[:middle], 'emptied': b'', 'removed': None,
+                'changed': content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]}
+        for way in ways:
+            yield f'{path.name} {way}', path, left[way]
 
 
-def test_any_damage_to_the_newest_is_harmless_or_reported(three_steps, tmp_path, caplog):
+@pytest.mark.parametrize('ways', [
+    ('cut', 'changed'), pytest.param(('emptied', 'removed'), marks=pytest.mark.slow)])
+def test_any_damage_to_the_newest_is_harmless_or_reported(ways, three_steps, tmp_path, caplog):
     """Never a wrong number: the newest state bit for bit, or the one before it and a report."""
     shutil.copytree(three_steps, tmp_path / 'pristine')
     reported = []
-    for name, damage in list(every_damage(three_steps / '30')):
+    for name, path, left in list(every_damage(three_steps / '30', ways)):
         shutil.rmtree(three_steps)
         shutil.copytree(tmp_path / 'pristine', three_steps)
-        damage()
+        path.unlink() if left is None else path.write_bytes(left)
         caplog.clear()
         state, host = restore(three_steps)
         assert_same_state(state, make_state(host['step']))
@@ -143,7 +144,7 @@ def test_any_damage_to_the_newest_is_harmless_or_reported(three_steps, tmp_path,
         assert 'using the one of step 20' in warnings[0] and '\n' not in warnings[0]
         reported.append(name)
     assert any(name.startswith('metadata') for name in reported)
-    assert len(reported) > 10
+    assert len(reported) > 5
     gc.collect()
 
 

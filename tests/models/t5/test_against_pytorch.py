@@ -1,5 +1,6 @@
 """Logits, loss and prompt gradient are those of transformers' PyTorch T5, for every shape."""
 
+import functools
 import pathlib
 
 import jax
@@ -16,6 +17,7 @@ from tests.models.t5 import reference
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
 
+@functools.cache
 def our_answers(shape: str, **options) -> dict[str, np.ndarray]:
     config = reference.make_config(shape)
     model = T5(config, **options)
@@ -47,14 +49,17 @@ def test_equals_the_kept_answers_of_pytorch(shape):
 
 
 @pytest.mark.parametrize('options', [
-    dict(scan_layers=False), dict(remat='full'), dict(remat='dots'),
-    dict(scan_layers=False, remat='full')], ids=str)
+    dict(scan_layers=False), dict(remat='full'),
+    pytest.param(dict(remat='dots'), marks=pytest.mark.slow),
+    pytest.param(dict(scan_layers=False, remat='full'), marks=pytest.mark.slow)], ids=str)
 def test_equals_pytorch_however_the_layers_are_run(options):
     with np.load(GOLDEN / 'umt5.npz') as theirs:
         assert_close(our_answers('umt5', **options), dict(theirs))
 
 
-@pytest.mark.parametrize('shape', reference.SHAPES)
+@pytest.mark.parametrize('shape', [
+    shape if shape in ('t5_1_1', 'umt5') else pytest.param(shape, marks=pytest.mark.slow)
+    for shape in reference.SHAPES])
 def test_equals_pytorch_itself(shape):
     pytest.importorskip('torch', reason='PyTorch is not installed')
     theirs = reference.torch_answers(reference.make_config(shape))

@@ -7,6 +7,7 @@ for CUDA. That cuDNN computes what it says is for `benchmarks/attention.py`, on 
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -48,12 +49,14 @@ def found_cudnn(monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91000)
 
 
+@functools.cache
 def make_frozen(config: T5Config, int8: bool = False):
     """Draw weights whose position bias matters."""
-    frozen = jax.tree_util.tree_map_with_path(
+    if int8:
+        return quantise_tree(make_frozen(config))
+    return jax.tree_util.tree_map_with_path(
         lambda path, leaf: 3 * leaf if 'relative_bias' in str(path) else leaf,
         jax.jit(lambda: T5(config).init(jax.random.key(0)))())
-    return quantise_tree(frozen) if int8 else frozen
 
 
 def make_rows(rows: str, length: int):
@@ -67,19 +70,25 @@ def make_rows(rows: str, length: int):
     return segments > 0, segments.astype(np.int32)
 
 
-def encoded_and_gradient(model: T5, frozen, rows: str, length: int):
-    """Return what the encoder makes of tokens, and the gradient of its inputs; pads are zeros."""
+@functools.cache
+def make_gradient(model: T5, rows: str, length: int):
+    """Compile what `encoded_and_gradient` runs, once for all weights."""
     mask_BS, segments_BS = make_rows(rows, length)
-    rng = np.random.default_rng(1)
-    hidden_BSD, weight_BSD = rng.standard_normal((2, B, length, D)).astype(np.float32)
     token_BS1 = mask_BS[..., None]
 
-    def loss(hidden_BSD):
+    def loss(hidden_BSD, weight_BSD, frozen):
         encoded_BSD = model.encode(frozen, hidden_BSD.astype(model.dtype), mask_BS, segments_BS)
         encoded_BSD = jnp.where(token_BS1, encoded_BSD, 0)
         return jnp.sum(encoded_BSD * weight_BSD), encoded_BSD
 
-    gradient_BSD, encoded_BSD = jax.jit(jax.grad(loss, has_aux=True))(hidden_BSD)
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def encoded_and_gradient(model: T5, frozen, rows: str, length: int):
+    """Return what the encoder makes of tokens, and the gradient of its inputs; pads are zeros."""
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((2, B, length, D)).astype(np.float32)
+    gradient_BSD, encoded_BSD = make_gradient(model, rows, length)(*inputs, frozen)
     return np.asarray(encoded_BSD), np.asarray(gradient_BSD)
 
 
@@ -95,17 +104,21 @@ def assert_same(config: T5Config, rows: str, length: int, int8: bool = False, **
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize('length', [S, S + 1], ids=['even', 'odd'])
-@pytest.mark.parametrize('rows', ['padded', 'packed'])
-@pytest.mark.parametrize('config', [CONFIG, OWN_BIAS], ids=['t5', 'umt5'])
+QUICK = [(CONFIG, 'padded', S), (OWN_BIAS, 'packed', S + 1)]  # they differ in everything
+
+
+@pytest.mark.parametrize('config, rows, length', [*QUICK, *(
+    pytest.param(*case, marks=pytest.mark.slow) for case in itertools.product(
+        (CONFIG, OWN_BIAS), ('padded', 'packed'), (S, S + 1)) if case not in QUICK)])
 def test_around_the_kernel_all_is_as_in_our_own_attention(stand_in, config, rows, length):
     assert_same(config, rows, length)
 
 
-@pytest.mark.parametrize('options', [dict(scan_layers=False), dict(remat='dots'),
-                                     dict(remat='full')], ids=str)
+@pytest.mark.parametrize('options', [
+    dict(scan_layers=False), dict(remat='full'),
+    pytest.param(dict(remat='dots'), marks=pytest.mark.slow)], ids=str)
 def test_however_the_layers_are_run(stand_in, options):
-    assert_same(OWN_BIAS, 'packed', S, **options)
+    assert_same(OWN_BIAS, 'packed', S + 1, **options)
 
 
 def test_with_eight_bit_kernels(stand_in):
@@ -114,8 +127,10 @@ def test_with_eight_bit_kernels(stand_in):
 
 def test_the_comparison_sees_the_bias(stand_in):
     """Otherwise those above would show nothing of it."""
-    frozen, other = make_frozen(CONFIG), make_frozen(CONFIG)
-    other['encoder']['relative_bias']['embedding'] *= 1.1
+    frozen = make_frozen(CONFIG)
+    encoder = frozen['encoder']
+    bias = {'embedding': 1.1 * encoder['relative_bias']['embedding']}
+    other = {**frozen, 'encoder': {**encoder, 'relative_bias': bias}}
     model = T5(CONFIG, attention='cudnn')
     one, two = (encoded_and_gradient(model, tree, 'padded', S) for tree in (frozen, other))
     assert np.abs(one[0] - two[0]).max() > 1e-2 * np.abs(one[0]).max()
@@ -137,13 +152,13 @@ def test_a_pad_before_a_token_is_no_silent_error(stand_in):
     mask_BS = np.ones((B, S), bool)
     mask_BS[1, 3] = False
     hidden_BSD = np.random.default_rng(1).standard_normal((B, S, D)).astype(np.float32)
-    encoded_BSD = np.asarray(model.encode(frozen, hidden_BSD, mask_BS))
+    encoded_BSD = np.asarray(jax.jit(model.encode)(frozen, hidden_BSD, mask_BS))
     np.testing.assert_array_equal(np.isnan(encoded_BSD).all((1, 2)), [False, True, False, False])
     assert np.isfinite(encoded_BSD[[0, 2, 3]]).all()
     # Where segments say who sees whom, pads may stand anywhere, also within them.
     segments_BS = np.ones((B, S), np.int32)
-    encoded_BSD = np.asarray(model.encode(frozen, hidden_BSD, mask_BS, segments_BS))
-    wanted_BSD = np.asarray(T5(CONFIG).encode(frozen, hidden_BSD, mask_BS))
+    encoded_BSD = np.asarray(jax.jit(model.encode)(frozen, hidden_BSD, mask_BS, segments_BS))
+    wanted_BSD = np.asarray(jax.jit(T5(CONFIG).encode)(frozen, hidden_BSD, mask_BS))
     np.testing.assert_allclose(encoded_BSD[mask_BS], wanted_BSD[mask_BS], rtol=0,
                                atol=1e-5 * np.abs(wanted_BSD).max())
 
