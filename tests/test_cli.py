@@ -18,6 +18,7 @@ import pytest
 
 from jax_prompt import cli
 from jax_prompt.prompts.file import PromptFile, load_prompt, save_prompt
+from jax_prompt.prompts.prompt import Prompt
 from tests import tiny_world
 
 
@@ -376,7 +377,7 @@ def test_a_prompt_of_another_model_or_a_corrupt_one_is_refused(world, run, tmp_p
              ['was trained for other (weights 0)', 'the model in use is model',
               '--gin.predict.allow_other_model=True'])):
         path = tmp_path / f'{name}.safetensors'
-        save_prompt(path, PromptFile(rows_PD, metadata))
+        save_prompt(path, PromptFile(Prompt(rows_PD), metadata))
         fails(capsys, predict_arguments(world, run, f'--prompt={path}'), *parts)
     hurt = tmp_path / 'hurt.safetensors'
     hurt.write_bytes((run / 'prompt.safetensors').read_bytes()[:-7])
@@ -513,7 +514,7 @@ def test_a_prompt_is_not_measured_on_another_task_by_mistake(world, run, capsys,
 def test_another_configuration_in_the_output_folder_is_refused(world, run, capsys):
     before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
     fails(capsys, train_arguments(world, run, '--gin.adafactor.learning_rate=0.1'),
-          'another configuration', "adafactor.learning_rate is '0.3' there and '0.1' here")
+          'another configuration', 'optimizer.learning_rate is 0.3 there and 0.1 here')
     assert before == {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
 
 

@@ -143,6 +143,7 @@ def test_the_gradient_is_compiled_without_a_scatter_for_tpu(monkeypatch):
     from jax.experimental import topologies
 
     monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+    monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # other tests may compile for TPUs now
     topology = topologies.get_topology_desc(
         platform='tpu', topology_name='v5e:1x1', chips_per_host_bounds=(1, 1, 1)
     )
