@@ -13,7 +13,7 @@ import re
 import numpy as np
 from jax.sharding import Mesh
 
-from jax_prompt.planning.hlo import Computation, Instruction, Module
+from jax_prompt.planning.hlo import Module
 
 OPERATIONS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all',
               'collective-permute', 'collective-broadcast')
@@ -21,9 +21,9 @@ OPERATIONS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragge
 _EXPLICIT = re.compile(r'\{((?:\{[\d,]*\},?)*)\}')
 _ORDERED = r'\[(?P<shape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?'
 _IOTA = re.compile(r'\[(?P<groups>[\d,]+)\]<=' + _ORDERED)
-_MESH = re.compile(r"@?mesh[\[<](?P<axes>[^\]>]*)[\]>]"
-                   r"(?:, ?device_ids=\((?P<devices>(?:[^()]|\([^()]*\))*)\))?"
-                   r" ?\{(?P<over>[^}]*)\}")
+_MESH = re.compile(r"mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\(" + _ORDERED
+                   + r"\))? \{(?P<over>[^}:]*)\}")
+_CHANNEL = re.compile(r'\bchannel_id=(\d+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Collective:
 def read_collectives(module: Module, mesh: Mesh) -> list[Collective]:
     """List the collectives of a compiled program that more than one device takes part in.
 
+    The TPU compiler spreads one over the fusions that run meanwhile, in a loop as well: each has a
+    copy of the instruction, of the same channel. It counts once, as often as it begins.
+
     Args:
       module: the program, from `read_module`.
       mesh: the mesh that its arguments live on.
@@ -72,23 +75,23 @@ def read_collectives(module: Module, mesh: Mesh) -> list[Collective]:
       ValueError: a form of groups or an element type that this reader does not know, or a
         collective in a loop of unknown length.
     """
-    begun = {_channel(one) for instructions in module.computations.values()
-             if _begins(instructions) for one in instructions.values()} - {''}
-    found = []
-    for name, instructions in module.computations.items():
+    found: dict[str, Collective] = {}
+    for computation, instructions in module.computations.items():
         for one in instructions.values():
             operation = one.opcode.removesuffix('-start')
-            carried_on = _channel(one) in begun and not _begins(instructions)
-            if operation not in OPERATIONS or carried_on:
+            if operation not in OPERATIONS:
                 continue
             groups = read_groups(one.attributes, mesh.size)
             size = max(map(len, groups))
             sent = sum(array.bytes for operand in one.operands
                        for array in instructions[operand].arrays)
             sent *= size if operation == 'all-gather' else 1
-            if size > 1 and (times := module.times(name)):
-                found.append(Collective(operation, _axes(groups, mesh), sent, size, times))
-    return found
+            if size > 1 and (times := module.times(computation)):
+                channel = _CHANNEL.search(one.attributes)
+                key = channel[1] if channel else one.name
+                times = min(times, found[key].times) if key in found else times
+                found[key] = Collective(operation, _axes(groups, mesh), sent, size, times)
+    return list(found.values())
 
 
 def sum_bytes(collectives: list[Collective]) -> dict[str, dict[str, int]]:
@@ -113,9 +116,7 @@ def read_groups(attributes: str, count: int) -> list[list[int]]:
 
         {{0,1},{2,3}}             the groups themselves; {} is one group of all
         [2,4]<=[4,2]T(1,0)        0..7 as a [4, 2] array, transposed, in two groups of four
-        mesh['a'=4,'b'=2] {'a'}   all places of the mesh that differ along axis 'a' alone; of an
-                                  axis that is named as 'a':(2)4, the factor 4 after a factor 2
-                                  (XLA's `hlo/ir/replica_group.h`)
+        mesh['a'=4,'b'=2] {'a'}   all places of the mesh that differ along axis 'a' alone
 
     Args:
       attributes: what follows an instruction's operands in HLO, with `replica_groups=` or, for a
@@ -133,53 +134,25 @@ def read_groups(attributes: str, count: int) -> list[list[int]]:
         groups = [sorted(set(_numbers(group))) for group in re.findall(r'\{([\d,]+)\}', found[1])]
         return groups or [list(range(count))]
     if found := _IOTA.match(text):
-        return _arranged(found).reshape(_numbers(found['groups'])).tolist()
+        return _arranged(found, count).reshape(_numbers(found['groups'])).tolist()
     if found := _MESH.match(text):
-        return _mesh_groups(found)
+        sizes = dict(re.findall(r"('\w+')=(\d+)", found['axes']))
+        inside = [axis in found['over'].split(',') for axis in sizes]
+        ids = _arranged(found, count).reshape([int(size) for size in sizes.values()])
+        members = math.prod(np.compress(inside, ids.shape))
+        return ids.transpose(np.argsort(inside, kind='stable')).reshape(-1, members).tolist()
     raise ValueError(f'replica groups in a form that is not known here: {text[:80]!r}')
 
 
-def _mesh_groups(found: re.Match) -> list[list[int]]:
-    """Return the places of a mesh that differ along the named axes alone."""
-    parts = {name: (int(before or 1), int(size or 0)) for name, before, size in
-             re.findall(r"'?([\w.-]+)'?(?::\((\d+)\)(\d+))?(?:,|$)", found['over'])}
-    factors, inside = [], []  # every axis as before, the part that is named, after
-    for name, size in re.findall(r"'?([\w.-]+)'?=(\d+)", found['axes']):
-        before, part = parts.get(name, (1, 1))
-        part = part or int(size) // before
-        inside.append(len(factors) + 1)
-        factors += [before, part, int(size) // before // part]
-    outside = [place for place in range(len(factors)) if place not in inside]
-    ordered = re.fullmatch(_ORDERED, found['devices'] or f'[{math.prod(factors)}]')
-    ids = _arranged(ordered) if ordered else np.array(_numbers(found['devices']))
-    members = math.prod(factors[place] for place in inside)
-    return ids.reshape(factors).transpose(outside + inside).reshape(-1, members).tolist()
-
-
-def _arranged(found: re.Match) -> np.ndarray:
+def _arranged(found: re.Match, count: int) -> np.ndarray:
     """Read [4,2]T(1,0): the numbers from 0 in that shape, its axes in that order."""
-    shape = _numbers(found['shape'])
-    return np.arange(math.prod(shape)).reshape(shape).transpose(
-        _numbers(found['order']) if found['order'] else None)
+    shape = _numbers(found['shape'] or str(count))
+    order = _numbers(found['order']) if found['order'] else None
+    return np.arange(math.prod(shape)).reshape(shape).transpose(order)
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(',')]
-
-
-def _begins(instructions: Computation) -> bool:
-    """Tell whether a computation begins a collective that others carry on.
-
-    The TPU compiler spreads one over the fusions that run meanwhile: each of them, and the one that
-    ends it, has a copy of the instruction, of the same channel.
-    """
-    return any('"AsyncCollectiveStart"' in one.attributes for one in instructions.values())
-
-
-def _channel(instruction: Instruction) -> str:
-    """Return the number of a collective's channel, or '' where it has none."""
-    found = re.search(r'\bchannel_id=(\d+)', instruction.attributes)
-    return found[1] if found and instruction.opcode.removesuffix('-start') in OPERATIONS else ''
 
 
 def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ _INSTRUCTION = re.compile(
     r'^\s*(?P<root>ROOT\s+)?%?(?P<name>[\w.-]+) = (?P<type>.*?)(?<!\S)(?P<opcode>[a-z][a-z0-9-]*)'
     r'\((?P<arguments>(?:[^()]|\([^()]*\))*)\)(?P<attributes>.*)$')
 _ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?')
-_CALLED = re.compile(r'\b(calls|to_apply|body|condition|true_computation|false_computation|'
+_CALLED = re.compile(r'\b(?:calls|to_apply|body|condition|true_computation|false_computation|'
                      r'branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)')
+_CONDITION = re.compile(r'\bcondition=%?([\w.-]+)')
 _TRIP_COUNT = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"n"\s*:\s*"(\d+)"')
 
 
@@ -65,9 +66,9 @@ class Instruction:
         return read_type(self.type)
 
     @property
-    def called(self) -> list[tuple[str, str]]:
-        """The computations that it calls, each with its role: ('body', name)."""
-        return [(role, name) for role, names in _CALLED.findall(self.attributes)
+    def called(self) -> list[str]:
+        """Names of the computations that it calls."""
+        return [name for names in _CALLED.findall(self.attributes)
                 for name in re.findall(r'[\w.-]+', names)]
 
 
@@ -108,9 +109,9 @@ class Module:
         callers: dict[str, list] = {name: [] for name in self.computations}
         for name, computation in self.computations.items():
             for one in computation.values():
-                rounds = _rounds(one, computation, self) if one.opcode == 'while' else 1
+                rounds = _rounds(one, self) if one.opcode == 'while' else 1
                 if not one.opcode.endswith(('-update', '-done')):  # of what `-start` has called
-                    for _, callee in one.called:
+                    for callee in one.called:
                         callers.get(callee, []).append(
                             (name, self.rounds if rounds is None else rounds))
 
@@ -184,48 +185,17 @@ def _element_bits(dtype: str) -> int:
     return int(width[1])
 
 
-def _rounds(loop: Instruction, computation: Computation, module: Module) -> int | None:
-    """Read or count the rounds of a loop; None where they are not constant.
+def _rounds(loop: Instruction, module: Module) -> int | None:
+    """Read the rounds of a loop; None where they are not constant.
 
-    XLA for CPU and GPU writes them down. For TPU they are counted from what `lax.scan` becomes,
-    `i = first; while i < last: ...; i += step`.
+    XLA for CPU and GPU writes them down. For TPU they are what the counter is compared with in
+    what `lax.scan` becomes, `i = 0; while i < rounds: ...; i += 1`.
     """
     if known := _TRIP_COUNT.search(loop.attributes):
         return int(known[1])
-    called = dict(loop.called)
-    condition, body = (module.computations[called[role]] for role in ('condition', 'body'))
-    test, state = (next(one for one in each.values() if one.root) for each in (condition, body))
-    before = _source(loop.operands[0], computation)
-    if (test.opcode != 'compare' or 'direction=LT' not in test.attributes
-            or {before.opcode, state.opcode} != {'tuple'}):
+    condition = module.computations[_CONDITION.search(loop.attributes)[1]]
+    test = next(one for one in condition.values() if one.root)
+    if test.opcode != 'compare' or 'direction=LT' not in test.attributes:
         return None
-    counter, last = (_source(name, condition) for name in test.operands)
-    if (index := _tuple_index(counter)) is None:
-        return None
-    advanced = _source(state.operands[index], body)
-    if advanced.opcode != 'add':
-        return None
-    counter, step = (_source(name, body) for name in advanced.operands)
-    first = _source(before.operands[index], computation)
-    numbers = [_constant(one) for one in (first, last, step)]
-    if _tuple_index(counter) != index or None in numbers or numbers[2] < 1:
-        return None
-    return len(range(*numbers))
-
-
-def _source(name: str, computation: Computation) -> Instruction:
-    """Return the instruction of a name, looking through copies."""
-    found = computation[name]
-    return _source(found.operands[0], computation) if found.opcode in ('copy', 'bitcast') else found
-
-
-def _tuple_index(one: Instruction) -> int | None:
-    """Return which part of a tuple an instruction takes, None where it is another one."""
-    found = re.search(r'\bindex=(\d+)', one.attributes)
-    return int(found[1]) if found and one.opcode == 'get-tuple-element' else None
-
-
-def _constant(one: Instruction) -> int | None:
-    """Return the value of a whole constant, or None."""
-    whole = one.opcode == 'constant' and re.fullmatch(r'-?\d+', one.arguments)
-    return int(one.arguments) if whole else None
+    last = condition[test.operands[1]]
+    return int(last.arguments) if last.opcode == 'constant' else None

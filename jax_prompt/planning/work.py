@@ -92,7 +92,7 @@ def hbm_bytes(module: Module) -> int:
     scheduled = [module.entry]  # run one by one, not fused into another's
     for name in scheduled:  # which grows meanwhile
         scheduled += [callee for one in module.computations[name].values() if one.opcode in _RUNS
-                      for _, callee in one.called if callee not in scheduled]
+                      for callee in one.called if callee not in scheduled]
     moved = {name: sum(_moved(one, module.computations[name], module)
                        for one in module.computations[name].values()) for name in scheduled}
     return sum(each * module.times(name) for name, each in moved.items() if each)
@@ -123,7 +123,7 @@ def _inside(one: Instruction, computation: Computation,
     """List what an instruction runs, each with its neighbours: itself, or a fusion's inside."""
     if one.opcode != 'fusion':
         return [(one, computation)]
-    return [each for _, callee in one.called
+    return [each for callee in one.called
             for inner in module.computations[callee].values()
             for each in _inside(inner, module.computations[callee], module)]
 
