@@ -110,9 +110,10 @@ def _moved(one: Instruction, computation: Computation, module: Module) -> int:
         return result.bytes * (operands[0].in_hbm + result.in_hbm)
     if one.opcode.endswith('-start') and one.opcode != 'all-reduce-start':
         return _bytes(one.arrays)  # source and result both stand in its type
-    inside = _inside(one, computation, module)
-    passed = _passed_on(one, inside)
-    read, written = _parts(inside)
+    read, written = _parts(_inside(one, computation, module))
+    # Results that are operands as given: a collective fills them while they are handed on.
+    passed = {int(result or 0): int(operand) for result, operand in
+              re.findall(r'\{(\d*)\}: \((\d+), \{\}', one.attributes)}
     operands = [array for place, array in enumerate(operands) if place not in passed.values()]
     results = [array for place, array in enumerate(one.arrays) if place not in passed]
     return _bytes(operands, read) + _bytes(results, written)
@@ -144,18 +145,6 @@ def _parts(inside: list[tuple[Instruction, Computation]]) -> tuple[dict[int, int
             read.setdefault(taken[0], 0)
             written[taken[0]] = max(written.get(taken[0], 0), taken[1])
     return read, written
-
-
-def _passed_on(one: Instruction, inside: list[tuple[Instruction, Computation]]) -> dict[int, int]:
-    """Return the results of a fusion that carries a collective on which are its operands as given.
-
-    Result -> operand. Other fusions may write into an operand in place; these only hand buffers to
-    the next, while the collective fills them.
-    """
-    if one.opcode != 'fusion' or not any('channel_id=' in each.attributes for each, _ in inside):
-        return {}
-    pairs = re.findall(r'\{(\d*)\}: \((\d+), \{\}', one.attributes)
-    return {int(result or 0): int(operand) for result, operand in pairs}
 
 
 def _bytes(arrays: list[Array], parts: dict[int, int] | None = None) -> int:
