@@ -57,11 +57,8 @@ def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Seq
         refers to, and a value of the wrong type; names the place.
     """
     gin.clear_config()
-    read = []
-    for file in files:
-        read += _read_file(file, folders)
-    for text in bindings:
-        read.append(_read_binding(text, names))
+    read = [binding for file in files for binding in _read_file(file, folders)]
+    read += [_read_binding(text, names) for text in bindings]
     for binding in read:
         with _located(_where(binding)):
             gin.bind_parameter(_key(binding), binding.value)
@@ -153,27 +150,24 @@ def _read_file(path: str, folders: Sequence[str],
     """Yield a file's bindings and those of the files that it includes, in order."""
     if os.path.realpath(path) in chain:
         raise ValueError(f'gin file {path} includes itself; take the include out')
+    for statement in _statements(path):
+        if isinstance(statement, IncludeStatement):
+            included = _included(statement, path, folders)
+            yield from _read_file(included, folders, (*chain, os.path.realpath(path)))
+        elif isinstance(statement, ImportStatement):
+            with _located(_where(statement)):
+                importlib.import_module(statement.module)
+        elif isinstance(statement, BindingStatement):
+            yield statement
+
+
+def _statements(path: str) -> Iterator[Any]:
+    """Yield a file's statements one by one: one may need what another imports."""
     parser = None
-
-    def where() -> str:
-        return f'line {parser.current_token.start[0]} of {path}' if parser else f'in {path}'
-
-    with open(path, encoding='utf-8-sig') as file:
-        with _located(where):
-            parser = ConfigParser(file, gin.config.ParserDelegate())
-        while True:
-            with _located(where):
-                statement = parser.parse_statement()
-            if statement is None:
-                return
-            if isinstance(statement, IncludeStatement):
-                included = _included(statement, path, folders)
-                yield from _read_file(included, folders, (*chain, os.path.realpath(path)))
-            elif isinstance(statement, ImportStatement):
-                with _located(_where(statement)):
-                    importlib.import_module(statement.module)
-            elif isinstance(statement, BindingStatement):
-                yield statement
+    with open(path, encoding='utf-8-sig') as file, _located(
+            lambda: f'line {parser.current_token.start[0]} of {path}' if parser else f'in {path}'):
+        parser = ConfigParser(file, gin.config.ParserDelegate())
+        yield from parser
 
 
 def _included(statement: IncludeStatement, by: str, folders: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ class Memory:
       program: the compiled instructions.
       total: all of them.
       capacity: what the compiler leaves a program of the device's memory.
-      exceeded: by how much the total is over the capacity, as the compiler says; 0 if it fits.
+      exceeded: by how much the total is over the capacity; 0 if it fits.
     """
 
     weights: int
@@ -142,11 +142,12 @@ def _compile(request: PlanRequest, config: Any, mesh: Mesh) -> Plan:
     if refusal is None:
         memory = _memory(compiled, program.other_bytes, capacity)
         speed = _speed(compiled, program, mesh, chip, request.batch_size)
-    else:  # of what is needed the compiler says the sum alone
+    else:  # of what is needed the compiler says the sum alone, and rounds it
         weights, others = program.weight_bytes, program.other_bytes
-        memory = Memory(weights, others, results=0, program=0, total=refusal.needed,
-                        temporaries=max(0, refusal.needed - weights - others),
-                        capacity=refusal.capacity, exceeded=refusal.exceeded)
+        needed, capacity = refusal
+        memory = Memory(weights, others, results=0, program=0, total=needed, capacity=capacity,
+                        temporaries=max(0, needed - weights - others),
+                        exceeded=max(1, needed - capacity))
     return Plan(request, memory.exceeded == 0, mesh.size, mesh.size // chip.devices_per_chip,
                 memory, speed, seconds)
 

@@ -66,9 +66,15 @@ def suggest(request: PlanRequest, most_compilations: int = 24,
         candidates = _candidates(dataclasses.replace(request, batch_size=batch, microbatches=1),
                                  config)
         considered += len(candidates)
-        best = _first_that_fits(candidates, tried, most_compilations, tell)
-        if best is not None:
-            return Suggestion(best, tuple(tried), considered)
+        for one in candidates:
+            if len(tried) >= most_compilations:
+                break
+            if any(_needs_more(one, made.request) for made in tried):
+                continue
+            tried.append(plan(one))
+            tell(tried[-1])
+            if tried[-1].fits:
+                return Suggestion(tried[-1], tuple(tried), considered)
         batch //= 2
     return Suggestion(None, tuple(tried), considered)
 
@@ -80,24 +86,6 @@ def describe_suggestion(suggestion: Suggestion) -> str:
     if suggestion.best is None:
         return '\n'.join([*lines, 'none fits; give more chips, shorter inputs or a smaller batch'])
     return '\n'.join([*lines, '', 'the cheapest that fits:', describe_plan(suggestion.best)])
-
-
-def _first_that_fits(candidates: list[PlanRequest], tried: list[Plan], most_compilations: int,
-                     tell: Callable[[Plan], None]) -> Plan | None:
-    """Compile candidates in their order until one fits; what is compiled is added to `tried`."""
-    refused: list[PlanRequest] = []
-    for one in candidates:
-        if len(tried) >= most_compilations:
-            return None
-        if any(_needs_more(one, other) for other in refused):
-            continue
-        made = plan(one)
-        tried.append(made)
-        tell(made)
-        if made.fits:
-            return made
-        refused.append(one)
-    return None
 
 
 def _needs_more(one: PlanRequest, refused: PlanRequest) -> bool:

@@ -4,7 +4,6 @@ libtpu holds the compiler for every generation and needs no TPU to run it. What 
 environment must stand there before it is loaded, which is why this is done here and not by users.
 """
 
-import dataclasses
 import functools
 import importlib.util
 import math
@@ -31,24 +30,9 @@ _ENVIRONMENT = {
 _NAME = re.compile(r'(?P<chip>[a-z0-9]+):(?P<shape>\d+(?:x\d+){0,2})')
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, 'P': 2**50}
 _SIZE = r'([\d.]+)([KMGTP]?)(?:i?B)?'
-_REFUSED = re.compile(r'Ran out of memory (?:in memory space hbm|on HBM)')
 _USED = re.compile(rf'Used {_SIZE} of {_SIZE} hbm')
-_EXCEEDED = re.compile(rf'Exceeded hbm capacity by {_SIZE}')
 _REQUIRED = re.compile(rf'total memory required for [\w ]*\({_SIZE}\) '
                        rf'exceeds available HBM \({_SIZE}\)')
-
-
-@dataclasses.dataclass(frozen=True)
-class Refusal:
-    """The compiler refuses a program since it needs more memory than a device has.
-
-    Attributes:
-      needed, capacity, exceeded: bytes a device, as the compiler says them (rounded by it).
-    """
-
-    needed: int
-    capacity: int
-    exceeded: int
 
 
 def parse_topology(name: str) -> tuple[Chip, str]:
@@ -101,7 +85,11 @@ def devices_of(name: str) -> list[jax.Device]:
       ValueError: libtpu is not installed, or there is no such slice.
     """
     chip, shape = parse_topology(name)
-    _prepare()
+    if importlib.util.find_spec('libtpu') is None:
+        raise ValueError('planning needs the TPU compiler, which is not installed; '
+                         "pip install 'jax-prompt[tpu]' (no TPU is needed)")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     # A single chip or row is not made of whole hosts of 2x2 chips.
     odd = any(size == '1' for size in shape.split('x')[:2])
     options = {'chip_config_name': chip.config} if chip.config else {}
@@ -134,15 +122,14 @@ def capacity_of(chip: Chip) -> int:
     try:
         jax.jit(lambda x: x + 1).lower(huge).compile()
     except jax.errors.JaxRuntimeError as error:
-        refusal = read_refusal(str(error))
-        if refusal is not None:
-            return refusal.capacity
+        if refusal := read_refusal(str(error)):
+            return refusal[1]
     raise ValueError(f'the compiler of TPU {chip.name} does not say how much memory a device has; '
                      'is this libtpu known to jax_prompt? see planning/topology.py')
 
 
-def read_refusal(message: str) -> Refusal | None:
-    """Read the compiler's message that a program does not fit.
+def read_refusal(message: str) -> tuple[int, int] | None:
+    """Read the compiler's message that a program needs more memory than a device has.
 
     There are two, from an early estimate and from the final allocation; both count everything:
     arguments, results and temporaries.
@@ -151,27 +138,11 @@ def read_refusal(message: str) -> Refusal | None:
       message: of the exception that `compile()` raised.
 
     Returns:
-      The figures, or None where the message is of something else.
+      (needed, there), bytes a device, as the compiler says them (rounded by it); None where the
+      message is of something else.
     """
-    if not _REFUSED.search(message):
-        return None
     found = _USED.search(message) or _REQUIRED.search(message)
     if not found:
         return None
-    needed, capacity = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:4])
-    exceeded = _EXCEEDED.search(message)
-    return Refusal(needed, capacity,
-                   _bytes(*exceeded.groups()) if exceeded else max(needed - capacity, 0))
-
-
-def _prepare() -> None:
-    """Check that libtpu is there, and tell it by its environment variables what to expect."""
-    if importlib.util.find_spec('libtpu') is None:
-        raise ValueError('planning needs the TPU compiler, which is not installed; '
-                         "pip install 'jax-prompt[tpu]' (no TPU is needed)")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * _UNITS[unit])
+    needed, needed_unit, there, there_unit = found.groups()
+    return (round(float(needed) * _UNITS[needed_unit]), round(float(there) * _UNITS[there_unit]))
