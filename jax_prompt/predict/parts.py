@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import jax
 
-from jax_prompt.files import sealed, sync_folder, write_file, write_folder
+from jax_prompt.files import new_file, sealed, sync_folder, write_file, write_folder
 from jax_prompt.parallel.hosts import check_together, from_first
 from jax_prompt.predict.inputs import Window
 
@@ -178,16 +178,15 @@ class Parts:
                              f'file as it was to go on, or delete {self.folder} to start anew')
         lines = cut = 0
         whole = self.folder / 'whole.tmp'
-        with self._writing(), open(whole, 'wb') as file:
-            for number in range(self._windows):
-                answered = self._read(number)
-                if answered is None:
-                    raise ValueError(f'{self._path(number)} is not there as it was written; start '
-                                     'the same command again, on all hosts')
-                file.write(answered.text.encode())
-                lines, cut = lines + answered.lines, cut + answered.cut
-            file.flush()
-            os.fsync(file.fileno())
+        with self._writing():
+            with new_file(whole, overwrite=True) as file:
+                for number in range(self._windows):
+                    answered = self._read(number)
+                    if answered is None:
+                        raise ValueError(f'{self._path(number)} is not there as it was written; '
+                                         'start the same command again, on all hosts')
+                    file.write(answered.text.encode())
+                    lines, cut = lines + answered.lines, cut + answered.cut
             os.replace(whole, self.output)
             sync_folder(self.output.parent)
         self._remove()

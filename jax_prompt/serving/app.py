@@ -1,6 +1,7 @@
 """The routes, as a FastAPI application; see `schemas` for what they take and give."""
 
 import dataclasses
+import functools
 import importlib.resources
 import logging
 from collections.abc import Callable
@@ -181,16 +182,13 @@ def _add_page(app: FastAPI) -> None:
     folder = importlib.resources.files('jax_prompt.serving') / 'page'
     for path, name, kind in (('/', 'page.html', 'text/html'), ('/page.js', 'page.js',
                              'text/javascript'), ('/page.css', 'page.css', 'text/css')):
-        content = (folder / name).read_bytes()
-        app.add_api_route(path, _sender(content, f'{kind}; charset=utf-8'), methods=['GET'],
+        page = Response((folder / name).read_bytes(), media_type=kind)
+        app.add_api_route(path, functools.partial(_itself, page), methods=['GET'],
                           include_in_schema=False)
 
 
-def _sender(content: bytes, kind: str) -> Callable[[], Any]:
-    async def send() -> Response:
-        return Response(content, headers={'content-type': kind})
-
-    return send
+async def _itself(page: Response) -> Response:
+    return page
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -6,10 +6,11 @@ A body is read whole here, within its limits, so that no slow or endless sender 
 import asyncio
 import contextlib
 import hmac
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from jax_prompt.serving.service import DRAINING, Refused, Service
 
@@ -119,13 +120,11 @@ class Limits:
         if refused.status != 408 and b'expect' not in dict(scope['headers']):
             with contextlib.suppress(TimeoutError, ConnectionError, Refused):
                 await asyncio.wait_for(_read(receive, 2 * self._settings.max_body), 1.0)
-        body = json.dumps({'detail': refused.detail}).encode()
-        headers = [(b'content-type', b'application/json'), (b'connection', b'close'),
-                   (b'content-length', str(len(body)).encode())]
+        headers = {'connection': 'close'}
         if refused.status == 401:
-            headers.append((b'www-authenticate', b'Bearer'))
-        await answer({'type': 'http.response.start', 'status': refused.status, 'headers': headers})
-        await answer({'type': 'http.response.body', 'body': body})
+            headers['www-authenticate'] = 'Bearer'
+        await JSONResponse({'detail': refused.detail}, refused.status, headers)(
+            scope, receive, answer)
 
     async def _pass_on(self, scope: dict[str, Any], body: bytes, receive: Receive, answer: Send,
                        ended: asyncio.Event) -> None:
@@ -139,15 +138,14 @@ class Limits:
         gone = asyncio.ensure_future(receive())  # all that can still come
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and not ended.is_set() and scope['method'] not in CHANGING:
-                work.cancel()
-            await work
-        except asyncio.CancelledError:
-            if not work.cancelled():
-                work.cancel()
-                raise
+            if not ended.is_set() and scope['method'] not in CHANGING:
+                work.cancel()  # which does nothing to work that is done
+            await asyncio.wait({work})
         finally:
             gone.cancel()
+            work.cancel()
+        if not work.cancelled():
+            work.result()
 
 
 def _changes_prompt(method: str, path: str) -> bool:

@@ -159,7 +159,7 @@ class PromptFolder:
                 for one in known:
                     if one.prompt.digest == digest and version in (None, one.version):
                         return one, False
-                version = version or self._next_number(base)
+                version = version or str(1 + self._numbers.get(base, 0))
                 path = self.path / f'{base}@{version}{ENDING}'
                 if path.exists() or any(one.version == version for one in known):
                     raise Exists(f'prompt {base}@{version} is there with another content; give '
@@ -234,7 +234,7 @@ class PromptFolder:
         """Take a file into use, in place of what it held before."""
         if not file_name.endswith(ENDING):
             raise ValueError(f'its name does not end in {ENDING}; rename it')
-        split_name(file_name.removesuffix(ENDING))
+        self._split(file_name.removesuffix(ENDING))
         if not path.is_relative_to(self.path):
             raise ValueError('it leads out of the folder of prompts')
         if not path.is_file():
@@ -246,11 +246,9 @@ class PromptFolder:
     def _use(self, file_name: str, file: PromptFile) -> None:
         """Let requests have what a file holds."""
         stem = file_name.removesuffix(ENDING)
-        base, version = split_name(stem)
+        base, version = self._split(stem)
         prompt = self._engine.add(stem, file)
         one = self._files[file_name] = Version(base, version or prompt.digest, prompt)
-        if re.fullmatch('[0-9]+', version or ''):
-            self._numbers[base] = max(int(version), self._numbers.get(base, 0))
         self._publish()
         _log.info('prompt %s is in use', one.full_name)
 
@@ -274,12 +272,12 @@ class PromptFolder:
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), 'uploaded')) from None
 
-    def _next_number(self, base: str) -> str:
-        """Return a whole number as a version that no file has and none has had."""
-        pattern = re.compile(rf'{re.escape(base)}@([0-9]+){re.escape(ENDING)}')
-        taken = [int(found[1]) for name in os.listdir(self.path)
-                 if (found := pattern.fullmatch(name))]
-        return str(1 + max([self._numbers.get(base, 0), *taken]))
+    def _split(self, stem: str) -> tuple[str, str | None]:
+        """Split the name of a file, and remember the numbers that were versions."""
+        base, version = split_name(stem)
+        if re.fullmatch('[0-9]+', version or ''):
+            self._numbers[base] = max(int(version), self._numbers.get(base, 0))
+        return base, version
 
 
 def _scan(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, tuple]]:
