@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
-_BASE_FILE = 'base.gin'
 #: The exit code where another host was lost: sysexits.h's EX_TEMPFAIL, for "try again".
 LOST_HOST = 75
 #: What the collectives' libraries say when a host is gone.
@@ -119,7 +118,8 @@ def _run(args: argparse.Namespace, bindings: list[str]) -> int:
             from jax_prompt.parallel import hosts
 
             hosts.start(*given)
-    files = [_base_file(), *(find_gin_file(name) for name in args.gin_file)]
+    # No file of the user's may stand in for the wiring of the commands.
+    files = [str(gin_folders()[0] / 'base.gin'), *map(find_gin_file, args.gin_file)]
     bindings = [*_bindings_of(args), *bindings]
     return commands.run(GIN_NAMES.get(args.command, args.command), files, bindings,
                         [str(folder) for folder in gin_folders()])
@@ -149,14 +149,6 @@ def _task_bindings(task: str) -> list[str]:
     if task in commands.TASKS:
         return [f'TASK=@{task}()']
     return ['TASK=@registered_task()', f'registered_task.name={task}']
-
-
-def _base_file() -> str:
-    """Return the wiring of the commands, which no file of the user's may stand in for."""
-    for folder in gin_folders():
-        if (folder / _BASE_FILE).is_file():
-            return str(folder / _BASE_FILE)
-    raise FileNotFoundError(f'{_BASE_FILE} is not there beside jax_prompt; install it again')
 
 
 def find_gin_file(name: str) -> str:

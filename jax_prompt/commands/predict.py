@@ -193,11 +193,10 @@ def prompt_name(prompt: str) -> str:
 
 def _highest_versions(files: dict[str, str]) -> dict[str, str]:
     """Return the files of the highest versions by their names without one."""
-    highest: dict[str, str] = {}
-    for full_name in files:
+    highest = {}
+    for full_name in sorted(files, key=lambda one: version_order(one.partition('@')[2])):
         with contextlib.suppress(BadName):  # such names are known as they are
             name, version = split_name(full_name)
             if version is not None:
-                highest[name] = max(highest.get(name, full_name), full_name,
-                                    key=lambda one: version_order(one.partition('@')[2]))
-    return {name: files[full_name] for name, full_name in highest.items()}
+                highest[name] = files[full_name]
+    return highest

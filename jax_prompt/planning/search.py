@@ -107,7 +107,11 @@ def _candidates(request: PlanRequest, config: Any) -> list[PlanRequest]:
         for model, weights, over_data in itertools.product(divisors(devices), WEIGHTS,
                                                            (False, True)):
             mesh = {DATA: devices // model, MODEL: model}
-            if not _divides(config, mesh, over_data):
+            try:
+                weight_bytes(config, 'bfloat16', over_data, mesh[DATA], mesh[MODEL])
+            except ValueError:  # the mesh does not divide the weights
+                continue
+            if over_data and mesh[DATA] == 1:
                 continue
             for remat, microbatches in itertools.product(policies, parts):
                 if request.batch_size % (microbatches * mesh[DATA]):
@@ -122,15 +126,6 @@ def _candidates(request: PlanRequest, config: Any) -> list[PlanRequest]:
                                         WEIGHTS.index(weights), over_data, cost, microbatches,
                                         policies.index(remat))))
     return [one for one, _ in sorted(found, key=lambda pair: pair[1])]
-
-
-def _divides(config: Any, mesh: dict[str, int], over_data: bool) -> bool:
-    """Tell whether a mesh divides the weights, over data only where that has several places."""
-    try:
-        weight_bytes(config, 'bfloat16', over_data, mesh[DATA], mesh[MODEL])
-    except ValueError:
-        return False
-    return mesh[DATA] > 1 or not over_data
 
 
 def _slices(topology: str) -> list[tuple[str, Chip, int]]:

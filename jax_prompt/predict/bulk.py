@@ -17,7 +17,7 @@ from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Prediction, Row
-from jax_prompt.parallel.hosts import check_together, from_first, wait_for_all
+from jax_prompt.parallel.hosts import from_first, wait_for_all
 from jax_prompt.predict.inputs import Window, decode, open_lines, parse_object, windows
 from jax_prompt.predict.parts import Answered, Parts
 from jax_prompt.progress import ProgressBar
@@ -118,7 +118,6 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
         that another run has begun; for an input or a prompt that has changed since.
     """
     source, bar = str(inputs), bar or ProgressBar(0, quiet=True)
-    _check_size(source)
     run = _run(engine, settings)
     size = settings.lines.window
     with Parts(output, run, _named(engine, engine.prompts)) as parts, open_lines(source) as lines:
@@ -137,19 +136,6 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
         wait_for_all('the answers are written')
         total, cut = from_first(parts.join)
     return total, cut
-
-
-def _check_size(inputs: str) -> None:
-    """See before the work that all hosts have one input."""
-    size = os.path.getsize(inputs)
-    first_size = from_first(lambda: size)
-
-    def check() -> None:
-        if size != first_size:
-            raise ValueError(f'inputs {inputs} have {size} bytes here and {first_size} on the '
-                             'first host; give all hosts the same file')
-
-    check_together(check)
 
 
 def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:

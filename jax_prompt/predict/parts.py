@@ -69,7 +69,7 @@ class Parts:
         self.output = pathlib.Path(os.path.realpath(output))
         self.folder = self.output.with_name(f'{self.output.name}.parts')
         self._run, self._named = json.loads(json.dumps(run)), dict(named)
-        self._windows = 0  # of the input, as far as it is read
+        self._asked: list[str] = []  # digests of the windows, as far as the input is read
         self._lock: BinaryIO | None = None  # of the first host, for all of them
 
     def __enter__(self) -> 'Parts':
@@ -142,14 +142,14 @@ class Parts:
         """
         host, hosts = share or (jax.process_index(), jax.process_count())
         for window in windows:
-            self._windows = window.number + 1
+            self._asked.append(window.digest)
             if window.number % hosts != host:
                 continue
             answered = self._read(window.number)
             if answered is None:
                 yield window
                 continue
-            if answered.asked != window.digest:
+            if answered.asked != self._asked[-1]:
                 raise ValueError(f'{window.places[0]} or one of the {len(window.lines) - 1} behind '
                                  'it has changed since an earlier run answered them; give the file '
                                  f'as it was to go on, or delete {self.folder} to start anew')
@@ -173,16 +173,16 @@ class Parts:
         Raises:
           ValueError: a window has no answers, or there are answers to what the input has not.
         """
-        if self.count() > self._windows:
+        if self.count() > len(self._asked):
             raise ValueError(f'the input ends before lines that an earlier run answered; give the '
                              f'file as it was to go on, or delete {self.folder} to start anew')
         lines = cut = 0
         whole = self.folder / 'whole.tmp'
         with self._writing():
             with new_file(whole, overwrite=True) as file:
-                for number in range(self._windows):
+                for number, asked in enumerate(self._asked):
                     answered = self._read(number)
-                    if answered is None:
+                    if answered is None or answered.asked != asked:  # another host's input differs
                         raise ValueError(f'{self._path(number)} is not there as it was written; '
                                          'start the same command again, on all hosts')
                     file.write(answered.text.encode())

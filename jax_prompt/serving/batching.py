@@ -66,7 +66,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, max_wait: float = 0.005, max_queue: int = 1024,
                  watch: Callable[[Sequence[Row], float, float], None] = lambda *_: None,
-                 clock: Callable[[], float] = time.monotonic, under_way: int | None = None):
+                 clock: Callable[[], float] = time.monotonic):
         """Take an engine; `__enter__` starts the work.
 
         Args:
@@ -75,7 +75,6 @@ class Batcher:
           max_queue: rows that may wait.
           watch: is told of each batch: its rows, the longest wait and the seconds it took.
           clock: seconds that only grow.
-          under_way: batches on the device or on their way; None for what suits the device.
         """
         self._engine, self._max_wait, self._max_queue = engine, max_wait, max_queue
         self._watch, self._clock = watch, clock
@@ -86,8 +85,7 @@ class Batcher:
         self._cold: _Groups = {}
         self._unanswered = 0
         self._stopping = self._compiling = False
-        if under_way is None:
-            under_way = _UNDER_WAY_ON_CPU if jax.default_backend() == 'cpu' else _UNDER_WAY
+        under_way = _UNDER_WAY_ON_CPU if jax.default_backend() == 'cpu' else _UNDER_WAY
         self._threads = [threading.Thread(target=work, name='batching', daemon=True)
                          for work in (self._compile_all, *[self._run_all] * under_way)]
 

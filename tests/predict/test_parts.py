@@ -90,6 +90,13 @@ def test_hosts_may_become_fewer_or_more_between_two_starts(output):
     assert_done(output)
 
 
+def test_answers_of_a_host_whose_input_differs_are_not_joined(output):
+    begin(output, 1, share=(1, 2), lines=[*LINES[:4], b'other\n', *LINES[5:]])
+    with pytest.raises(ValueError, match='00000001.part is not there as it was written'):
+        work(output, share=(0, 2))
+    assert not output.exists()
+
+
 #: Answers again and again in children that are killed before the k-th change of the disk.
 KILLED = """
     import os, pathlib, signal, sys

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.batching import Shapes
+from jax_prompt.serving import batching
 from jax_prompt.serving.batching import Batcher, BatchFailed, Busy, Stopped
 
 
@@ -102,9 +103,10 @@ def test_rows_gather_while_the_device_is_busy(engine):
     assert max(map(len, engine.batches)) == 8
 
 
-def test_short_rows_do_not_pay_for_a_long_one_that_came_later(engine):
+def test_short_rows_do_not_pay_for_a_long_one_that_came_later(engine, monkeypatch):
+    monkeypatch.setattr(batching, '_UNDER_WAY_ON_CPU', 2)
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001, under_way=2) as batcher:
+    with Batcher(engine, max_wait=0.001) as batcher:
         first = [batcher.submit(Row('a')), ]
         time.sleep(0.1)
         first.append(batcher.submit(Row('b')))  # two batches under way: the others queue up
@@ -116,9 +118,10 @@ def test_short_rows_do_not_pay_for_a_long_one_that_came_later(engine):
     assert engine.batches[2:] == [[0, 2, 3, 5], [1, 4]]
 
 
-def test_the_oldest_row_is_in_the_next_batch_though_others_fit_better(engine):
+def test_the_oldest_row_is_in_the_next_batch_though_others_fit_better(engine, monkeypatch):
+    monkeypatch.setattr(batching, '_UNDER_WAY_ON_CPU', 2)
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001, under_way=2) as batcher:
+    with Batcher(engine, max_wait=0.001) as batcher:
         for number in 'ab':
             batcher.submit(Row(number))
             time.sleep(0.1)
@@ -130,7 +133,7 @@ def test_the_oldest_row_is_in_the_next_batch_though_others_fit_better(engine):
 
 def test_a_long_row_is_run_with_the_longest_of_the_others(engine):
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001, under_way=1) as batcher:
+    with Batcher(engine, max_wait=0.001) as batcher:
         batcher.submit(Row('a'))
         time.sleep(0.1)
         lengths = [60, 5, 5, 60, 12, 60, 5, 60]
@@ -142,7 +145,7 @@ def test_a_long_row_is_run_with_the_longest_of_the_others(engine):
 
 def test_rows_that_generate_share_the_weights_rather_than_the_length(engine):
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001, under_way=1) as batcher:
+    with Batcher(engine, max_wait=0.001) as batcher:
         batcher.submit(Row('a'))
         time.sleep(0.1)
         rows = [Row(n, length) for n, length in enumerate([60, 5, 5, 60, 12, 60, 5, 60])]
@@ -160,7 +163,7 @@ def test_rows_that_generate_share_the_weights_rather_than_the_length(engine):
 def test_few_rows_let_many_go_first_but_not_for_ever(engine, later, order):
     now = [0.0]
     engine.open.clear()
-    with Batcher(engine, max_wait=0.001, clock=lambda: now[0], under_way=1) as batcher:
+    with Batcher(engine, max_wait=0.001, clock=lambda: now[0]) as batcher:
         first = batcher.submit(Row('first', group=('rank', 1)))
         now[0] = 1.0
         while engine.batches != [['first']]:
