@@ -14,7 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 
 _PROGRAM = """
-import json, logging, pathlib, sys
+import ast, json, logging, pathlib, sys
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.serving.server import serve
 from jax_prompt.serving.settings import ServerSettings
@@ -23,7 +23,7 @@ from tests.inference.many_prompts import open_tiny
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 model, prompts, settings, shapes = sys.argv[1:]
 serve(open_tiny(pathlib.Path(model)), prompts, ServerSettings(**json.loads(settings)),
-      Shapes(**json.loads(shapes)), announce=lambda address: print(address, flush=True))
+      Shapes(**ast.literal_eval(shapes)), announce=lambda address: print(address, flush=True))
 """
 
 #: Few, since each is compiled before a test can begin.
@@ -93,7 +93,7 @@ def running(model: pathlib.Path, prompts: pathlib.Path, ready: bool = True, shap
         with open(log, 'w') as stderr:
             process = subprocess.Popen(
                 [sys.executable, '-c', _PROGRAM, str(model), str(prompts), json.dumps(settings),
-                 json.dumps(shapes)],
+                 repr(shapes)],
                 env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT)
         try:
             address = process.stdout.readline().strip()
