@@ -1,6 +1,5 @@
 """What the commands do: one module a command, configured by gin."""
 
-import functools
 import logging
 import os
 import sys
@@ -36,6 +35,7 @@ COMMANDS = {
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,
 }
+gin_setup.register(CONFIGURABLES | COMMANDS)
 
 
 def quieten_libraries() -> None:
@@ -77,11 +77,5 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
 
 def configure(files: Sequence[str], bindings: Sequence[str],
               folders: Sequence[str] = ()) -> list[BindingStatement]:
-    """Register the names, then parse and check files and bindings; see `gin_setup.configure`."""
-    _register()
+    """Parse and check files and bindings; see `gin_setup.configure`."""
     return gin_setup.configure(CONFIGURABLES | COMMANDS, files, bindings, folders)
-
-
-@functools.cache
-def _register() -> None:
-    gin_setup.register(CONFIGURABLES | COMMANDS)  # gin takes a name once a process
