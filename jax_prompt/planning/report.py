@@ -56,7 +56,7 @@ def _extras(plan: Plan) -> list[str]:
 def _speed_lines(plan: Plan, speed: Speed) -> list[str]:
     chip, _ = parse_topology(plan.request.topology)
     run = 'a batch' if plan.request.generate else 'a step'
-    lines = [
+    return [
         f'work a device and {run[2:]}: {speed.flops / 1e12:.4g} TFLOP in products, '
         f'{speed.hbm_bytes / 1e9:.4g} GB through HBM, {speed.sent_bytes / 1e9:.4g} GB sent',
         *(f'  over {axes}: ' + ', '.join(f'{operation} {size:,} bytes'
@@ -68,7 +68,6 @@ def _speed_lines(plan: Plan, speed: Speed) -> list[str]:
         f'{plan.request.batch_size / speed.seconds:.4g} examples/s',
         f'figures of the chip: {chip.source}',
     ]
-    return lines
 
 
 def _gib(size: int) -> str:

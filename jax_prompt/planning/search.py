@@ -8,7 +8,6 @@ from typing import Any
 from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.models.t5.stack import REMAT_POLICIES
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
-from jax_prompt.planning.chips import Chip
 from jax_prompt.planning.estimate import estimate, weight_bytes
 from jax_prompt.planning.planner import Plan, plan
 from jax_prompt.planning.report import describe as describe_plan
@@ -102,7 +101,10 @@ def _candidates(request: PlanRequest, config: Any) -> list[PlanRequest]:
     """
     found = []
     policies, parts = (['none'], [1]) if request.generate else (_POLICIES, _MICROBATCHES)
-    for topology, chip, devices in _slices(request.topology):
+    slices = [request.topology] if ':' in request.topology else [
+        f'{request.topology}:{shape}' for shape in find_chip(request.topology).shapes]
+    for topology in slices:
+        chip, devices = parse_topology(topology)[0], len(devices_of(topology))
         room = capacity_of(chip)
         for model, weights, over_data in itertools.product(divisors(devices), WEIGHTS,
                                                            (False, True)):
@@ -126,10 +128,3 @@ def _candidates(request: PlanRequest, config: Any) -> list[PlanRequest]:
                                         WEIGHTS.index(weights), over_data, cost, microbatches,
                                         policies.index(remat))))
     return [one for one, _ in sorted(found, key=lambda pair: pair[1])]
-
-
-def _slices(topology: str) -> list[tuple[str, Chip, int]]:
-    """List the slices to try, each with its chip and number of devices."""
-    names = [topology] if ':' in topology else [
-        f'{topology}:{shape}' for shape in find_chip(topology).shapes]
-    return [(name, parse_topology(name)[0], len(devices_of(name))) for name in names]
