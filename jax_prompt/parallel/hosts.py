@@ -249,10 +249,6 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 def _broadcast(message: bytes) -> bytes:
     """Send bytes from the first process to all."""
-    from jax.experimental import multihost_utils
-
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    room = np.zeros(length, np.int32)
-    if is_first():
-        room[:] = np.frombuffer(message, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(room)).astype(np.uint8).tobytes()
+    length = arrays_from_first(np.int32(len(message)))
+    room = np.frombuffer(message, np.uint8) if is_first() else np.zeros(length, np.uint8)
+    return arrays_from_first(room).tobytes()

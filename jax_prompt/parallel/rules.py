@@ -74,23 +74,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Say that every device holds a copy."""
+    """Say that every device holds a copy, as of all that is trained."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Say where what is trained lives: the prompt's parameters and optimizer state are copies.
-
-    They are a few hundred thousand numbers at most, and every device needs the whole prompt.
-
-    Args:
-      mesh: from `make_mesh`.
-      state: a `TrainState`, or any pytree.
-
-    Returns:
-      The same pytree, of `NamedSharding`.
-    """
-    return jax.tree.map(lambda _: replicated(mesh), state)
 
 
 def rule_for(path: str, rules: Sequence[Rule]) -> Rule:

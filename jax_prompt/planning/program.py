@@ -17,7 +17,6 @@ from jax_prompt.parallel.rules import (
     batch_sharding,
     frozen_shardings,
     replicated,
-    state_shardings,
 )
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts.methods.direct import direct
@@ -99,7 +98,7 @@ def make_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
     optimizer = adafactor()
     # How the prompt begins does not matter here: its shape does.
     state = jax.eval_shape(lambda rows_PD: init_state({'prompt': rows_PD}, optimizer), prompt)
-    state = _living(state, state_shardings(mesh, state))
+    state = _living(state, jax.tree.map(lambda _: replicated(mesh), state))
     step = make_train_step(model, direct(), optimizer, microbatches=request.microbatches,
                            mesh=mesh)
     targets = (request.batch_size, request.targets_length)

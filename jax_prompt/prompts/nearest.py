@@ -40,18 +40,12 @@ def nearest_words(prompt_PD: Array | np.ndarray, table_VD: Array | np.ndarray, c
                          f'{list(table_VD.shape)}; give the model that it was trained for')
     end = min(table_VD.shape[0], table_VD.shape[0] if num_words is None else num_words)
     unit_PD = _unit_rows(prompt_PD)
-    ids = np.zeros((len(unit_PD), 0), np.int32)
-    cosines = np.zeros((len(unit_PD), 0), np.float32)
-    for start in range(num_special_ids, end, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, end)
-        found = np.broadcast_to(np.arange(start, stop, dtype=np.int32),
-                                (len(unit_PD), stop - start))
-        ids = np.concatenate([ids, found], axis=1)
-        cosines = np.concatenate([cosines, unit_PD @ _unit_rows(table_VD[start:stop]).T], axis=1)
-        # Stable, so that among equals the lowest id stays in front.
-        best = np.argsort(-cosines, axis=1, kind='stable')[:, :count]
-        ids, cosines = (np.take_along_axis(kept, best, axis=1) for kept in (ids, cosines))
-    return ids, cosines
+    cosines = np.concatenate([np.zeros((len(unit_PD), 0), np.float32)] + [
+        unit_PD @ _unit_rows(table_VD[start:min(start + _BLOCK_ROWS, end)]).T
+        for start in range(num_special_ids, end, _BLOCK_ROWS)], axis=1)
+    # Stable, so that among equals the lowest id stays in front.
+    best = np.argsort(-cosines, axis=1, kind='stable')[:, :count]
+    return (best + num_special_ids).astype(np.int32), np.take_along_axis(cosines, best, axis=1)
 
 
 def row_norms(prompt_PD: Array | np.ndarray) -> np.ndarray:

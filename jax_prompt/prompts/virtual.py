@@ -7,7 +7,6 @@ from which ids stand where, so nothing else in the model knows of prompts.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_prompt.types import Array
 
@@ -15,8 +14,7 @@ from jax_prompt.types import Array
 def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) -> Array:
     """Put the prompt's rows in the places of virtual ids.
 
-    Ids outside `0..V+P-1` are a bug of the host, which can look for them with `check_ids`; on the
-    device they give unspecified rows.
+    Ids outside `0..V+P-1`, a bug of the host, give unspecified rows.
 
     Args:
         hidden_BSD: float[..., S, D], the vocabulary's embeddings; anything where ids are virtual.
@@ -65,25 +63,3 @@ def _prompt_rows_backward(residuals, grad_BSD):
 
 
 _prompt_rows.defvjp(_prompt_rows_forward, _prompt_rows_backward)
-
-
-def check_ids(ids, vocab_size: int, num_rows: int) -> None:
-    """Check on the host that every id is a token's or a virtual token's.
-
-    Args:
-        ids: int numpy array of any shape.
-        vocab_size: V, rows of the embedding table.
-        num_rows: P, rows of the prompt.
-
-    Raises:
-        ValueError: an id is negative or not below V + P; names the first one and its position.
-    """
-    ids = np.asarray(ids)
-    wrong = (ids < 0) | (ids >= vocab_size + num_rows)
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f'token id {int(ids[where])} at position {where} is outside the allowed range '
-            f'0..{vocab_size + num_rows - 1} ({vocab_size} vocabulary ids, {num_rows} virtual '
-            'ids); use the tokenizer and the prompt length that belong to this model'
-        )

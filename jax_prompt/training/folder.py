@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from jax_prompt.files import write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
 from jax_prompt.training.reporting import METRICS_FILE
@@ -131,8 +133,8 @@ def check_same(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> None
     Raises:
       ValueError: they differ; names the first entries that do.
     """
-    ours, theirs = json.loads(json.dumps(ours)), json.loads(json.dumps(theirs))
-    ours, theirs = _flat(ours), _flat(theirs)
+    ours, theirs = (flatten_dict(json.loads(json.dumps(identity)), sep='.')
+                    for identity in (ours, theirs))
     different = [name for name in sorted(ours.keys() | theirs.keys())
                  if ours.get(name) != theirs.get(name)]
     if different:
@@ -140,13 +142,3 @@ def check_same(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> None
                            for name in different[:3])
         raise ValueError(f'{where} holds a run of another configuration: {listed}; '
                          'choose a new folder, or the same configuration to resume it')
-
-
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f'{prefix}{name}.')
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -12,7 +12,7 @@ import optax
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import stop_requests
 from jax_prompt.parallel.placement import global_batch, place
-from jax_prompt.parallel.rules import state_shardings
+from jax_prompt.parallel.rules import replicated
 from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt
@@ -116,12 +116,11 @@ def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], Metri
     """
     settings, mesh = run.settings, run.opened.mesh
     state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer)
-    shardings, restored = state_shardings(mesh, state), store.restore_latest(state)
+    restored = store.restore_latest(state)
     state, progress = (state, Progress()) if restored is None else (
         restored[0], Progress(**restored[1]))
-    state, at = place(state, shardings), int(state.step)
-    run = dataclasses.replace(run, constants=place(run.constants,
-                                                   state_shardings(mesh, run.constants)))
+    state, at = place(state, replicated(mesh)), int(state.step)
+    run = dataclasses.replace(run, constants=place(run.constants, replicated(mesh)))
     over = progress.is_over(at, settings)
     if over and progress.finished_at is not None and progress.compared == settings.compare:
         return progress

@@ -1,7 +1,6 @@
 """What a run is asked to do, as plain values with their defaults."""
 
 import dataclasses
-import math
 
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
@@ -29,19 +28,8 @@ class PromptSettings:
     method: Method | None = None
 
     def __post_init__(self):
-        if not _is_whole(self.rows):
-            raise ValueError(f'prompt rows is {self.rows!r}; expected a whole number')
         if self.rows < 1:
             raise ValueError(f'prompt rows is {self.rows}; expected at least 1 to train')
-        if not isinstance(self.layout, Layout):
-            raise ValueError(f'prompt layout is {self.layout!r}; expected a Layout, in gin '
-                             '@layout() with layout.placement')
-        if self.initializer is not None and not callable(self.initializer):
-            raise ValueError(f'prompt initializer is {self.initializer!r}; expected a function, '
-                             "such as uniform() of prompts.initializers, in gin '@uniform()'")
-        if self.method is not None and not isinstance(self.method, Method):
-            raise ValueError(f'prompt method is {self.method!r}; expected a Method, such as '
-                             "direct() of prompts.methods, in gin '@direct()'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,27 +87,6 @@ class TrainSettings:
             ways = self.evaluate_by
             object.__setattr__(self, 'evaluate_by', (ways,) if isinstance(ways, str)
                                else tuple(ways))
-        self._check_types()
-        self._check_ranges()
-
-    def _check_types(self):
-        """Check what gin or a caller may have given as something else."""
-        checks = {int: (_is_whole, 'a whole number'), float: (_is_number, 'a finite number'),
-                  bool: (lambda value: isinstance(value, bool), 'True or False'),
-                  int | None: (lambda value: value is None or _is_whole(value),
-                               'a whole number or None')}
-        for field in dataclasses.fields(self):
-            fits, expected = checks.get(field.type, (None, ''))
-            if fits and not fits(getattr(self, field.name)):
-                raise ValueError(f'training setting {field.name} is '
-                                 f'{getattr(self, field.name)!r}; expected {expected}')
-        ways = self.evaluate_by
-        if ways is not None and not (isinstance(ways, tuple)
-                                     and all(isinstance(way, str) for way in ways)):
-            raise ValueError(f'evaluate_by is {ways!r}; expected some of {", ".join(EVALUATORS)}')
-
-    def _check_ranges(self):
-        """Check that numbers and names are of use."""
         for field in ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every',
                       'keep', 'bucket_multiple', 'microbatches'):
             if getattr(self, field) < 1:
@@ -144,11 +111,3 @@ class TrainSettings:
         if unknown or self.evaluate_by == ():
             raise ValueError(f'evaluate_by is {self.evaluate_by!r}; '
                              f'expected some of {", ".join(EVALUATORS)}')
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)

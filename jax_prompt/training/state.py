@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.files import first_line
+from jax_prompt.files import first_line, sealed
 from jax_prompt.parallel.hosts import is_first, load_from_first
 from jax_prompt.types import TrainState
 
@@ -151,7 +151,7 @@ class TrainStateStore:
     def _read_record(self, step: int) -> dict[str, Any]:
         """Read what stands beside the arrays, or raise _Unusable."""
         record = self._read(step, host=self._ocp.args.JsonRestore())
-        if not isinstance(record, dict) or record.get('digest') != _digest(record):
+        if not isinstance(record, dict) or record != sealed(record):
             raise _Unusable('its host state does not match its digest')
         if record['format'] != _FORMAT:
             raise ValueError(f'checkpoint {self._folder / str(step)} has format '
@@ -192,9 +192,8 @@ def _named_leaves(state: TrainState) -> dict[str, Any]:
 
 def _record(leaves: dict[str, Any], host_state: dict[str, Any]) -> dict[str, Any]:
     """What stands beside the arrays: the host state and what the arrays must be."""
-    record = {'format': _FORMAT, 'host': json.loads(json.dumps(host_state)),
-              'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)}
-    return record | {'digest': _digest(record)}
+    return sealed({'format': _FORMAT, 'host': json.loads(json.dumps(host_state)),
+              'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)})
 
 
 def _spec(leaves: dict[str, Any]) -> dict[str, list]:
@@ -208,12 +207,6 @@ def _arrays_digest(leaves: dict[str, Any]) -> str:
     for name in sorted(leaves):
         digest.update(np.ascontiguousarray(leaves[name]).tobytes())
     return digest.hexdigest()
-
-
-def _digest(record: dict[str, Any]) -> str:
-    """Hash all of a record but its own digest."""
-    content = {key: value for key, value in record.items() if key != 'digest'}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_structure(saved: dict[str, list], wanted: dict[str, list], where: Any) -> None:

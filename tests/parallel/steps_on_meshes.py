@@ -17,7 +17,7 @@ from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import global_batch, place
-from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, state_shardings
+from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, replicated
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.step import init_state, make_train_step
@@ -59,8 +59,7 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
     frozen = quantise_tree(frozen) if int8 else frozen
     frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules, fully_sharded))
     state = init_state({'prompt': jax.numpy.asarray(host_prompt())}, OPTIMIZER)
-    wanted = state_shardings(mesh, state)
-    state = place(state, wanted)
+    state = place(state, replicated(mesh))
     batch = global_batch(host_batch(), mesh)
     step = make_train_step(model, METHOD, OPTIMIZER, microbatches=microbatches, mesh=mesh)
     compiled = step.lower(state, frozen, batch).compile()
@@ -69,8 +68,8 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
         state, metrics = compiled(state, frozen, batch)
         losses.append(float(metrics['loss']))
         gradient = np.asarray(state.opt_state[0].trace['prompt']) if gradient is None else gradient
-    moved = jax.tree.map(lambda leaf, sharding: not leaf.sharding.is_equivalent_to(
-        sharding, leaf.ndim), state, wanted)
+    moved = jax.tree.map(lambda leaf: not leaf.sharding.is_equivalent_to(
+        replicated(mesh), leaf.ndim), state)
     return {'losses': losses, 'gradient': gradient.tolist(), 'moved': any(jax.tree.leaves(moved)),
             'traffic': traffic(compiled, mesh),
             'weight_bytes': sum(leaf.addressable_shards[0].data.nbytes

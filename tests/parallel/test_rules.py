@@ -20,7 +20,6 @@ from jax_prompt.parallel.rules import (
     path_name,
     replicated,
     rule_for,
-    state_shardings,
 )
 
 TINY = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=24, num_heads=8, num_layers=2,
@@ -159,9 +158,6 @@ def test_batches_and_what_is_trained():
     on = mesh(4, 2)
     assert batch_sharding(on).spec == Spec('data')
     assert replicated(on).spec == Spec()
-    state = {'prompt': jax.ShapeDtypeStruct((5, 16), 'float32'), 'none': None, 'count': 1}
-    assert state_shardings(on, state) == {'prompt': replicated(on), 'none': None,
-                                          'count': replicated(on)}
 
 
 def test_a_parameter_without_a_rule_is_named():
