@@ -44,19 +44,18 @@ class ProgressBar:
     ):
         self.total = total
         self._start = self._step = start
-        self._quiet = quiet
-        self._unit, self._label = unit, label
-        self._interval = seconds_between_lines
+        self._quiet, self._unit, self._label = quiet, unit, label
+        self._interval, self._clock = seconds_between_lines, clock
         self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
         self._shown: dict[str, float] = {}
-        self._speed = _Speed(clock)
-        self._began = self._last_line = clock()
+        # Examples and seconds of the last steps, without the pauses between them.
+        self._timed: collections.deque[tuple[int, float]] = collections.deque(maxlen=20)
+        self._compiling = True
+        self._began = self._last_line = self._since = clock()
         self._rich: Any = None
 
     def __enter__(self) -> 'ProgressBar':
-        self._began = self._last_line = self._clock()
-        self._speed.rest()
+        self._began = self._last_line = self._since = self._clock()
         if not self._quiet and self._stream.isatty():
             # Imported here: neither --help nor a run without a terminal needs it.
             from rich import console, progress
@@ -65,17 +64,16 @@ class ProgressBar:
                 progress.TextColumn('{task.description}'), progress.BarColumn(bar_width=24),
                 progress.TextColumn('{task.fields[text]}', markup=False),
                 console=console.Console(file=self._stream, highlight=False))
-            self._rich.add_task(self._place(), total=self.total, text='')
-            self._show('starting ...')
+            self._rich.add_task(self._place(), total=self.total, text='starting ...')
             self._rich.start()
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, *_) -> None:
         if self._rich is not None:
             self._show(self._describe())
             self._rich.stop()
             self._rich = None
-        elif not self._quiet and self._step > self._start:
+        elif self._step > self._start:
             self._print_line()
 
     def update(self, step: int, examples: int = 0, **numbers: float) -> None:
@@ -87,16 +85,19 @@ class ProgressBar:
                 which say nothing of the speed and the time left.
             **numbers: what to show, such as loss and accuracy; stays until given again.
         """
+        now = self._clock()
         if examples:
-            self._speed.count(examples)
+            if self._compiling and self._timed:
+                self._timed.clear()  # They waited for the compiler: that says nothing of the speed.
+                self._compiling = False
+            self._timed.append((examples, now - self._since))
         else:
             self._start += step - self._step
-            self._speed.rest()
-        self._step = step
+        self._step, self._since = step, now
         self._shown.update(numbers)
         if self._rich is not None:
             self._show(self._describe())
-        elif not self._quiet and self._clock() - self._last_line >= self._interval:
+        elif now - self._last_line >= self._interval:
             self._print_line()
 
     def say(self, text: str) -> None:
@@ -118,7 +119,7 @@ class ProgressBar:
         try:
             yield
         finally:
-            self._speed.rest()
+            self._since = self._clock()
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds to the end from all steps so far; None before the first."""
@@ -136,9 +137,9 @@ class ProgressBar:
         """Format the numbers, '1,000 lines' or 'loss 0.42', and the speed once it is known."""
         parts = [f'{value:,} {name}' if isinstance(value, int) else f'{name} {value:.4g}'
                  for name, value in self._shown.items()]
-        rate = self._speed.per_second()
-        if rate is not None:
-            parts.append(f'{rate:,.1f} {self._unit}/s')
+        examples, seconds = map(sum, zip((0, 0.0), *self._timed, strict=True))
+        if seconds > 0:
+            parts.append(f'{examples / seconds:,.1f} {self._unit}/s')
         left = self.seconds_left()
         if left is not None and self._step < self.total:
             parts.append(f'{format_seconds(left)} left')
@@ -151,37 +152,7 @@ class ProgressBar:
 
     def _print_line(self) -> None:
         self._last_line = self._clock()
-        text = f'{self._place()}: {self._describe()}'
-        print(text.rstrip(': '), file=self._stream, flush=True)
-
-
-class _Speed:
-    """What is counted per second over the last steps, without the pauses between them."""
-
-    def __init__(self, clock: Callable[[], float], window: int = 20):
-        self._clock = clock
-        self._steps: collections.deque[tuple[int, float]] = collections.deque(maxlen=window)
-        self._since = clock()
-        self._compiling = True
-
-    def count(self, examples: int) -> None:
-        """Count the examples of a step that ends now."""
-        now = self._clock()
-        if self._compiling and self._steps:
-            self._steps.clear()  # They waited for the compiler, which says nothing of the speed.
-            self._compiling = False
-        self._steps.append((examples, now - self._since))
-        self._since = now
-
-    def rest(self) -> None:
-        """Leave the time since the last step out of the count."""
-        self._since = self._clock()
-
-    def per_second(self) -> float | None:
-        """Return the speed, or None before anything was counted."""
-        seconds = sum(duration for _, duration in self._steps)
-        examples = sum(examples for examples, _ in self._steps)
-        return examples / seconds if seconds > 0 and examples else None
+        self.say(f'{self._place()}: {self._describe()}'.rstrip(': '))
 
 
 def format_seconds(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from jax_prompt.data.tasks.files import file_task
-from jax_prompt.data.tasks.registered import registered_task
+from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import LayerSettings, MeshSettings, open_model
@@ -31,7 +31,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'answers': AnswerSettings,
     'layout': Layout,
     'file_task': file_task,
-    'registered_task': registered_task,
+    'registered_task': RegisteredTask,
     **METHODS,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,

@@ -1,6 +1,7 @@
 """Batches: examples of alike length together, in an order that seed and step alone decide."""
 
-import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -107,7 +108,7 @@ def train_batches(features: Features, batch_size: int, seed: int,
     Raises:
         ValueError: no examples, or a batch size, seed or step below what counts.
     """
-    _check_counts(features, batch_size)
+    check_counts(features, batch_size)
     if seed < 0 or start_step < 0:
         raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
     buckets = covering(buckets, features.lengths)
@@ -117,87 +118,70 @@ def train_batches(features: Features, batch_size: int, seed: int,
             for bucket, rows in order.batches(start_step))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
     """The order of training: which rows make batch number `step`.
 
-    Attributes:
-        bucket_of: int[N], the bucket of each example.
-        num_buckets, batch_size, seed: as `train_batches` has them.
+    A bucket's rows are one endless sequence, epoch after epoch, of which every `batch_size` make a
+    batch.
     """
 
-    bucket_of: np.ndarray
-    num_buckets: int
-    batch_size: int
-    seed: int
+    def __init__(self, bucket_of: np.ndarray, num_buckets: int, batch_size: int, seed: int):
+        self._bucket_of, self._batch_size, self._seed = bucket_of, batch_size, seed
+        self._counts = np.bincount(bucket_of, minlength=num_buckets)
+        self._epoch = functools.lru_cache(maxsize=4)(self._places_and_rows)
 
     def batches(self, start_step: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (bucket, int[B] rows) for each step from start_step on."""
-        epoch = self._epoch_of(start_step)
+        # Buckets round down, so no epoch begins later than this one's share of the steps.
+        epoch = start_step * self._batch_size // len(self._bucket_of)
+        while self._steps_before(epoch + 1) <= start_step:
+            epoch += 1
         skip = start_step - self._steps_before(epoch)
-        left = self._left_before(epoch)
-        while True:
-            ready, left = self._epoch(epoch, left)
-            yield from ready[skip:]
-            epoch, skip = epoch + 1, 0
-
-    @property
-    def _counts(self) -> np.ndarray:
-        """Count the examples of each bucket."""
-        return np.bincount(self.bucket_of, minlength=self.num_buckets)
+        for current in itertools.count(epoch):
+            yield from itertools.islice(self._full_in(current), skip, None)
+            skip = 0
 
     def _steps_before(self, epoch: int) -> int:
         """Count the batches that are full before an epoch begins."""
-        return int((epoch * self._counts // self.batch_size).sum())
+        return int((epoch * self._counts // self._batch_size).sum())
 
-    def _epoch_of(self, step: int) -> int:
-        """Find the last epoch that begins at or before a step."""
-        # Buckets round down, so no epoch begins later than this one's share of the steps.
-        epoch = step * self.batch_size // len(self.bucket_of)
-        while self._steps_before(epoch + 1) <= step:
-            epoch += 1
-        return epoch
+    def _full_in(self, epoch: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the (bucket, rows) that become full in an epoch, in order."""
+        places, _ = self._epoch(epoch)
+        ready = []
+        for bucket, count in enumerate(self._counts):
+            first, last = (end * count // self._batch_size for end in (epoch, epoch + 1))
+            for number in range(first, last):
+                completed_by = (number + 1) * self._batch_size - 1 - epoch * count
+                ready.append((places[bucket][completed_by], bucket, number))
+        for _, bucket, number in sorted(ready):
+            yield bucket, self._rows(bucket, number)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        """Return an epoch's order of all examples."""
-        # numpy promises that bit generators' raw streams stay as they are between its versions;
-        # it does not promise so for Generator.permutation, and runs resume after upgrades.
-        raw = np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
-        return np.argsort(raw.random_raw(len(self.bucket_of)), kind='stable')
+    def _rows(self, bucket: int, number: int) -> np.ndarray:
+        """Return int[B], the batch of a bucket that is the `number`-th."""
+        wanted = np.arange(number * self._batch_size, (number + 1) * self._batch_size)
+        epochs, within = np.divmod(wanted, self._counts[bucket])
+        return np.concatenate([self._epoch(int(epoch))[1][bucket][within[epochs == epoch]]
+                               for epoch in np.unique(epochs)])
 
-    def _left_before(self, epoch: int) -> list[np.ndarray]:
-        """Return the rows of each bucket that wait for their batch when an epoch begins."""
-        missing = epoch * self._counts % self.batch_size
-        left = [np.zeros(0, np.int64)] * self.num_buckets
-        earlier = epoch
-        while missing.any():
-            earlier -= 1
-            rows = self._permutation(earlier)
-            for bucket in np.flatnonzero(missing):
-                last = rows[self.bucket_of[rows] == bucket][-missing[bucket]:]
-                left[bucket] = np.concatenate([last, left[bucket]])
-                missing[bucket] -= len(last)
-        return left
-
-    def _epoch(self, epoch: int, left: list[np.ndarray]) -> tuple[list, list[np.ndarray]]:
-        """Return the (bucket, rows) that become full in an epoch, in order, and what is left."""
-        rows = self._permutation(epoch)
-        buckets = self.bucket_of[rows]
-        ready, still_left = [], []
-        for bucket in range(self.num_buckets):
-            places = np.flatnonzero(buckets == bucket)
-            waiting = np.concatenate([left[bucket], rows[places]])
-            num = len(waiting) // self.batch_size
-            for i in range(num):
-                end = (i + 1) * self.batch_size
-                full_at = places[end - 1 - len(left[bucket])]
-                ready.append((full_at, bucket, waiting[end - self.batch_size:end]))
-            still_left.append(waiting[num * self.batch_size:])
-        ready.sort(key=lambda item: item[0])
-        return [(bucket, members) for _, bucket, members in ready], still_left
+    def _places_and_rows(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return, for each bucket, where its rows stand in an epoch's order, and which they are."""
+        order = np.argsort(raw_numbers(self._seed, epoch, len(self._bucket_of)), kind='stable')
+        places = [np.flatnonzero(self._bucket_of[order] == bucket)
+                  for bucket in range(len(self._counts))]
+        return places, [order[found] for found in places]
 
 
-def _check_counts(features: Features, batch_size: int) -> None:
+def raw_numbers(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return uint64[count], the random numbers of an epoch.
+
+    numpy promises that bit generators' raw streams stay as they are between its versions; it does
+    not promise so for Generator.permutation, and runs resume after upgrades.
+    """
+    return np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(count)
+
+
+def check_counts(features: Features, batch_size: int) -> None:
     """Refuse what no batch can be made of."""
     if len(features) == 0:
         raise ValueError(f'{features.name} has no examples to make batches of')

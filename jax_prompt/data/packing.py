@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from jax_prompt.data.batches import check_counts, raw_numbers
 from jax_prompt.data.features import Features
 from jax_prompt.types import Batch
 
@@ -247,8 +248,7 @@ class _Order:
     def epoch(self, epoch: int) -> np.ndarray:
         """Return an epoch's order of all examples."""
         count = len(self.lengths)
-        # As in `batches`: only a bit generator's raw stream stays as it is between numpy versions.
-        raw = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(2 * count)
+        raw = raw_numbers(self.seed, epoch, 2 * count)
         shuffled = np.argsort(raw[:count], kind='stable')
         by_length = shuffled[np.argsort(self.lengths[shuffled], kind='stable')]
         # A batch's i-th example is always of the i-th stratum, also where epochs meet in a batch.
@@ -283,10 +283,7 @@ def _room(needed: int, planned: int) -> int:
 
 def _check_counts(features: Features, batch_size: int, packing: Packing | None = None) -> None:
     """Refuse what no batch can be made of."""
-    if len(features) == 0:
-        raise ValueError(f'{features.name} has no examples to make batches of')
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; expected at least 1')
+    check_counts(features, batch_size)
     if packing is not None and packing.rows * packing.segments < batch_size:
         raise ValueError(
             f'{packing.rows} rows of at most {packing.segments} examples have no room for a batch '

@@ -17,13 +17,13 @@ AXES = (DATA, MODEL)
 REST = -1
 
 
-def make_mesh(spec: str | Mapping[str, int] = 'data:-1,model:1',
+def make_mesh(spec: str = 'data:-1,model:1',
               devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Arrange the devices.
 
     Args:
-      spec: sizes of the axes, 'data:4,model:2' or {'data': 4, 'model': 2}. One may be -1, for what
-        the other leaves; an axis that is not named has the size 1.
+      spec: sizes of the axes, 'data:4,model:2'. One may be -1, for what the other leaves; an axis
+        that is not named has the size 1.
       devices: all are used; None for every device of every process. May be the devices of an
         ahead-of-time topology.
 
@@ -62,34 +62,26 @@ def one_of(choices: Sequence[int]) -> str:
     return ' or '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _parse(spec: str | Mapping[str, int]) -> dict[str, int]:
+def _parse(spec: str) -> dict[str, int]:
     """Return the size of every axis, as it was written; the axes in the order of `AXES`."""
-    pairs = list(spec.items()) if isinstance(spec, Mapping) else _split(spec)
     sizes: dict[str, int] = {}
-    for axis, size in pairs:
-        if axis not in AXES:
-            raise ValueError(f'mesh {_show(spec)} names the axis {axis!r}; '
-                             f'the axes of a mesh are {" and ".join(AXES)}')
-        if axis in sizes:
-            raise ValueError(f'mesh {_show(spec)} names the axis {axis!r} twice; name it once')
-        if not isinstance(size, int) or isinstance(size, bool) or (size < 1 and size != REST):
-            raise ValueError(f'mesh {_show(spec)} gives {axis} the size {size!r}; expected a '
-                             'positive whole number, or -1 for what the other axis leaves')
-        sizes[axis] = size
-    return {axis: sizes.get(axis, 1) for axis in AXES}
-
-
-def _split(spec: str) -> list[tuple[str, int]]:
-    """Split 'data:4,model:2' into pairs."""
-    pairs = []
     for part in spec.split(','):
-        axis, _, size = (word.strip() for word in part.partition(':'))
+        axis, _, written = (word.strip() for word in part.partition(':'))
         try:
-            pairs.append((axis, int(size)))
+            size = int(written)
         except ValueError:
             raise ValueError(f'mesh {spec!r} cannot be read at {part.strip()!r}; '
                              "write axis:size pairs, such as 'data:4,model:2'") from None
-    return pairs
+        if axis not in AXES:
+            raise ValueError(f'mesh {spec!r} names the axis {axis!r}; '
+                             f'the axes of a mesh are {" and ".join(AXES)}')
+        if axis in sizes:
+            raise ValueError(f'mesh {spec!r} names the axis {axis!r} twice; name it once')
+        if size < 1 and size != REST:
+            raise ValueError(f'mesh {spec!r} gives {axis} the size {size!r}; expected a '
+                             'positive whole number, or -1 for what the other axis leaves')
+        sizes[axis] = size
+    return {axis: sizes.get(axis, 1) for axis in AXES}
 
 
 def _without_rest(sizes: dict[str, int], count: int) -> dict[str, int]:
@@ -109,7 +101,3 @@ def _without_rest(sizes: dict[str, int], count: int) -> dict[str, int]:
         raise ValueError(f'mesh {written} cannot be made of {count} devices; '
                          f'choose {known}:{one_of(divisors(count))}')
     return sizes | {unknown[0]: count // size}
-
-
-def _show(spec: str | Mapping[str, int]) -> str:
-    return repr(spec if isinstance(spec, str) else describe(spec))

@@ -68,19 +68,9 @@ class PromptMetadata:
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as safetensors keeps them: flat, text to text."""
-        return {
-            'format_version': FORMAT_VERSION,
-            'base_model': self.base_model,
-            'base_model_fingerprint': self.base_model_fingerprint,
-            'vocabulary_fingerprint': self.vocabulary_fingerprint,
-            'task': json.dumps(self.task),
-            'layout': json.dumps(self.layout.to_dict()),
-            'method': self.method,
-            'step': str(self.step),
-            'metrics': json.dumps(self.metrics),
-            'seed': str(self.seed),
-            'jax_prompt_version': self.jax_prompt_version,
-        }
+        values = {'format_version': FORMAT_VERSION} | vars(self) | {'layout': self.layout.to_dict()}
+        return {name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in values.items()}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str]) -> 'PromptMetadata':
@@ -94,16 +84,13 @@ class PromptMetadata:
             raise ValueError(
                 f'it has format version {version!r} and this jax_prompt reads {FORMAT_VERSION!r}'
             )
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in strings]
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        missing = [name for name in kinds if name not in strings]
         if missing:
             raise ValueError(f'its metadata lack {", ".join(missing)}')
-        values: dict[str, Any] = {name: strings[name] for name in names}
         try:
-            for name in ('task', 'layout', 'metrics'):
-                values[name] = json.loads(values[name])
-            for name in ('step', 'seed'):
-                values[name] = int(values[name])
+            values = {name: strings[name] if kind is str else json.loads(strings[name])
+                      for name, kind in kinds.items()}
             values['layout'] = Layout.from_dict(values['layout'])
             return cls(**values)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -99,8 +99,6 @@ def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
                 'entries without replacement; raise most_frequent, shorten the prompt or use the '
                 'uniform initialiser'
             )
-        if context.num_rows == 0:
-            return _no_rows(context)
         ids = first + jax.random.choice(rng, num_entries, (context.num_rows,), replace=False)
         return _vocabulary_rows(context, np.asarray(ids))
 
@@ -125,8 +123,6 @@ def class_labels(labels: Sequence[str], fallback: Initializer | None = None) -> 
     labels = list(dict.fromkeys(labels))
 
     def initialize(rng: Array, context: InitContext) -> Array:
-        if context.num_rows == 0:
-            return _no_rows(context)
         means = [jnp.mean(_text_rows(context, label), axis=0) for label in labels]
         what = f'the {len(labels)} class labels need {len(labels)}'
         return _fill(rng, context, jnp.stack(means), fallback, what)
@@ -147,8 +143,6 @@ def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
     """
 
     def initialize(rng: Array, context: InitContext) -> Array:
-        if context.num_rows == 0:
-            return _no_rows(context)
         rows = _text_rows(context, text)
         what = f'the text {_shorten(text)} needs {len(rows)}'
         return _fill(rng, context, rows, fallback, what)
@@ -213,11 +207,6 @@ def _vocabulary_rows(context: InitContext, ids: np.ndarray) -> Array:
     """Copy rows out of the table before casting: the whole table may be gigabytes."""
     assert jnp.issubdtype(context.table_VD.dtype, jnp.floating), 'dequantise the table first'
     return jnp.asarray(context.table_VD[ids]).astype(jnp.float32)
-
-
-def _no_rows(context: InitContext) -> Array:
-    """Return the prompt of plain T5, with which any text or labels are simply not used."""
-    return jnp.zeros((0, context.table_VD.shape[1]), jnp.float32)
 
 
 def _shorten(text: str) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 
 PLACEMENTS = ('before', 'after', 'around', 'marker')
 DEFAULT_MARKER = '<extra_id_99>'
+#: The placements for which a field may be set.
+_APPLIES = {'after_end': ('after', 'around'), 'rows_before': ('around',), 'marker': ('marker',)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,48 +45,23 @@ class Layout:
             )
         if not isinstance(self.after_end, bool):
             raise ValueError(f'layout after_end is {self.after_end!r}; expected true or false')
-        if self.after_end and self.placement not in ('after', 'around'):
+        count = self.rows_before
+        if count is not None and (type(count) is not int or count < 0):
             raise ValueError(
-                f'layout after_end=True does not apply to placement {self.placement!r}; '
-                "use placement 'after' or 'around', or leave after_end out"
-            )
-        self._check_rows_before()
+                f'layout rows_before is {count!r}; expected a whole number, 0 or more')
         if not isinstance(self.marker, str) or not self.marker:
             raise ValueError(f'layout marker is {self.marker!r}; expected one vocabulary entry')
-        if self.marker != DEFAULT_MARKER and self.placement != 'marker':
-            raise ValueError(
-                f'layout marker {self.marker!r} does not apply to placement {self.placement!r}; '
-                "use placement 'marker' or leave the marker out"
-            )
+        for name, placements in _APPLIES.items():
+            value = getattr(self, name)
+            if value != getattr(Layout, name) and self.placement not in placements:
+                raise ValueError(
+                    f'layout {name}={value!r} does not apply to placement {self.placement!r}; '
+                    f'use placement {" or ".join(map(repr, placements))}, or leave {name} out')
 
-    def _check_rows_before(self):
-        """Check that rows_before is a count and that the placement uses it."""
-        if self.rows_before is None:
-            return
+    def _num_rows_before(self, num_rows: int) -> int:
+        """Count the rows that stand before the text; the others stand after it."""
         if self.placement != 'around':
-            raise ValueError(
-                f'layout rows_before={self.rows_before!r} does not apply to placement '
-                f"{self.placement!r}; use placement 'around' or leave rows_before out"
-            )
-        is_count = isinstance(self.rows_before, int) and not isinstance(self.rows_before, bool)
-        if not is_count or self.rows_before < 0:
-            raise ValueError(
-                f'layout rows_before is {self.rows_before!r}; expected a whole number, 0 or more'
-            )
-
-    def num_rows_before(self, num_rows: int) -> int:
-        """Count the rows that stand before the text; the others stand after it.
-
-        Raises:
-            ValueError: the layout asks for more rows before the text than there are, or the
-                placement is 'marker', where the count depends on the input.
-        """
-        if self.placement == 'before':
-            return num_rows
-        if self.placement == 'after':
-            return 0
-        if self.placement == 'marker':
-            raise ValueError("placement 'marker' puts rows where each input says, not before it")
+            return num_rows if self.placement == 'before' else 0
         before = num_rows // 2 if self.rows_before is None else self.rows_before
         if before > num_rows:
             raise ValueError(
@@ -120,7 +97,11 @@ class Layout:
                 for the end token.
         """
         tokens = np.asarray(tokens, np.int32)
-        _check_tokens(tokens, vocab_size)
+        wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+        if len(wrong):  # ids beyond the table would pass for virtual tokens
+            raise ValueError(
+                f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size} rows; "
+                'use the tokenizer that belongs to this model')
         cut = None
         if self.placement == 'marker':
             cut = self._find_marker(tokens, marker_id)
@@ -137,7 +118,7 @@ class Layout:
         if cut is not None:
             parts = [text[:cut], rows, text[cut:], end]
         else:
-            before = self.num_rows_before(num_rows)
+            before = self._num_rows_before(num_rows)
             tail = [end, rows[before:]] if self.after_end else [rows[before:], end]
             parts = [rows[:before], text, *tail]
         return np.concatenate(parts), keep < len(tokens)
@@ -196,15 +177,3 @@ class Layout:
                 f'expected some of {", ".join(names)}'
             )
         return cls(**values)
-
-
-def _check_tokens(tokens, vocab_size: int) -> None:
-    """Refuse ids beyond the table: they would pass for virtual tokens."""
-    if tokens.ndim != 1:
-        raise ValueError(f'tokens have shape {tokens.shape}; expected one text, int32[T]')
-    if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab_size):
-        wrong = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
-        raise ValueError(
-            f"token id {wrong} is outside the model's vocabulary of {vocab_size} rows; "
-            'use the tokenizer that belongs to this model'
-        )

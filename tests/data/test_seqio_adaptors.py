@@ -9,7 +9,7 @@ from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.quiet_tensorflow import seqio, tf
 from jax_prompt.data.seqio_adaptors import PromptFeatureConverter
 from jax_prompt.data.seqio_tasks import as_seqio
-from jax_prompt.data.tasks.registered import registered_task
+from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch, token_id, vocabulary_fingerprint
 from jax_prompt.prompts.layout import Layout
@@ -78,7 +78,7 @@ def test_text_task_is_a_seqio_task_without_prompts(task, vocabulary):
 
 def test_fast_loading_gives_the_seqio_tasks_examples(task, vocabulary, registered):
     fast = load_examples(task, 'train', vocabulary)
-    slow = load_examples(registered_task(registered, ('negative', 'positive')), 'train', vocabulary)
+    slow = load_examples(RegisteredTask(registered, ('negative', 'positive')), 'train', vocabulary)
     assert fast.inputs.flat.tolist() == slow.inputs.flat.tolist()
     assert fast.inputs.offsets.tolist() == slow.inputs.offsets.tolist()
     assert fast.targets.flat.tolist() == slow.targets.flat.tolist()
@@ -88,13 +88,13 @@ def test_fast_loading_gives_the_seqio_tasks_examples(task, vocabulary, registere
 def test_registered_task_reads_with_the_models_vocabulary(vocabulary, registered, build_tokenizer,
                                                           words):
     other = type(vocabulary)(build_tokenizer(words[::-1]))
-    examples = load_examples(registered_task(registered), 'train', other, limit=2)
+    examples = load_examples(RegisteredTask(registered), 'train', other, limit=2)
     assert len(examples) == 2 and examples.labels is None
     assert other.decode(examples.inputs[0]) == 'review: a good film'
 
 
 def test_registered_task_metadata(registered):
-    values = registered_task(registered, ('negative', 'positive')).to_dict()
+    values = RegisteredTask(registered, ('negative', 'positive')).to_dict()
     again = TextTask.from_dict(values)
     assert again.render({'inputs': 'ready'}) == 'ready'
     assert again.label_words == ('negative', 'positive')
@@ -103,12 +103,12 @@ def test_registered_task_metadata(registered):
 def test_registered_task_mistakes(registered, vocabulary):
     with pytest.raises(ValueError, match="no task 'toy_tusk' is registered with seqio .*did you "
                                          'mean toy_task?'):
-        registered_task('toy_tusk')
+        RegisteredTask('toy_tusk')
     with pytest.raises(ValueError, match="seqio task toy_task has no split 'dev'; it has train"):
-        load_examples(registered_task(registered), 'dev', vocabulary)
+        load_examples(RegisteredTask(registered), 'dev', vocabulary)
     with pytest.raises(ValueError, match="target 'positive' of example 2 of seqio task toy_task is "
                                          "not one of its labels: 'negative', 'neutral'"):
-        load_examples(registered_task(registered, ('negative', 'neutral')), 'train', vocabulary)
+        load_examples(RegisteredTask(registered, ('negative', 'neutral')), 'train', vocabulary)
 
 
 def test_get_dataset_equals_our_own_batches(task, vocabulary, converter):

@@ -45,8 +45,8 @@ def test_every_initialiser_gives_float32_rows_that_depend_on_the_key_alone(name)
     assert (name == 'from_array') == bool((first == other).all())
 
 
-@pytest.mark.parametrize('name', [name for name in ALL if name != 'from_array'])
-def test_every_initialiser_serves_plain_t5(name):
+@pytest.mark.parametrize('name', ['uniform', 'sampled_vocabulary'])
+def test_what_fills_up_may_have_nothing_to_fill(name):
     assert ALL[name](RNG, context(num_rows=0)).shape == (0, D)
 
 

@@ -77,7 +77,6 @@ def test_no_rows_leave_the_plain_input():
 ])
 def test_rows_stand_where_the_layout_says(layout, expected):
     assert layout.insert(text(2), 3, V, EOS, 512)[0].tolist() == expected
-    assert layout.num_rows_before(3) == sum(i >= V for i in expected[: expected.index(2)])
 
 
 @pytest.mark.parametrize(('marker_at', 'max_length', 'expected'), [
@@ -129,7 +128,7 @@ def test_layouts_describe_themselves():
     ({'placement': 'around', 'rows_before': -1}, 'rows_before is -1; expected a whole number'),
     ({'placement': 'around', 'rows_before': 1.5}, r'rows_before is 1\.5; expected'),
     ({'placement': 'around', 'rows_before': True}, 'rows_before is True; expected'),
-    ({'marker': '<x>'}, "marker '<x>' does not apply to placement 'before'"),
+    ({'marker': '<x>'}, "marker='<x>' does not apply to placement 'before'"),
     ({'placement': 'marker', 'marker': ''}, "marker is ''; expected one vocabulary entry"),
     ({'place': 'after'}, "unknown entries 'place'; expected some of placement, after_end"),
     (['before'], 'expected a dictionary'),
@@ -147,17 +146,7 @@ def test_impossible_layouts_are_refused(values, message):
     (Layout(), [2], {'max_length': 0}, 'max_length is 0; at least 1'),
     (Layout(), [2, V], {}, "token id 100 is outside the model's vocabulary of 100 rows"),
     (Layout(), [-2], {}, 'token id -2 is outside'),
-    (Layout(), [[2]], {}, r'shape \(1, 1\); expected one text'),
 ])
 def test_impossible_inputs_are_refused(layout, tokens, arguments, message):
     with pytest.raises(ValueError, match=message):
         layout.insert(np.array(tokens), 3, V, EOS, **arguments)
-
-
-def test_half_of_the_rows_stand_before_unless_told():
-    assert [Layout('around').num_rows_before(rows) for rows in range(6)] == [0, 0, 1, 1, 2, 2]
-
-
-def test_a_marker_has_no_fixed_number_of_rows_before():
-    with pytest.raises(ValueError, match='where each input says'):
-        Layout('marker').num_rows_before(3)

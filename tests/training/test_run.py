@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from jax_prompt.data.tasks.files import file_task
-from jax_prompt.data.tasks.registered import registered_task
+from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import load_prompt
@@ -188,7 +188,7 @@ def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_
         'review : {text}', 'label', {'0': 'negative', '1': 'positive'})
     seqio.TaskRegistry.add_provider('tiny_seqio', registered.seqio_task(model.vocabulary))
     try:
-        task = registered_task('tiny_seqio', labels=('negative', 'positive'))
+        task = RegisteredTask('tiny_seqio', labels=('negative', 'positive'))
         outcome = train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
     finally:
         seqio.TaskRegistry.remove('tiny_seqio')

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jax_prompt.data.tasks.rows import Row, read_rows
@@ -61,20 +61,14 @@ def file_task(
     _check_first_rows(plain)
     splits = dict(given)
     if not validation_file:
-        cut = functools.cache(
-            functools.partial(_cut, plain, free_text=labels is None, with_test=not test_file))
-        for split in cut_names(bool(test_file)):
-            splits[split] = functools.partial(_part, cut, split)
+        names = ('train', 'validation') if test_file else ('train', 'validation', 'test')
+        cut = functools.cache(functools.partial(_cut, plain, labels is None, names))
+        splits |= {split: lambda split=split: cut()[split] for split in names}
     if labels == 'auto':
         read = task(splits)
         labels = tuple(sorted({read.raw_target(row) for row in read.rows('train')}))
     return task({split: splits[split] for split in ('train', 'validation', 'test')
                  if split in splits}, labels=labels)
-
-
-def cut_names(has_test_file: bool) -> tuple[str, ...]:
-    """Return the splits that are cut from the training file."""
-    return ('train', 'validation') if has_test_file else ('train', 'validation', 'test')
 
 
 def _check_first_rows(task: TextTask) -> None:
@@ -87,7 +81,7 @@ def _check_first_rows(task: TextTask) -> None:
         task.raw_target(row)
 
 
-def _cut(task: TextTask, free_text: bool, with_test: bool) -> dict[str, list[Row]]:
+def _cut(task: TextTask, free_text: bool, names: tuple[str, ...]) -> dict[str, list[Row]]:
     """Cut the training file of a task into splits."""
     columns = sorted(task.columns)
 
@@ -98,21 +92,13 @@ def _cut(task: TextTask, free_text: bool, with_test: bool) -> dict[str, list[Row
 
     rows = without_duplicates(task.rows('train'), text_of, task.raw_target, task.name,
                               drop_conflicts=not free_text)
-    parts: dict[str, list[Row]] = {split: [] for split in cut_names(not with_test)}
-    for row in rows:
-        split = split_of(text_of(row))
-        parts[split if split in parts else 'train'].append(row)
+    parts = divided(rows, text_of, names)
     empty = [split for split, part in parts.items() if not part]
     if empty:
         raise ValueError(
             f'{task.splits["train"]} has {len(rows)} different texts, too few to cut a '
             f'{empty[0]} split from them; give files for validation and test')
     return parts
-
-
-def _part(cut: functools.cache, split: str) -> list[Row]:
-    """Return one split of those cut."""
-    return cut()[split]
 
 
 def normalized(text: str) -> str:
@@ -127,6 +113,16 @@ def split_of(text: str) -> str:
     """
     digest = hashlib.blake2b(normalized(text).encode(), digest_size=8).digest()
     return {0: 'test', 1: 'validation'}.get(int.from_bytes(digest, 'big') % 10, 'train')
+
+
+def divided(rows: Iterable[Row], text_of: Callable[[Row], str],
+            names: Sequence[str] = ('train', 'validation', 'test')) -> dict[str, list[Row]]:
+    """Deal rows out by `split_of` their texts; those of a split that is not named go to train."""
+    parts: dict[str, list[Row]] = {split: [] for split in names}
+    for row in rows:
+        split = split_of(text_of(row))
+        parts[split if split in parts else 'train'].append(row)
+    return parts
 
 
 def without_duplicates(

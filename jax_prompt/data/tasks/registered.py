@@ -10,13 +10,16 @@ from jax_prompt.data.tasks.rows import Row
 
 @dataclasses.dataclass(frozen=True)
 class RegisteredTask:
-    """Stand for a task in seqio's registry; made by `registered_task`.
+    """Use a task that a module has registered with seqio.
 
     Attributes:
-        name: its name in `seqio.TaskRegistry`.
+        name: its name in `seqio.TaskRegistry`; import the module that registers it first.
         labels: the label words as the task writes them in its targets; None for free text.
         inputs_length, targets_length: the most tokens, end token included, virtual tokens not.
         metrics: as a `TextTask` has them.
+
+    Raises:
+        ValueError: no such task, or one without text features "inputs" and "targets".
     """
 
     name: str
@@ -24,6 +27,15 @@ class RegisteredTask:
     inputs_length: int = 512
     targets_length: int = 64
     metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
+
+    def __post_init__(self):
+        features = _look_up(self.name).output_features
+        missing = [key for key in ('inputs', 'targets') if key not in features]
+        if missing:
+            raise ValueError(f'seqio task {self.name!r} has no feature {missing[0]!r}; it has '
+                             f'{", ".join(features)}; expected inputs and targets')
+        if self.labels is not None:
+            object.__setattr__(self, 'labels', tuple(self.labels))
 
     @property
     def label_words(self) -> tuple[str, ...] | None:
@@ -58,31 +70,6 @@ class RegisteredTask:
         return {'name': self.name, 'inputs_template': '{inputs}', 'target': 'targets',
                 'labels': labels, 'inputs_length': self.inputs_length,
                 'targets_length': self.targets_length}
-
-
-def registered_task(name: str, labels: tuple[str, ...] | None = None, inputs_length: int = 512,
-                    targets_length: int = 64) -> RegisteredTask:
-    """Use a task that a module has registered with seqio.
-
-    Args:
-        name: its name in `seqio.TaskRegistry`; import the module that registers it first.
-        labels: the label words as its targets have them, for ranking; None for free text.
-        inputs_length: the most tokens of an input, end token included, virtual tokens not.
-        targets_length: the most tokens of a target, end token included.
-
-    Returns:
-        The task.
-
-    Raises:
-        ValueError: no such task, or one without text features "inputs" and "targets".
-    """
-    task = _look_up(name)
-    missing = [key for key in ('inputs', 'targets') if key not in task.output_features]
-    if missing:
-        raise ValueError(f'seqio task {name!r} has no feature {missing[0]!r}; it has '
-                         f'{", ".join(task.output_features)}; expected inputs and targets')
-    return RegisteredTask(name, None if labels is None else tuple(labels), inputs_length,
-                          targets_length)
 
 
 def _look_up(name: str) -> Any:

@@ -8,7 +8,7 @@ splits.
 import functools
 import os
 
-from jax_prompt.data.tasks.files import split_of, without_duplicates
+from jax_prompt.data.tasks.files import divided, without_duplicates
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import package_path
@@ -54,7 +54,7 @@ def _review_task(name: str, template: str, inputs_length: int, targets_length: i
                  notes: tuple[str, ...] = ()) -> TextTask:
     """Make a task over one source of the wheel's file."""
     path = _reviews_path(name)
-    splits = {split: functools.partial(_split, path, name, split)
+    splits = {split: lambda split=split: _parts(path, name)[split]
               for split in ('train', 'validation', 'test')}
     return TextTask(name, splits, template, 'label', LABELS, inputs_length, targets_length, notes)
 
@@ -77,15 +77,7 @@ def _parts(path: str, source: str) -> dict[str, list[Row]]:
     rows = without_duplicates(
         rows, lambda row: row.columns['text'], lambda row: row.columns['label'],
         f'{source} ({os.path.basename(path)})')
-    parts: dict[str, list[Row]] = {'train': [], 'validation': [], 'test': []}
-    for row in rows:
-        parts[split_of(row.columns['text'])].append(row)
-    return parts
-
-
-def _split(path: str, source: str, split: str) -> list[Row]:
-    """Return one split of one source."""
-    return _parts(path, source)[split]
+    return divided(rows, lambda row: row.columns['text'])
 
 
 def _clean(text: str) -> str:

@@ -12,6 +12,10 @@ from typing import Any, TextIO
 # csv's own limit of 128 KiB a field is below a long document.
 _LONGEST_FIELD = 1 << 27
 
+#: Endings of files, and how csv reads them.
+_KINDS = {'.csv': {'strict': True}, '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE},
+          '.jsonl': {}}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -44,10 +48,9 @@ def read_rows(path: str) -> Iterator[Row]:
     """
     path = str(path)
     kind = os.path.splitext(path.lower().removesuffix('.gz'))[1]
-    readers = {'.csv': _read_csv, '.tsv': _read_tsv, '.jsonl': _read_jsonl}
-    if kind not in readers:
+    if kind not in _KINDS:
         raise ValueError(
-            f'{path} is a {kind or "nameless"} file; expected one of {", ".join(readers)}, '
+            f'{path} is a {kind or "nameless"} file; expected one of {", ".join(_KINDS)}, '
             'or one of them with .gz')
     if not os.path.isfile(path):
         raise FileNotFoundError(f'data file {path} does not exist')
@@ -57,25 +60,17 @@ def read_rows(path: str) -> Iterator[Row]:
         # Ends of lines: csv wants to see them itself; in JSON a lone return is a space.
         newline = '\n' if kind == '.jsonl' else ''
         with opener(path, 'rt', encoding='utf-8-sig', newline=newline) as file:
-            yield from readers[kind](file, os.path.basename(path))
+            read = _read_jsonl if kind == '.jsonl' else _read_table
+            yield from read(file, os.path.basename(path), **_KINDS[kind])
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not UTF-8 text: {error}') from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is not a whole gzip file: {error}') from None
 
 
-def _read_csv(file: TextIO, name: str) -> Iterator[Row]:
-    """Read comma-separated rows, quoted where needed."""
-    return _read_table(csv.reader(file, strict=True), name)
-
-
-def _read_tsv(file: TextIO, name: str) -> Iterator[Row]:
-    """Read tab-separated rows without quoting."""
-    return _read_table(csv.reader(file, delimiter='\t', quoting=csv.QUOTE_NONE), name)
-
-
-def _read_table(reader: Any, name: str) -> Iterator[Row]:
+def _read_table(file: TextIO, name: str, **dialect: Any) -> Iterator[Row]:
     """Read rows below a header."""
+    reader = csv.reader(file, **dialect)
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     header = None
     while True:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.parallel.rules import path_name
 from jax_prompt.types import Array, Params
 
 LARGEST = 127
@@ -139,18 +140,14 @@ def quantise_tree(frozen: Params) -> Params:
     Raises:
       ValueError: a kernel holds numbers that are not finite.
     """
-    return _map_kernels(quantise, frozen)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if isinstance(leaf, Int8) else quantise(path_name(path), leaf),
+        frozen, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
 
 def quantised_shapes(shapes: Params) -> Params:
     """Return what `quantise_tree` makes of a tree of `jax.ShapeDtypeStruct`, allocating nothing."""
-
-    def quantised(path: str, leaf: Any) -> Any:
-        axes = summed_axes(path)
-        return leaf if axes is None else jax.eval_shape(
-            functools.partial(_quantise_on_device, axes=axes), leaf)
-
-    return _map_kernels(quantised, shapes)
+    return jax.eval_shape(quantise_tree, shapes)
 
 
 def widen(params: Any, dtype: jnp.dtype) -> Any:
@@ -243,12 +240,3 @@ def _scale_of(largest: Any, xp: Any) -> Any:
 
 def _all_finite(scale: Any) -> Any:
     return np.isfinite(scale).all() if isinstance(scale, np.ndarray) else jnp.isfinite(scale).all()
-
-
-def _map_kernels(function: Any, tree: Params) -> Params:
-    """Apply function(path, leaf) to every leaf that is not an `Int8`."""
-    def apply(path: tuple, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path, simple=True, separator='/')
-        return leaf if isinstance(leaf, Int8) else function(name, leaf)
-
-    return jax.tree_util.tree_map_with_path(apply, tree, is_leaf=lambda x: isinstance(x, Int8))
