@@ -31,7 +31,6 @@ class Features:
         labels: int32[N], the index of each target among the label words; None for free text.
         decoder_length: L, the same for all batches of these features.
         pad_id, decoder_start_id: of the model.
-        truncated_inputs, truncated_targets: how many were cut to fit.
     """
 
     name: str
@@ -41,8 +40,6 @@ class Features:
     decoder_length: int
     pad_id: int = 0
     decoder_start_id: int = 0
-    truncated_inputs: int = 0
-    truncated_targets: int = 0
 
     def __len__(self) -> int:
         return len(self.encoder)
@@ -163,7 +160,7 @@ class FeatureConverter:
         longest = int(targets.lengths.max(initial=1))
         length = min(-(-longest // _TARGET_MULTIPLE) * _TARGET_MULTIPLE, self.targets_length)
         return Features(examples.name, inputs, targets, examples.labels, length, self.pad_id,
-                        self.decoder_start_id, inputs_cut, targets_cut)
+                        self.decoder_start_id)
 
     def _convert_all(self, convert: Any, sequences: Ragged, name: str) -> tuple[Ragged, int]:
         """Convert each sequence and count those cut."""

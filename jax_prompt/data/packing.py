@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -220,18 +220,12 @@ def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) ->
     return batch | {'decoder_loss_weights': weights.astype(np.float32)}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
-    """The order of training: which examples make batch number `step`.
+    """The order of training: which examples, of lengths int64[N], make batch number `step`."""
 
-    Attributes:
-        lengths: int[N], of the examples.
-        batch_size, seed: as `packed_train_batches` has them.
-    """
-
-    lengths: np.ndarray
-    batch_size: int
-    seed: int
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self._recent = functools.lru_cache(maxsize=4)(self.epoch)
 
     def batch(self, step: int) -> np.ndarray:
         """Return int[batch_size], the examples of a step."""
@@ -239,11 +233,6 @@ class _Order:
         epochs, within = np.divmod(places, len(self.lengths))
         return np.array([self._recent(int(epoch))[place]
                          for epoch, place in zip(epochs, within, strict=True)])
-
-    @functools.cached_property
-    def _recent(self) -> Callable[[int], np.ndarray]:
-        """Remember the orders of the last epochs asked for."""
-        return functools.lru_cache(maxsize=4)(self.epoch)
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return an epoch's order of all examples."""

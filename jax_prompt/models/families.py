@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax_prompt.models.architecture import Family, ModelConfig
+from jax_prompt.models.architecture import Family
 from jax_prompt.models.t5 import family as t5
 
 #: `model_type` in a Hugging Face configuration -> the family that reads it.
@@ -20,18 +20,3 @@ def family_of(said: dict[str, Any], where: str) -> Family:
         raise ValueError(f'{where} has model_type={model_type!r:.60}; expected one of '
                          f'{", ".join(FAMILIES)}: other models cannot be loaded')
     return FAMILIES[model_type]
-
-
-def config_from_hugging_face(said: dict[str, Any], where: str, name: str) -> ModelConfig:
-    """Read a parsed `config.json` of any family.
-
-    Args:
-      said: the parsed JSON.
-      where: the file, for messages.
-      name: what to call the model.
-
-    Raises:
-      ValueError: for another family, or a field that is missing, or of another type, or of a value
-        unheard of.
-    """
-    return family_of(said, where).from_hugging_face(said, where, name)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_prompt.config import configured
 from jax_prompt.prompts.file import load_prompt
-from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
+from jax_prompt.prompts.numpy_file import as_float32, is_numpy_file, read_array
 from jax_prompt.types import Array
 
 
@@ -228,21 +228,10 @@ def _read(path: Path) -> np.ndarray:
 
 def _check_array(array: np.ndarray, where: str, context: InitContext) -> np.ndarray:
     """Cast to float32 what has the prompt's shape."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f'{where} holds {array.dtype}, not floats; save the prompt as float32')
     expected = (context.num_rows, context.table_VD.shape[1])
     if array.shape != expected:
         raise ValueError(
             f'{where} has shape {array.shape} but the prompt has shape {expected} (rows, width of '
             'the model); set the prompt length to its rows and use a model of its width'
         )
-    # A float64 past float32's range becomes infinite here, which the check below reports.
-    with np.errstate(over='ignore'):
-        array = np.array(array, np.float32)
-    if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise ValueError(
-            f'{where} holds numbers that are not finite in float32, first in row {row}; '
-            'use a prompt from a run that did not diverge'
-        )
-    return array
+    return as_float32(array, where)

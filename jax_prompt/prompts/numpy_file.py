@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -51,3 +52,22 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
             f'{described} bytes, {held} follow; copy it or write it again')
     array = np.array(mapped)
     return array.view(ml_dtypes.bfloat16) if array.dtype == _OPAQUE_PAIR else array
+
+
+def as_float32(array: np.ndarray, where: str) -> np.ndarray:
+    """Make rows of any float type float32, in memory of their own.
+
+    Raises:
+        ValueError: they are no floats, or not finite in float32; says where they are from.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f'{where} holds {array.dtype}, not floats; save the prompt as float32')
+    # A float64 past float32's range becomes infinite here, which the check below reports.
+    with np.errstate(over='ignore'):
+        array = np.array(array, np.float32, order='C')
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f'{where} holds numbers that are not finite in float32, first in row '
+            f'{np.argwhere(~np.isfinite(array))[0, 0]}; use a prompt from a run that did not '
+            'diverge')
+    return array

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -113,14 +114,10 @@ def _draw_curve(
         axes.plot(steps, values, style, color=color, label=label, marker='o', markersize=4)
         return
     (line,) = axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
-    trend = _running_mean(values, half=max(2, len(values) // 30))
+    window = np.ones(2 * max(2, len(values) // 30) + 1)
+    # Divided by the points that each window holds, so that the ends are means too.
+    trend = np.convolve(values, window, 'same') / np.convolve(np.ones(len(values)), window, 'same')
     axes.plot(steps, trend, style, color=line.get_color(), linewidth=1.8, label=f'{label} (trend)')
-
-
-def _running_mean(values: tuple[float, ...], half: int) -> list[float]:
-    """Average each point with `half` points on either side of it."""
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
 
 
 def _mark_best(axes: Axes, split: str, points: list[tuple[int, float]]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jax_prompt.models.architecture import ModelConfig
-from jax_prompt.models.families import config_from_hugging_face
+from jax_prompt.models.families import family_of
 from jax_prompt.models.t5 import family as t5
 from jax_prompt.models.t5.config import EMBEDDING, HEAD
 from jax_prompt.weights.huggingface import read_json
@@ -166,7 +166,8 @@ def _config(folder: pathlib.Path, name: str, weights: dict[str, Weight], encoder
     found = dict(tied_head=tied, scale_decoder_outputs=scale is not None)
     if path.is_file():
         said = read_json(path, 'it tells the shape')
-        config = dataclasses.replace(config_from_hugging_face(said, str(path), name), **found)
+        config = dataclasses.replace(family_of(said, str(path)).from_hugging_face(
+            said, str(path), name), **found)
     else:
         epsilon = encoder.scalar_added_in('final_layer_norm')
         found |= {} if epsilon is None else dict(layer_norm_epsilon=epsilon)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jax_prompt.models.architecture import ModelConfig
-from jax_prompt.models.families import config_from_hugging_face
+from jax_prompt.models.families import family_of
 from jax_prompt.models.t5 import family as t5
 from jax_prompt.models.t5.config import EMBEDDING, HEAD
 from jax_prompt.weights.array_folder import Array, Folder
@@ -190,5 +190,6 @@ def _config(path: str, name: str, tensors: dict[str, Stored], shared_bias: bool)
         activation = 'gelu' if t5.is_gated(tensors) else 'relu'
         return t5.from_shapes(tensors, path, activation=activation, name=name, **found)
     where = f'{path}/config.json'
+    said = parse_object(content, where)
     return dataclasses.replace(
-        config_from_hugging_face(parse_object(content, where), where, name), **found)
+        family_of(said, where).from_hugging_face(said, where, name), **found)

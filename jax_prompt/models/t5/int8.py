@@ -122,7 +122,7 @@ def quantise(path: str, kernel: Any) -> Any:
     else:
         result = _quantise_on_device(kernel, axes)
     traced = isinstance(result.scale, jax.core.Tracer)
-    if not traced and not np.asarray(_all_finite(result.scale)):
+    if not traced and not jnp.isfinite(result.scale).all():
         raise ValueError(f'parameter {path} holds numbers that are not finite (inf or NaN), which '
                          'cannot be stored as int8; load it as float32 or mend the checkpoint')
     return result
@@ -236,7 +236,3 @@ def _scale_of(largest: Any, xp: Any) -> Any:
     # Multiplied, not divided: XLA would turn a division by a constant into this, and host and
     # devices should agree to the last bit.
     return xp.maximum(largest * np.float32(1 / LARGEST), np.finfo(np.float32).tiny)
-
-
-def _all_finite(scale: Any) -> Any:
-    return np.isfinite(scale).all() if isinstance(scale, np.ndarray) else jnp.isfinite(scale).all()

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from jax_prompt.models.families import config_from_hugging_face
+from jax_prompt.models.families import family_of
 from jax_prompt.models.t5.config import T5Config, t5_1_1
 
 # The first T5: layers, d_model, d_ff, heads, d_kv (Raffel et al. 2020, section 3.7 and the released
@@ -56,4 +56,4 @@ def find_config(model: str) -> T5Config:
     if not isinstance(fields, dict):
         raise ValueError(f'{path} holds a {type(fields).__name__}; expected a JSON object with the '
                          'configuration of a T5')
-    return config_from_hugging_face(fields, str(path), path.parent.name)
+    return family_of(fields, str(path)).from_hugging_face(fields, str(path), path.parent.name)
