@@ -1,8 +1,6 @@
 """The evaluator: metrics over the predictions of a split's rows, whichever way they are made."""
 
 import dataclasses
-import gc
-import weakref
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation import evaluator as evaluation
 from jax_prompt.evaluation.evaluator import Evaluator, scores_of
-from jax_prompt.inference.predict import programs_of
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, no_prompt
@@ -101,19 +98,6 @@ def test_lengths_given_count_no_virtual_tokens_and_longer_inputs_get_their_own(o
         how = evaluator.prepare(examples, rows)[1]
         assert how.shapes.lengths == (7 + rows, 16)
     assert evaluator.prepare(examples, 3) is evaluator.prepare(examples, 3)
-
-
-def test_programs_are_compiled_once_for_all_evaluators_and_go_with_the_model(world, prompt):
-    opened = open_tiny(world / 'model')
-    examples = load_examples(make_task(), 'validation', opened.vocabulary)
-    for _ in range(2):
-        Evaluator(opened, make_task(), Layout(), batch_size=4)(prompt, examples)
-    ran = [len(one) for one in programs_of(opened)._ran.values()]
-    assert len(ran) == 1
-    gone = weakref.ref(opened)
-    del opened
-    gc.collect()
-    assert gone() is None
 
 
 def test_scores_that_are_not_finite_are_no_metric(opened, prompt):
