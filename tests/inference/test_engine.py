@@ -1,5 +1,6 @@
 """Batches of many tasks: each row gets what it gets alone, and nothing is compiled for a prompt."""
 
+import functools
 import logging
 
 import jax
@@ -23,6 +24,9 @@ from tests.inference.whole import make_beam_generator, make_label_scorer
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((4, 4), (8, 4)), targets=(16,),
                 shared_labels=1)
+
+
+generator = functools.cache(make_generator)
 
 
 @pytest.fixture(scope='module')
@@ -73,14 +77,16 @@ def offline(opened, file, text):
     rendered = task.render({'text': text} if isinstance(text, str) else text)
     ids, _ = converter.input_ids(opened.vocabulary.encode(rendered))
     ids_1S = np.pad(ids, (0, 48 - len(ids)))[None]
+    # Rows that no id names make all prompts one shape.
+    prompt = Prompt(np.pad(file.prompt.rows, ((0, 17 - len(file.prompt.rows)), (0, 0))))
     if task.label_words is None:
-        generate = make_generator(opened.model, task.targets_length)
-        tokens = np.asarray(generate(opened.frozen, file.prompt, ids_1S))[0]
+        tokens = np.asarray(generator(opened.model, 12)(opened.frozen, prompt, ids_1S))[0]
+        tokens = tokens[:task.targets_length]
         words = opened.vocabulary.decode(before_end(tokens, opened.model.tokens.eos))
         return Prediction(words.strip())
     score = make_label_scorer(opened.model,
                               [opened.vocabulary.encode(word) for word in task.label_words])
-    scores_1C = np.asarray(score(opened.frozen, file.prompt, ids_1S))
+    scores_1C = np.asarray(score(opened.frozen, prompt, ids_1S))
     return Prediction(task.label_words[scores_1C.argmax()],
                       dict(zip(task.label_words, scores_1C[0].tolist(), strict=True)),
                       dict(zip(task.label_words, probabilities(scores_1C)[0].tolist(),
