@@ -52,22 +52,23 @@ class Limits:
         """Serve one request."""
         if scope['type'] != 'http':
             return
-        began, status, ended = time.monotonic(), 'dropped', asyncio.Event()
+        began, status, last_message = time.monotonic(), 'dropped', None
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, last_message
             if message['type'] == 'http.response.start':
                 status = message['status']
                 last = [(b'connection', b'close')] if self._service.state == DRAINING else []
                 message = {**message, 'headers': [*message.get('headers', []), *_HEADERS, *last]}
             elif not message.get('more_body'):
-                ended.set()
+                last_message = message
+                return
             await send(message)
 
         try:
             self._check_sender(scope)
             body = await self._read_body(scope, receive)
-            await self._pass_on(scope, body, receive, answer, ended)
+            await self._pass_on(scope, body, receive, answer)
         except Refused as refused:
             await self._refuse(refused, scope, receive, answer)
         except ConnectionError:
@@ -75,6 +76,10 @@ class Limits:
         finally:
             route = getattr(scope.get('route'), 'path', 'none')
             self._service.metrics.note_request(route, status, time.monotonic() - began)
+            # At the very end: uvicorn limits how many of these calls there are, and whoever has an
+            # answer may send the next request at once.
+            if last_message is not None:
+                await send(last_message)
 
     def _check_sender(self, scope: dict[str, Any]) -> None:
         """Refuse who may not ask this."""
@@ -126,8 +131,8 @@ class Limits:
         await JSONResponse({'detail': refused.detail}, refused.status, headers)(
             scope, receive, answer)
 
-    async def _pass_on(self, scope: dict[str, Any], body: bytes, receive: Receive, answer: Send,
-                       ended: asyncio.Event) -> None:
+    async def _pass_on(self, scope: dict[str, Any], body: bytes, receive: Receive,
+                       answer: Send) -> None:
         """Let a route answer; who hangs up is not worked for."""
         messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
@@ -138,7 +143,7 @@ class Limits:
         gone = asyncio.ensure_future(receive())  # all that can still come
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.is_set() and scope['method'] not in CHANGING:
+            if scope['method'] not in CHANGING:
                 work.cancel()  # which does nothing to work that is done
             await asyncio.wait({work})
         finally:
