@@ -58,5 +58,5 @@ def shared_programs(compile_once):
 def server(model, all_prompts, shared_programs):
     """A server with all prompts and small limits."""
     with running(model, all_prompts, max_body=20_000, max_text=5_000, max_tokens=16,
-                 read_limit=2.0, num_beams=2, max_connections=100) as server:
+                 read_limit=2.0, num_beams=2) as server:
         yield server
