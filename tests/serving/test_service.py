@@ -247,8 +247,8 @@ def test_a_row_that_has_no_answer_is_the_fault_of_no_other_request(service, monk
 @pytest.mark.slow
 def test_a_prompt_that_has_no_answer_is_the_fault_of_no_other_request(opened, mood):
     """Its numbers are finite, as a prompt file's must be, and infinite in bfloat16."""
-    wide = types.SimpleNamespace(**{
-        **vars(opened), 'model': dataclasses.replace(opened.model, dtype=jnp.bfloat16)})
+    wide = dataclasses.replace(
+        opened, model=dataclasses.replace(opened.model, dtype=jnp.bfloat16))
     file = prompt_file(opened, 4, labels=['negative', 'positive'])
     save_prompt(mood / 'wild@1.safetensors', dataclasses.replace(
         file, prompt=Prompt(np.full_like(file.prompt.rows, 3.4e38))))
