@@ -366,3 +366,12 @@ def test_help_takes_less_than_a_second(arguments: list[str]):
     assert 'train' in output
     assert output.split('HEAVY ')[-1].strip() == '[]'
     assert seconds < 1.0
+
+
+def test_a_command_imports_nothing_heavy_that_it_may_not_need():
+    """Each of these would keep the first answer of `predict` waiting."""
+    code = 'import sys, jax_prompt.commands; print(*sys.modules)'
+    process = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                             check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    heavy = {*HEAVY, 'fastapi', 'pydantic', 'onnx', 'tensorboard', 'huggingface_hub'}
+    assert heavy & {*process.stdout.split()} == {'jax', 'flax'}

@@ -5,15 +5,15 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from jax_prompt.files import write_file
 from jax_prompt.training.reporting import HEADING_END, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Points of one curve, (step, value), by (split, name).
 _Curves = dict[tuple[str, str], list[tuple[int, float]]]
@@ -44,6 +44,10 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike) ->
         FileNotFoundError: there is no such `metrics.jsonl`.
         ValueError: it holds something else than metrics.
     """
+    # Matplotlib takes longer to import than all the rest of a command that draws nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     curves = _curves(read_metrics(metrics_path))
     figure = Figure(figsize=(11, 5), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)  # The Agg canvas by name: no display, whatever the user's backend is.
@@ -66,7 +70,7 @@ def _curves(records: Iterable[dict[str, Any]]) -> _Curves:
     return {key: sorted(values.items()) for key, values in points.items()}
 
 
-def _draw_panel(axes: Axes, curves: _Curves, shown: tuple[str, ...], label: str) -> None:
+def _draw_panel(axes: 'Axes', curves: _Curves, shown: tuple[str, ...], label: str) -> None:
     """Draw all curves of these metrics."""
     chosen = {key: points for key, points in curves.items() if key[1] in shown}
     names = sorted({name for _, name in chosen})
@@ -105,7 +109,7 @@ def _order(split: str, name: str) -> tuple[int, str]:
 
 
 def _draw_curve(
-    axes: Axes, points: list[tuple[int, float]], split: str, label: str, style: str
+    axes: 'Axes', points: list[tuple[int, float]], split: str, label: str, style: str
 ) -> None:
     """Draw one curve: few points with markers, many as a faint line under their trend."""
     steps, values = zip(*points, strict=True)
@@ -120,7 +124,7 @@ def _draw_curve(
     axes.plot(steps, trend, style, color=line.get_color(), linewidth=1.8, label=f'{label} (trend)')
 
 
-def _mark_best(axes: Axes, split: str, points: list[tuple[int, float]]) -> None:
+def _mark_best(axes: 'Axes', split: str, points: list[tuple[int, float]]) -> None:
     """Put a star on the highest score of the validation; of equal ones on the first."""
     known = [(value, -step) for step, value in points if not math.isnan(value)]
     if split != 'validation' or not known:
