@@ -84,7 +84,7 @@ parse_flags() {
     flag=${word#--}
     flag=${flag%%=*}
     if [[ $word != --* || $flag == arguments || " $taken " != *" $flag "* ]]; then
-      refuse "unknown argument '$word'; see $script --help"
+      refuse "unknown argument '${word%%=*}'; see $script --help"
     elif is_switch "$flag"; then
       [[ $word == "--$flag" ]] || refuse "--$flag takes no value; got '$word'"
       [[ $flag != help ]] || { usage "$taken" && exit 0; }
@@ -112,8 +112,18 @@ must_match() {
 
 if_given() { [[ -z ${!1} ]] || must_match "$@"; }
 
+# must_count FLAG PATTERN WHAT: a number, of which the leading zeros go, since bash's arithmetic would
+# read 08 as a wrong number of the base 8.
+must_count() {
+  local value
+  must_match "$@"
+  value=${!1}
+  while [[ $value == 0[0-9]* ]]; do value=${value#0}; done
+  printf -v "$1" '%s' "$value"
+}
+
 check_flag() {
-  local number='[0-9]+(\.[0-9]+)?' file
+  local file
   case $1 in
     name) must_match name '[a-z]([-a-z0-9]{0,61}[a-z0-9])?' \
       'a name: small letters, digits and hyphens, a letter first, at most 63' ;;
@@ -136,13 +146,20 @@ check_flag() {
       ;;
     git_ref) if_given git_ref '[A-Za-z0-9][-_./A-Za-z0-9]*' 'a commit, a tag or a branch' ;;
     git_url)
+      [[ ! $git_url =~ ^https://[^/]*@|://[^/]*:[^/]*@ ]] ||
+        refuse '--git_url holds a user name or a token, which logs would show: leave --git_url out' \
+          'to copy this checkout, or name the repository without them'
       if_given git_url '(https|ssh|git)://[^[:space:]]+|git@[^[:space:]]+' 'the address of a repository'
       [[ -z $git_url && -z $git_ref || -n $git_url && -n $git_ref ]] ||
         refuse '--git_url and --git_ref go together: a version is pinned by both'
       ;;
-    worker) must_match worker '[0-9]+|all' 'the number of a worker, or all' ;;
-    poll_seconds | sync_seconds | wait_minutes) must_match "$1" "$number" 'a number' ;;
-    lines | max_restarts | delete_attempts) must_match "$1" '[0-9]{1,6}' 'a whole number' ;;
+    worker) must_count worker '[0-9]{1,6}|all' 'the number of a worker, or all' ;;
+    poll_seconds | sync_seconds | wait_minutes)
+      must_count "$1" '[0-9]{1,6}(\.[0-9]{1,6})?' 'a number of at most six digits'
+      ;;
+    lines | max_restarts) must_count "$1" '[0-9]{1,6}' 'a whole number of at most six digits' ;;
+    # None at all would leave the TPU there, at its cost.
+    delete_attempts) must_count delete_attempts '0*[1-9][0-9]{0,5}' 'a whole number, 1 or more' ;;
     destination) [[ $destination != -* && $destination != *:* ]] ||
       refuse "--destination='$destination' is not a folder of this machine" ;;
     tunnel_through_iap) ((!internal_ip || !tunnel_through_iap)) ||

@@ -14,6 +14,7 @@ uncertain=0     # 1: a creation was asked for and its outcome is not known
 launched=0      # 1: training may be running there
 watching=0      # 1: a signal ends the watching alone, and the run goes on
 child=''        # the command being waited for
+patience=''     # seconds until that is killed; '' for no end
 state=''        # what look_up found
 dry_state=ABSENT
 
@@ -23,10 +24,11 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/jax_prompt.XXXXXX")
 # The caller's own output and error stream: a signal may come while a command's are redirected.
 exec 3>&1 4>&2
 
+# One line, whatever flags and errors hold.
 say() {
-  local dry=''
+  local dry='' text="$*"
   ((!dry_run)) || dry=' (dry run)'
-  printf '%s%s: %s\n' "$script" "$dry" "$*" >&4
+  printf '%s%s: %s\n' "$script" "$dry" "${text//[[:cntrl:]]/?}" >&4
 }
 
 # A failed step ends the script; on_exit then deletes what is at stake.
@@ -70,7 +72,7 @@ attend() {
   set -m
   "$@" </dev/null &
   child=$!
-  if [[ -n ${patience:-} ]]; then
+  if [[ -n $patience ]]; then
     { sleep "$patience" && kill -KILL -- "-$child"; } >/dev/null 2>&1 </dev/null 3>&- 4>&- &
     killer=$!
   fi

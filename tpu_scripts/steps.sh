@@ -164,8 +164,9 @@ setup_workers() {
     code=$?
   heed_check "$code"
   if [[ -n $git_url ]]; then
+    # What the caller gave goes as arguments, which no shell reads.
     remote all bash -c "set -e; rm -rf $source; git init -q $source; cd $source; git fetch -q \
---depth=1 '$git_url' '$git_ref'; git checkout -q --detach FETCH_HEAD" ||
+--depth=1 \"\$1\" \"\$2\"; git checkout -q --detach FETCH_HEAD" fetch "$git_url" "$git_ref" ||
       failed 'the workers could not clone the repository' || return
   else
     copy_files all "$scratch/$bundle" "$name:$bundle" || failed 'copying the checkout failed' || return

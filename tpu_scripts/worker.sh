@@ -220,7 +220,7 @@ start() {
 
 # Run the command to its end, copying its folder to the bucket meanwhile and at the end.
 supervise() {
-  local seconds=${1%%.*} training='' code=0 deadline=0 stopped=0 next
+  local seconds=$((10#${1%%.*})) training='' code=0 deadline=0 stopped=0 next
   shift
   lock || exit "$EXIT_BUSY"
   rm -f "$folder/exit_code" "$folder/saved"

@@ -13,7 +13,10 @@ CREATE = (*TARGET, *KIND, *QUICK)
 
 
 def test_a_run_leaves_its_results_and_nothing_else(world):
-    done = world.must('run.sh', *ALL)
+    # Numbers as people write them: bash alone would read them as wrong ones of the base 8.
+    numbers = [f'--{flag}=08' for flag in ('wait_minutes', 'sync_seconds', 'max_restarts',
+                                           'delete_attempts')]
+    done = world.must('run.sh', *ALL[:-2], *numbers, *TRAIN)
     assert not world.costs()
     assert world.verbs()[0] == 'tpu-vm create'
     assert world.verbs()[-1] == 'tpu-vm delete'
@@ -48,6 +51,14 @@ def test_whichever_step_fails_nothing_is_left(world, step, effect, kind):
     assert done.returncode == 1, done.stderr
     assert 'failed; deleting prompts so that it costs nothing' in done.stderr
     assert not world.costs()
+
+
+def test_an_address_with_quotes_runs_nothing_on_the_workers(world):
+    address = f"https://127.0.0.1:9/x'$(touch${{IFS}}{world.folder}/here)'"
+    done = world.call('run.sh', *ALL[:-2], f'--git_url={address}', '--git_ref=v1', *TRAIN)
+    assert done.returncode == 1
+    assert 'the workers could not clone the repository' in done.stderr
+    assert not (world.folder / 'here').exists() and not world.costs()
 
 
 @pytest.mark.parametrize('state', ['FAILED', 'SUSPENDED', 'SUSPENDING'])
