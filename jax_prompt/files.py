@@ -121,7 +121,7 @@ def refuse_to_replace(path: Path, overwrite: bool, kind: str) -> None:
     # An empty folder has nothing to lose.
     if not overwrite and not (kind == 'folder' and not any(path.iterdir())):
         raise FileExistsError(f'{kind} {path} exists already; choose another name, '
-                              'or say that it may be overwritten')
+                              'or say that it may be overwritten (--overwrite)')
 
 
 def sync_folder(folder: Path) -> None:

@@ -132,9 +132,11 @@ FLAGS = {
         _MODEL, _TASK,
         Flag('source', 'import_prompt.source', "PEFT's adapter folder, a T5X checkpoint or a numpy "
              'file', 'PATH'),
-        Flag('parameter', 'import_prompt.parameter', 'which array of a T5X checkpoint it is',
-             'NAME'),
+        Flag('parameter', 'import_prompt.parameter', 'which of several prompts: an array of a T5X '
+             "checkpoint, or the number of a task of PEFT's multitask prompt tuning", 'NAME'),
         Flag('output', 'import_prompt.output', 'prompt file to write', 'FILE'),
+        Flag('overwrite', 'import_prompt.overwrite', 'replace a prompt file that is there',
+             switch=True),
     ),
     'export': (
         Flag('prompt', 'export_prompt.prompt', 'prompt file', 'FILE'),
@@ -148,6 +150,8 @@ FLAGS = {
     ),
     'inspect': (
         Flag('prompt', 'inspect_prompt.prompt', 'prompt file, or another tool\'s', 'FILE'),
+        Flag('parameter', 'inspect_prompt.parameter', 'which of several prompts, as for import',
+             'NAME'),
         dataclasses.replace(_MODEL, help='to name the nearest words, the T5: folder, '
                             'package:NAME/folder or Hugging Face id',
                             also='inspect_prompt.model=@model()'),

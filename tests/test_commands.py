@@ -90,8 +90,14 @@ def test_a_prompt_goes_out_and_comes_back(world, prompt, tmp_path, capsys, to, n
     assert cli.main(export) == 0
     fails(capsys, export, str(out))
     assert cli.main([*export, '--overwrite']) == 0
-    assert cli.main(['import', f'--model={world / "model"}', *task_flags(world),
-                     f'--source={out}', f'--output={back}']) == 0
+    bring = ['import', f'--model={world / "model"}', *task_flags(world), f'--source={out}',
+             f'--output={back}']
+    assert cli.main(bring) == 0
+    fails(capsys, bring, f'{back} exists already', '--overwrite')
+    assert cli.main([*bring, '--overwrite']) == 0
+    assert cli.main(['inspect', f'--prompt={out}']) == 0
+    assert '  origin                   imported from ' in capsys.readouterr().out
+    fails(capsys, ['inspect', f'--prompt={out}', '--parameter=1'], "'1' chooses", 'of several')
     came, went = load_prompt(back), load_prompt(prompt)
     np.testing.assert_array_equal(came.prompt.rows, went.prompt.rows)
     assert came.metadata.base_model_fingerprint == went.metadata.base_model_fingerprint

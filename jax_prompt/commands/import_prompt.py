@@ -12,14 +12,14 @@ from jax_prompt.prompts.layout import Layout
 def import_command(model: OpenedModel | None = None, source: str | None = None,
                    task: TextTask | RegisteredTask | None = None, output: str | None = None,
                    layout: Layout | None = None, form: str | None = None,
-                   parameter: str | None = None) -> int:
+                   parameter: str | None = None, overwrite: bool = False) -> int:
     """Make a prompt file of another tool's prompt; see `prompts_in_out.import_prompt`."""
     require(model, 'model', '--model=SOURCE')
     require(source, 'prompt to import', '--source=PATH')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     require(output, 'output file', '--output=FILE.safetensors')
     prompt_file = import_prompt(source, model, task.to_dict(), layout, form, parameter)
-    save_prompt(output, prompt_file)
+    save_prompt(output, prompt_file, overwrite)
     rows, width = prompt_file.prompt.rows.shape
     print(f'{output}: {rows} rows of {width} numbers for {model.name}, '
           f'{prompt_file.metadata.method}')

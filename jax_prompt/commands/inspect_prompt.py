@@ -12,7 +12,8 @@ from jax_prompt.parallel.hosts import fetch
 
 
 def inspect_command(prompt: str | None = None, model: OpenedModel | None = None,
-                    count: int = 5, json_only: bool = False) -> int:
+                    count: int = 5, json_only: bool = False,
+                    parameter: str | None = None) -> int:
     """Tell what a prompt file holds, and with a model the words nearest to its rows."""
     require(prompt, 'prompt file', '--prompt=FILE')
     words = {}
@@ -20,7 +21,7 @@ def inspect_command(prompt: str | None = None, model: OpenedModel | None = None,
         words = {'table_VD': fetch(model.model.embedding_table(model.frozen)).astype(np.float32),
                  'word': lambda token: model.vocabulary.decode([token]),
                  'num_words': model.vocabulary.vocab_size}
-    told = inspect_prompt(prompt, count=count, **words)
+    told = inspect_prompt(prompt, count=count, parameter=parameter, **words)
     print(json.dumps(told, indent=1, ensure_ascii=False) if json_only else _describe(told))
     return 0
 
@@ -28,7 +29,7 @@ def inspect_command(prompt: str | None = None, model: OpenedModel | None = None,
 def _describe(told: dict[str, Any]) -> str:
     """Write what is known of a prompt as lines of text."""
     lines = [f'{told["path"]}: {told["rows"]} rows of {told["width"]} numbers ({told["form"]})']
-    for name, value in (told.get('metadata') or told.get('origin') or {}).items():
+    for name, value in told.get('metadata', {'origin': told.get('origin')}).items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         lines.append(f'  {name:24} {shown}')
     nearest = told.get('nearest')

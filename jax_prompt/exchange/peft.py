@@ -3,7 +3,9 @@
 What PEFT (read at release 0.21) does with a prompt on T5 is just ours with the rows before the
 text: it puts the first `num_virtual_tokens` rows of `prompt_embeddings` in front of the encoder's
 input, under an attention mask of ones. P-tuning saves the rows that its network computed, so it is
-imported alike. Its other methods are no prompts of rows before the encoder input, and refused.
+imported alike. Multitask prompt tuning is imported a task at a time, whose rows are the shared ones
+times a product of low rank of its own; rows for a decoder are left out, as PEFT's `generate` leaves
+them out. Its other methods are no prompts of rows before the encoder input, and refused.
 """
 
 import json
@@ -28,17 +30,19 @@ WEIGHTS = 'adapter_model.safetensors'
 PICKLED = 'adapter_model.bin'
 CARD = 'README.md'
 TENSOR = 'prompt_embeddings'
+TASK_COLS, TASK_ROWS = 'prefix_task_cols', 'prefix_task_rows'
 
-_METHODS = {'PROMPT_TUNING': 'prompt tuning', 'P_TUNING': 'P-tuning'}
+_MULTITASK = 'MULTITASK_PROMPT_TUNING'
+_METHODS = {'PROMPT_TUNING': 'prompt tuning', 'P_TUNING': 'P-tuning',
+            _MULTITASK: 'multitask prompt tuning'}
+_KEYS_AND_VALUES = ("on T5 it trains keys and values of the decoder's self-attention, tied between "
+                    'layers, and no rows before the input')
 _REFUSED = {
-    'PREFIX_TUNING': "PEFT's prefix tuning on T5 trains keys and values of the decoder's "
-                     'self-attention, tied between layers, and no rows before the input',
-    'MULTITASK_PROMPT_TUNING': 'its rows are a shared prompt that each task multiplies by a matrix '
-                               'of its own, and PEFT puts rows in front of the decoder too',
+    'PREFIX_TUNING': _KEYS_AND_VALUES,
+    'CARTRIDGE': _KEYS_AND_VALUES,
     'CPT': 'context-aware prompt tuning is for decoder-only models',
     'ADAPTION_PROMPT': 'it trains prompts inside the attention of decoder-only models',
 }
-_NUMBERS = ('num_virtual_tokens', 'token_dim', 'num_transformer_submodules')
 
 
 class PeftPrompt(NamedTuple):
@@ -46,7 +50,7 @@ class PeftPrompt(NamedTuple):
 
     Attributes:
         prompt_PD: float32[P, D].
-        method: 'prompt tuning' or 'P-tuning'.
+        method: in words, with the task's number of several.
         base_model: what PEFT calls the model that it was trained for; None where it says nothing.
     """
 
@@ -60,14 +64,17 @@ def is_peft(path: str | os.PathLike) -> bool:
     return any((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS, PICKLED))
 
 
-def read_peft_prompt(folder: str | os.PathLike) -> PeftPrompt:
+def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> PeftPrompt:
     """Read a prompt that PEFT trained on a T5.
 
     Args:
         folder: what `save_pretrained` of a PeftModel wrote.
+        task: of multitask prompt tuning of several tasks, the number of the one that is meant
+            (PEFT's task id).
 
     Returns:
-        The rows that act, float32 as they were stored to the last bit, and where they come from.
+        The rows that act, float32 as they were stored to the last bit (of a task of several, as
+        they are multiplied), and where they come from.
 
     Raises:
         FileNotFoundError: the folder lacks a file.
@@ -75,16 +82,26 @@ def read_peft_prompt(folder: str | os.PathLike) -> PeftPrompt:
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG, 'give a folder that PEFT saved an adapter in')
-    method, rows, submodules = _check_config(config, folder / CONFIG)
-    stored_PD, path = _read_embeddings(folder)
-    width = config['token_dim']
-    if list(stored_PD.shape) != [rows * submodules, width]:
-        raise ValueError(
-            f'{path} has {TENSOR} of shape {list(stored_PD.shape)} but {CONFIG} says '
-            f'{rows} virtual tokens x {submodules} submodules, width {width}; '
-            'the files are damaged or belong to two adapters')
+    kind, numbers = _check_config(config, folder / CONFIG)
+    rows, width = numbers['num_virtual_tokens'], numbers['token_dim']
+    total = rows * numbers['num_transformer_submodules']
+    shapes, method = {TENSOR: [total, width]}, _METHODS[kind]
+    if kind == _MULTITASK:
+        tasks, ranks = numbers['num_tasks'], numbers['num_ranks']
+        shapes |= {TASK_COLS: [tasks, total, ranks], TASK_ROWS: [tasks, ranks, width]}
+        chosen = _choose_task(task, tasks, folder)
+        method += f', task {chosen}'
+    elif task is not None:
+        raise ValueError(f'parameter={task!r} chooses a task of several, but {folder} holds one '
+                         'prompt; leave it out')
+    stored, path = _read_tensors(folder, shapes)
     # Of an encoder-decoder's rows for both stacks, PEFT uses those for the encoder alone.
-    prompt_PD = as_prompt(stored_PD[:rows], f'{path}')
+    prompt_PD = as_prompt(stored[TENSOR][:rows], f'{path}')
+    if kind == _MULTITASK:
+        # peft/tuners/multitask_prompt_tuning/model.py, forward
+        factors = (as_prompt(stored[name][chosen], f'{path}') for name in (TASK_COLS, TASK_ROWS))
+        cols_PR, rows_RD = factors
+        prompt_PD = as_prompt(prompt_PD * (cols_PR[:rows] @ rows_RD), f'{path}')
     base_model = config.get('base_model_name_or_path')
     return PeftPrompt(prompt_PD, method, base_model if isinstance(base_model, str) else None)
 
@@ -140,31 +157,44 @@ def _adapter_config(rows: int, width: int, base_model: str) -> dict[str, Any]:
     }
 
 
-def _check_config(config: dict[str, Any], path: Path) -> tuple[str, int, int]:
-    """Return method, rows and submodules of a configuration that can be imported."""
+def _choose_task(task: str | None, tasks: int, folder: Path) -> int:
+    """Return the number of the task that is meant."""
+    if task is None and tasks == 1:
+        return 0
+    if task is None or not task.isdecimal() or int(task) >= tasks:
+        raise ValueError(f'{folder} has the prompts of {tasks} tasks, and {task or "none"} is '
+                         f'chosen; give the number of one, 0 to {tasks - 1}, as --parameter=N')
+    return int(task)
+
+
+def _check_config(config: dict[str, Any], path: Path) -> tuple[str, dict[str, int]]:
+    """Return the kind and the numbers of a configuration that can be imported."""
     kind = config.get('peft_type')
     if not isinstance(kind, str) or kind not in _METHODS:
         reason = 'it names no method'
         if isinstance(kind, str):
-            reason = _REFUSED.get(kind, 'it changes the model itself')
+            reason = _REFUSED.get(kind, 'it changes the model itself, or is not known here')
         raise ValueError(f'{path} is of peft_type {kind!r:.80}, which cannot be imported: '
                          f'{reason}; expected one of {", ".join(_METHODS)}')
     task_type = config.get('task_type')
     if task_type != 'SEQ_2_SEQ_LM':
         raise ValueError(f"{path} has task_type {task_type!r:.80}; expected 'SEQ_2_SEQ_LM': a "
                          'prompt for another kind of model or head means nothing to T5')
-    numbers = {name: config.get(name) for name in _NUMBERS}
+    names = ['num_virtual_tokens', 'token_dim', 'num_transformer_submodules']
+    names += ['num_tasks', 'num_ranks'] if kind == _MULTITASK else []
+    numbers = {name: config.get(name) for name in names}
     if numbers['num_transformer_submodules'] is None:
         numbers['num_transformer_submodules'] = 2  # what PEFT takes for SEQ_2_SEQ_LM
     for name, value in numbers.items():
         if type(value) is not int or value < 1:
             raise ValueError(f'{path} has {name} {value!r:.80}; expected a whole number, '
                              '1 or more')
-    return _METHODS[kind], numbers['num_virtual_tokens'], numbers['num_transformer_submodules']
+    return kind, numbers
 
 
-def _read_embeddings(folder: Path) -> tuple[np.ndarray, Path]:
-    """Read the one tensor of an adapter's weights; return it and the file that holds it."""
+def _read_tensors(folder: Path,
+                  shapes: dict[str, list[int]]) -> tuple[dict[str, np.ndarray], Path]:
+    """Read an adapter's weights, which are to be these; return them and the file they are in."""
     path, opener = folder / WEIGHTS, open_safetensors
     if not path.is_file():
         path, opener = folder / PICKLED, open_torch  # the form of PEFT before release 0.5
@@ -173,11 +203,12 @@ def _read_embeddings(folder: Path) -> tuple[np.ndarray, Path]:
                                 'files')
     with RawFile(path) as file:
         tensors = opener(file)
-        if set(tensors) != {TENSOR}:
-            raise ValueError(f'{path} has the tensors {sorted(tensors)!r:.80}; expected {TENSOR} '
-                             'alone: what else was trained would be lost')
-        stored = tensors[TENSOR]
-        if len(stored.shape) != 2:
-            raise ValueError(f'{path} has {TENSOR} of shape {list(stored.shape)}; '
-                             'expected [rows, width]')
-        return stored.read(0, stored.shape[0]), path
+        if set(tensors) != set(shapes):
+            raise ValueError(f'{path} has the tensors {sorted(tensors)!r:.80}; expected '
+                             f'{", ".join(shapes)} alone: what else was trained would be lost')
+        for name, shape in shapes.items():
+            if list(tensors[name].shape) != shape:
+                raise ValueError(f'{path} has {name} of shape {list(tensors[name].shape)} but '
+                                 f'{CONFIG} says {shape}; the files are damaged or belong to two '
+                                 'adapters')
+        return {name: tensors[name].read(0, tensors[name].shape[0]) for name in shapes}, path

@@ -40,13 +40,14 @@ def import_prompt(source: str | os.PathLike, model: OpenedModel, task: Mapping[s
 
     Args:
         source: a numpy file of any name, a T5X checkpoint's folder or gs:// address, or the folder
-            of a PEFT adapter (prompt tuning or P-tuning).
+            of a PEFT adapter (prompt tuning, P-tuning, multitask prompt tuning).
         model: the frozen model that the prompt was trained for.
         task: as a prompt file holds it: name, inputs_template, labels, inputs_length,
             targets_length.
         layout: where its rows stood in training; before the text unless given.
         form: 'numpy', 't5x' or 'peft'; by default told from what is there.
-        parameter: of a T5X checkpoint with several prompts, the one that is meant.
+        parameter: of several prompts the one that is meant: a parameter of a T5X checkpoint, or
+            the number of a task of PEFT's multitask prompt tuning.
 
     Returns:
         The prompt with its metadata, of which `method` tells where it comes from; step and seed are
@@ -97,7 +98,7 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
 
 def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None = None,
                    word: Callable[[int], str] | None = None, count: int = 5,
-                   num_words: int | None = None) -> dict[str, Any]:
+                   num_words: int | None = None, parameter: str | None = None) -> dict[str, Any]:
     """Tell what a prompt is: its metadata, the lengths of its rows, the words that they are near.
 
     Args:
@@ -106,6 +107,7 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
         word: token id -> text, to name them; ids alone without it.
         count: how many words a row.
         num_words: how many ids the tokenizer has, where the table has more.
+        parameter: as for `import_prompt`.
 
     Returns:
         What JSON can hold: path, form, rows, width, row_norms, metadata (of a prompt file) or
@@ -126,7 +128,7 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
             for field in dataclasses.fields(prompt_file.metadata)}
         told['metadata']['layout'] = prompt_file.metadata.layout.to_dict()
     else:
-        prompt_PD, told['origin'] = _read_foreign(path, form, Layout(), None)
+        prompt_PD, told['origin'] = _read_foreign(path, form, Layout(), parameter)
     told |= {'rows': prompt_PD.shape[0], 'width': prompt_PD.shape[1],
              'row_norms': [float(norm) for norm in row_norms(prompt_PD)]}
     if table_VD is not None:
@@ -141,14 +143,14 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
 def _read_foreign(source: str, form: str, layout: Layout,
                   parameter: str | None) -> tuple[np.ndarray, str]:
     """Return the rows of another tool's prompt, and where they come from in words."""
-    if parameter is not None and form != 't5x':
-        raise ValueError(f'parameter={parameter!r} names a part of a T5X checkpoint, '
+    if parameter is not None and form not in ('t5x', 'peft'):
+        raise ValueError(f'parameter={parameter!r} chooses of several prompts, '
                          f'but {source} is read as {form}; leave it out')
     if form == 'peft':
         if layout.placement != 'before':
             raise ValueError(f"{source} is PEFT's, which puts prompts before the text, but the "
                              f"layout given has placement {layout.placement!r}; use 'before'")
-        found = read_peft_prompt(source)
+        found = read_peft_prompt(source, parameter)
         trained_for = f' (trained for {found.base_model})' if found.base_model else ''
         return found.prompt_PD, f'imported from PEFT {found.method}{trained_for}'
     name = Path(source).resolve().name
@@ -171,9 +173,13 @@ def _form_of(address: str, prompt_files: bool = False) -> str:
             return 'numpy'
         if is_t5x(source) or any(source.glob('checkpoint_*')):
             return 't5x'
+        # PEFT saves an adapter that has a name in a folder of that name.
+        inside = sorted(path for path in source.iterdir() if path.suffix == '.safetensors'
+                        or path.is_dir() and (is_peft(path) or is_t5x(path)))
+        hint = f'; there is {inside[0]}' if inside else ''
         raise FileNotFoundError(
             f'no prompt in the folder {source}: expected a PEFT adapter (adapter_config.json), a '
-            'T5X checkpoint (a file checkpoint), or one numpy file')
+            f'T5X checkpoint (a file checkpoint), or one numpy file{hint}')
     if not source.exists():
         raise FileNotFoundError(f'no prompt at {source}: no such file or folder; check the path')
     if find_numpy_prompt(source) is not None:

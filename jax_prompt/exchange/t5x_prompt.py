@@ -73,10 +73,11 @@ def _choose(names: Iterable[str], parameter: str | None, where: str) -> str:
     found = [name for name in names if name.split('/')[-1] == 'prompt']
     if not found:
         raise ValueError(f'{where} has no parameter named prompt among its {len(names)}: it is '
-                         'no prompt-tuning checkpoint; name the parameter if it has another name')
+                         'no prompt-tuning checkpoint; name it with --parameter=NAME if it is '
+                         'called otherwise')
     if len(found) > 1:
         raise ValueError(f'{where} has {len(found)} prompts ({_some(found)}); '
-                         'name the parameter that is meant')
+                         'name the one that is meant with --parameter=NAME')
     return found[0]
 
 

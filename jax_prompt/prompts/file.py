@@ -123,15 +123,19 @@ class PromptFile:
         object.__setattr__(self, 'prompt', Prompt(prompt_PD))
 
 
-def save_prompt(path: str | os.PathLike, prompt_file: PromptFile) -> None:
+def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: bool = True) -> None:
     """Write a prompt file so that a kill at any moment leaves the old file or the new one.
 
     Args:
         path: where to; its folder is made if it is not there.
         prompt_file: the prompt, whose own `path` plays no part.
+        overwrite: replace a file that is there.
+
+    Raises:
+        FileExistsError: it is there and may not be replaced, or it is no plain file.
     """
     write_file(path, container.pack(prompt_file.prompt.rows, prompt_file.metadata.to_strings()),
-               overwrite=True)
+               overwrite)
 
 
 def load_prompt(path: str | os.PathLike) -> PromptFile:

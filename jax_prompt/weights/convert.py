@@ -85,4 +85,5 @@ def _refuse_to_replace(output: pathlib.Path, overwrite: bool) -> None:
         raise FileExistsError(f'{output} is there and is no converted model; '
                               'choose another output folder')
     if not overwrite:
-        raise FileExistsError(f'{output} is there; allow overwriting it, or choose another folder')
+        raise FileExistsError(f'{output} is there; choose another folder, or say that it may '
+                              'be overwritten (--overwrite)')

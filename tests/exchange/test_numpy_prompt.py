@@ -150,7 +150,7 @@ def test_another_width_and_missing_files_are_named(tmp_path):
         import_prompt(tmp_path / 'text', MODEL, {})
     with pytest.raises(ValueError, match='text is no readable numpy array'):
         read_numpy_prompt(tmp_path / 'text')
-    with pytest.raises(ValueError, match="names a part of a T5X checkpoint.* read as numpy"):
+    with pytest.raises(ValueError, match='chooses of several prompts, but .* is read as numpy'):
         import_prompt(path, MODEL, {}, parameter='encoder/prompt')
 
 

@@ -163,6 +163,41 @@ def test_of_rows_for_both_stacks_those_for_the_encoder_are_imported_exactly(pyto
     assert import_prompt(tmp_path, MODEL, TASK).prompt.rows.tobytes() == stored[:5].tobytes()
 
 
+@pytest.mark.parametrize('submodules', [1, None])
+def test_each_task_of_multitask_prompt_tuning_gives_the_same_text_here(
+        pytorch, tmp_path, submodules):
+    """With rows for the decoder too (PEFT's default) PEFT's own generation leaves those out."""
+    import torch
+    from peft import MultitaskPromptTuningConfig, get_peft_model
+    torch.manual_seed(0)
+    model = get_peft_model(pytorch(), MultitaskPromptTuningConfig(
+        task_type='SEQ_2_SEQ_LM', num_virtual_tokens=5, num_tasks=2, num_ranks=2,
+        num_transformer_submodules=submodules)).eval()
+    for factor in ('prefix_task_cols', 'prefix_task_rows'):
+        torch.nn.init.normal_(getattr(model.prompt_encoder['default'], factor))
+    model.save_pretrained(tmp_path / 'adapter')
+    data = reference.make_inputs(CONFIG)
+    ids = torch.from_numpy(data['ids']).long()
+    given = {'input_ids': ids, 'attention_mask': (ids != 0).long()}
+    with pytest.raises(ValueError, match='2 tasks, and none is chosen; .* --parameter=N'):
+        import_prompt(tmp_path / 'adapter', MODEL, TASK)
+    with pytest.raises(ValueError, match='2 is chosen; give the number of one, 0 to 1'):
+        import_prompt(tmp_path / 'adapter', MODEL, TASK, parameter='2')
+    for task in (0, 1):
+        imported = import_prompt(tmp_path / 'adapter', MODEL, TASK, parameter=str(task))
+        assert imported.metadata.method.endswith(f'PEFT multitask prompt tuning, task {task}')
+        logits, tokens = our_answers('t5_1_1', imported.prompt.rows)
+        chosen = torch.full((len(ids),), task)
+        with torch.no_grad():
+            theirs = model.generate(**given, task_ids=chosen, max_new_tokens=TOKENS)[:, 1:]
+            np.testing.assert_array_equal(tokens[:, :theirs.shape[1]], theirs)
+            if submodules == 1:  # PEFT puts the decoder's rows in front of the logits otherwise
+                scores = model(**given, task_ids=chosen,
+                               labels=torch.from_numpy(data['targets']).long()).logits
+                real = data['weights'] > 0
+                np.testing.assert_allclose(logits[real], scores[real], rtol=0, atol=2e-4)
+
+
 def test_weights_of_older_releases_are_read_without_unpickling(pytorch, tmp_path):
     model = train_in_peft(pytorch(), peft_config('prompt tuning'), steps=1)
     model.save_pretrained(tmp_path, safe_serialization=False)
@@ -173,7 +208,7 @@ def test_weights_of_older_releases_are_read_without_unpickling(pytorch, tmp_path
 
 @pytest.mark.parametrize(('kind', 'reason'), [
     ('PREFIX_TUNING', "decoder's self-attention.*no rows before the input"),
-    ('MULTITASK_PROMPT_TUNING', 'shared prompt that each task multiplies'),
+    ('CARTRIDGE', "decoder's self-attention.*no rows before the input"),
     ('LORA', 'changes the model itself'),
 ])
 def test_what_peft_saves_of_other_methods_is_refused_with_the_reason(
@@ -181,8 +216,8 @@ def test_what_peft_saves_of_other_methods_is_refused_with_the_reason(
     import peft as theirs
     config = {'PREFIX_TUNING': lambda: theirs.PrefixTuningConfig(
                   task_type='SEQ_2_SEQ_LM', num_virtual_tokens=4),
-              'MULTITASK_PROMPT_TUNING': lambda: theirs.MultitaskPromptTuningConfig(
-                  task_type='SEQ_2_SEQ_LM', num_virtual_tokens=4, num_tasks=2),
+              'CARTRIDGE': lambda: theirs.CartridgeConfig(
+                  task_type='SEQ_2_SEQ_LM', num_virtual_tokens=4),
               'LORA': lambda: theirs.LoraConfig(task_type='SEQ_2_SEQ_LM', target_modules=['q']),
               }[kind]()
     theirs.get_peft_model(pytorch(), config).save_pretrained(tmp_path)
@@ -320,23 +355,25 @@ def store(folder, **tensors):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'peft_type': 'PREFIX_TUNING'}, 'prefix tuning on T5 trains keys and values'),
-    ({'peft_type': 'MULTITASK_PROMPT_TUNING'}, 'each task multiplies by a matrix'),
+    ({'peft_type': 'PREFIX_TUNING'}, 'on T5 it trains keys and values'),
+    ({'peft_type': 'MULTITASK_PROMPT_TUNING'}, 'num_tasks None; expected a whole number'),
+    ({'peft_type': 'MULTITASK_PROMPT_TUNING', 'num_tasks': 1, 'num_ranks': 1},
+     'expected prompt_embeddings, prefix_task_cols, prefix_task_rows alone'),
     ({'peft_type': 'ADAPTION_PROMPT'}, 'decoder-only'),
     ({'peft_type': 'CPT'}, 'decoder-only'),
-    ({'peft_type': 'IA3'}, 'changes the model itself; expected one of PROMPT_TUNING, P_TUNING'),
+    ({'peft_type': 'IA3'}, 'changes the model itself, or is not known here; expected one'),
     ({'peft_type': None}, 'peft_type None.*names no method'),
     ({'peft_type': ['LORA']}, 'names no method'),
     ({'task_type': 'CAUSAL_LM'}, "task_type 'CAUSAL_LM'; expected 'SEQ_2_SEQ_LM'"),
     ({'task_type': None}, 'task_type None; expected'),
-    ({'num_virtual_tokens': 4}, r'shape \[5, 24\] but adapter_config.json says 4 virtual tokens x'),
-    ({'num_virtual_tokens': 10**15}, 'says 1000000000000000 virtual tokens'),
+    ({'num_virtual_tokens': 4}, r'shape \[5, 24\] but adapter_config.json says \[4, 24\]'),
+    ({'num_virtual_tokens': 10**15}, r'says \[1000000000000000, 24\]'),
     ({'num_virtual_tokens': 0}, 'num_virtual_tokens 0; expected a whole number'),
     ({'num_virtual_tokens': 5.0}, 'num_virtual_tokens 5.0; expected a whole number'),
     ({'num_virtual_tokens': True}, 'num_virtual_tokens True; expected a whole number'),
-    ({'token_dim': 23}, 'width 23; the files are damaged or belong to two adapters'),
-    ({'num_transformer_submodules': 2}, '5 virtual tokens x 2 submodules'),
-    ({'num_transformer_submodules': None}, '5 virtual tokens x 2 submodules'),
+    ({'token_dim': 23}, r'says \[5, 23\]; the files are damaged or belong to two adapters'),
+    ({'num_transformer_submodules': 2}, r'says \[10, 24\]'),
+    ({'num_transformer_submodules': None}, r'says \[10, 24\]'),
 ])
 def test_configurations_that_do_not_fit_are_refused(folder, changes, message):
     rewrite(folder, **changes)
@@ -348,7 +385,7 @@ def test_configurations_that_do_not_fit_are_refused(folder, changes, message):
     ({'prompt_embeddings': ROWS, 'lm_head.weight': ROWS}, 'what else was trained would be lost'),
     ({'embedding.weight': ROWS}, 'expected prompt_embeddings alone'),
     ({'prompt_embeddings': ROWS.astype(np.int32)}, 'as I32; expected'),
-    ({'prompt_embeddings': ROWS[None]}, r'shape \[1, 5, 24\]; expected \[rows, width\]'),
+    ({'prompt_embeddings': ROWS[None]}, r'shape \[1, 5, 24\] but'),
     ({'prompt_embeddings': np.where(ROWS > 1, np.nan, ROWS)}, 'not finite'),
     ({'prompt_embeddings': 1e30 * ROWS}, 'which no prompt does'),
     ({'prompt_embeddings': 1e300 * ROWS.astype(np.float64)}, 'not finite in float32'),
@@ -387,6 +424,12 @@ def test_missing_files_are_named(folder):
         import_prompt(folder, MODEL, TASK)
     with pytest.raises(FileNotFoundError, match='adapter_config.json does not exist'):
         import_prompt(folder, MODEL, TASK, form='peft')
+
+
+def test_an_adapter_with_a_name_of_its_own_is_told(folder):
+    folder.rename(folder.with_name('mine'))
+    with pytest.raises(FileNotFoundError, match='no prompt in the folder .*; there is .*/mine$'):
+        import_prompt(folder.parent, MODEL, TASK)
 
 
 def test_an_unknown_form_is_refused(folder, tmp_path):

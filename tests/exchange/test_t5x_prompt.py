@@ -90,7 +90,7 @@ def test_of_several_prompts_none_is_chosen(tmp_path):
         state['optimizer']['target']['decoder']['prompt'] = 2 * ROWS
 
     folder = write_native(tmp_path / 'c', ROWS, inline=True, edit=second)
-    with pytest.raises(ValueError, match='2 prompts .*decoder/prompt.*; name the parameter'):
+    with pytest.raises(ValueError, match='2 prompts .*decoder/prompt.*; name .* --parameter'):
         read_t5x_prompt(folder)
     found = import_prompt(folder, MODEL, {}, parameter='decoder/prompt').prompt.rows
     assert (found == 2 * ROWS).all()

@@ -124,7 +124,7 @@ def test_nothing_is_replaced_unasked(folder, tmp_path):
     output = tmp_path / 'out'
     output.mkdir()
     convert_model(folder, output, 'float32')  # an empty folder is no loss
-    with pytest.raises(FileExistsError, match='out is there; allow overwriting it'):
+    with pytest.raises(FileExistsError, match='out is there; choose another folder'):
         convert_model(folder, output, 'bfloat16')
     convert_model(folder, output, 'bfloat16', overwrite=True)
     assert json.loads((output / converted.RECORD).read_text())['weights'] == 'bfloat16'
