@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,6 +163,19 @@ def first_line(said: Exception | str) -> str:
     """Return what an error says in one line of moderate length; its kind where it says nothing."""
     lines = str(said).strip().splitlines()
     return lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
+
+
+def listed(items: Iterable[Any], most: int = 8) -> str:
+    """Return items as a message shows them: the first few, quoted, and how many more there are."""
+    items = list(items)
+    more = f' and {len(items) - most:,} more' if len(items) > most else ''
+    return ', '.join(map(brief, items[:most])) + more or 'none'
+
+
+def brief(value: Any) -> str:
+    """Return what Python writes for a value, cut to what a message can show."""
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:80]}... ({len(text):,} characters)'
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.ragged import Ragged
+from jax_prompt.data.tasks.files import looks
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
+from jax_prompt.files import brief, listed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,8 +97,10 @@ def encode_labels(task: TextTask | RegisteredTask, vocabulary: Any) -> Ragged:
     for (word, ids), (other, other_ids) in itertools.combinations(
             zip(task.label_words, tokens, strict=True), 2):
         if list(ids) == list(other_ids):
-            raise ValueError(f'labels {word!r} and {other!r} of task {task.name} have the same '
-                             f'tokens {list(ids)}; choose words that the vocabulary tells apart')
+            shown = ascii if looks(word) == looks(other) else brief
+            raise ValueError(f'labels {shown(word)} and {shown(other)} of task {task.name} have '
+                             f'the same tokens {list(ids)}; choose words that the vocabulary tells '
+                             'apart')
     return Ragged.from_sequences(tokens)
 
 
@@ -158,5 +162,5 @@ def _label_indices(task: RegisteredTask, targets: Ragged, vocabulary: Any) -> np
             raise ValueError(
                 f'target {vocabulary.decode(targets[row].tolist())!r} of example {row + 1} of '
                 f'seqio task {task.name} is not one of its labels: '
-                f'{", ".join(map(repr, task.labels))}; mend labels or leave them out')
+                f'{listed(task.labels)}; mend labels or leave them out')
     return np.array([index[targets[row].tobytes()] for row in range(len(targets))], np.int32)

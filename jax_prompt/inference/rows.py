@@ -115,13 +115,7 @@ class ServedPrompt:
                                  f'({", ".join(columns)}) but {where} gives one text; give an '
                                  'object with these keys')
             inputs = {columns[0]: inputs}
-        text = self.task.render(inputs, where)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f'the text of {where} holds half of a surrogate pair; send text that '
-                             'can be written as UTF-8') from None
-        return text
+        return self.task.render(inputs, where)
 
     def __str__(self) -> str:
         return f'prompt {self.name!r}' if self.name else 'the plain model'

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 
 from jax_prompt import __version__
+from jax_prompt.data.tasks.rows import decode, parse_object
+from jax_prompt.files import listed
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.parallel.hosts import from_first, wait_for_all
-from jax_prompt.predict.inputs import Window, decode, open_lines, parse_object, windows
+from jax_prompt.predict.inputs import Window, open_lines, windows
 from jax_prompt.predict.parts import Answered, Parts
 from jax_prompt.progress import ProgressBar
 
@@ -35,8 +37,9 @@ class LineSettings:
     Attributes:
       format: 'lines', where a line is the value of the template's only column and is answered by a
         line of text; or 'jsonl', where a line is an object with all columns, and is answered by
-        the same object with `prediction`, and of labels `scores` and `probabilities`, put in. None
-        is what the name of the inputs says to the command, and otherwise jsonl.
+        the same object with `prediction`, and of labels `scores` and `probabilities`, put in; a
+        blank line has no answer. None is what the name of the inputs says to the command, and
+        otherwise jsonl.
       prompt_column: the key of the JSON objects that names each line's prompt; null or an empty
         name stand for the one that is for all, and so does a missing key where there is one.
       window: lines that are in memory at one time.
@@ -140,33 +143,38 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
 
 def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:
     """Answer one window."""
-    records, asked = [], {}
-    for number, (line, where) in enumerate(zip(window.lines, window.places, strict=True)):
-        text = decode(line, where, is_first=window.starts[number] == 0)
-        record = text.rstrip('\r\n') if settings.lines.format == 'lines' else (
-            parse_object(text, where))
-        records.append(record)
+    records, asked = list(_records(window, settings.lines)), {}
+    for number, (record, where, _) in enumerate(records):
         asked.setdefault(_prompt_of(record, settings, where), []).append(number)
     rows: list[Row] = [None] * len(records)
     for name, numbers in asked.items():
-        places = [window.places[number] for number in numbers]
+        given = [records[number] for number in numbers]
         try:
             prompt = engine.prompt(name)
         except ValueError as error:
-            raise ValueError(f'{places[0]}: {error}') from None
-        # A line's seed is made of where it stands in the file, the same however many hosts there
-        # are.
-        made = settings.answers.rows(engine, prompt, [records[number] for number in numbers],
-                                     places, [(window.starts[number],) for number in numbers])
+            raise ValueError(f'{given[0][1]}: {error}') from None
+        made = settings.answers.rows(engine, prompt, *zip(*given, strict=True))
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
     answers = engine.run(rows)
     if settings.lines.format == 'lines':
         lines = [' '.join(answer.text.splitlines()) for answer in answers]
     else:
-        lines = [_answered_record(*pair) for pair in zip(records, answers, strict=True)]
+        lines = [_answered_record(record, answer)
+                 for (record, *_), answer in zip(records, answers, strict=True)]
     return Answered(window.digest, _named(engine, asked.keys() & engine.prompts), len(lines),
                     sum(row.cut for row in rows), ''.join(f'{line}\n' for line in lines))
+
+
+def _records(window: Window,
+             settings: LineSettings) -> Iterator[tuple[str | Mapping[str, Any], str, tuple[int]]]:
+    """Yield what each line asks, where it stands, and its byte: the same on any number of hosts."""
+    for line, where, start in zip(window.lines, window.places, window.starts, strict=False):
+        text = decode(line, where, is_first=start == 0)
+        if settings.format == 'lines':
+            yield text.rstrip('\r\n'), where, (start,)
+        elif text.strip():
+            yield parse_object(text, where, strict=True), where, (start,)
 
 
 def _named(engine: Engine, names: Iterable[str]) -> dict[str, str]:
@@ -186,9 +194,9 @@ def _prompt_of(record: str | Mapping[str, Any], settings: BulkSettings, where: s
         return settings.prompt
     if settings.prompt is None and column not in record:
         raise ValueError(f'column {column!r} is not there at {where}, which has '
-                         f'{", ".join(map(repr, list(record)[:10])) or "none"}; expected the name '
-                         'of a prompt, or null for the plain model; give as prompt_column the key '
-                         'that has it, or a prompt for lines without')
+                         f'{listed(record)}; expected the name of a prompt, or null for the plain '
+                         'model; give as prompt_column the key that has it, or a prompt for lines '
+                         'without')
     name = record.get(column)
     if name is not None and not isinstance(name, str):
         raise ValueError(f'column {column!r} at {where} holds {name!r}; expected the name of a '

@@ -83,12 +83,71 @@ def test_other_kinds_of_files(write, kind):
     assert set(task.texts('train')) < set(rows)
 
 
-def test_auto_labels_are_those_of_the_training_split_sorted(write):
+def test_auto_labels_are_those_of_the_training_file_sorted(write):
     train = write('a.csv', table(30, labels=('c', 'a', 'b')))
-    task = file_task(train, write('b.csv', table(3, labels=('a', 'z'))), labels='auto')
+    task = file_task(train, write('b.csv', table(3, labels=('a', 'b'))), labels='auto')
     assert task.label_words == ('a', 'b', 'c')
-    with pytest.raises(ValueError, match="label 'z' in column 'label' at b.csv line 3 is outside"):
-        list(task.texts('validation'))
+    with pytest.raises(ValueError, match="label 'z' in column 'label' at c.csv line 3 is outside"):
+        file_task(train, write('c.csv', table(3, labels=('a', 'z'))), labels='auto')
+
+
+@pytest.mark.parametrize('labels', ['auto', {'neg': 'bad', 'pos': 'good', 'rare': 'odd'}])
+def test_a_rare_label_is_learned_though_its_texts_were_cut_off(write, labels, caplog):
+    cut = [f'text {i}' for i in range(300) if split_of(f'text {i}') == 'validation']
+    path = write('a.csv', table(100) + ''.join(f'{text},rare\n' for text in cut[:2]))
+    with caplog.at_level('INFO'):
+        task = file_task(path, labels=labels)
+    word = 'rare' if labels == 'auto' else 'odd'
+    assert set(task.label_words) == {'neg', 'pos', word} or labels != 'auto'
+    assert [target for _, target in task.texts('train')].count(word) == 2
+    assert not any(target == word for split in ('validation', 'test')
+                   for _, target in task.texts(split))
+    assert f"2 rows stay in training, which else had none of the labels '{word}'" in caplog.text
+    assert len(sum(all_texts(task).values(), [])) == 102
+
+
+@pytest.mark.parametrize('labels, message', [
+    (('good', 'bad', 'good '), r"alike: 'good' \(34 rows\), 'good ' \(33 rows\); make them one"),
+    (('good', 'bad', 'GOOD'), r"look alike: 'GOOD' \(33 rows\), 'good' \(34 rows\); .* a mapping"),
+    (('für', 'gegen', 'fu\u0308r'), r"look alike: 'fu.u0308r' \(33 rows\), 'f.xfcr' \(34 rows\)"),
+    (('a', 'b', 'a\u200b'), r"look alike: 'a' \(34 rows\), 'a.u200b' \(33 rows\)"),
+    (('1', '0', '1.0', '0.0'), r"'0' \(25 rows\), '0.0' \(.*, and so do 1 other groups"),
+    (('a', 'b', ' '), "'label' at a.csv line 4 holds ' '; 33 of 100 rows have no label; fill them"),
+    (('a', 'NaN', 'b', ''), "'label' at a.csv line 3 holds 'NaN'; 50 of 100 rows have no label"),
+    ([f'answer {i}' for i in range(60)], "'label' holds 60 different values in 100 rows .'answer "
+     "0', 'answer 1', 'answer 2' and 57 more., too many for labels=auto .* leave labels out"),
+])
+def test_values_that_are_hardly_labels_are_told_with_their_counts(write, labels, message):
+    path = write('a.csv', table(100, labels=labels))
+    with pytest.raises(ValueError, match=message):
+        file_task(path, labels='auto')
+    if len(labels) < 5 and all(map(str.strip, labels)):
+        assert file_task(path, labels={label: f'word {i // 2}' for i, label in enumerate(labels)})
+
+
+def test_cells_that_hold_nothing_are_counted(write):
+    path = write('a.jsonl', ''.join(
+        f'{{"text": "{i}", "label": {("1", "NaN", "null")[i % 3]}}}\n' for i in range(9)))
+    with pytest.raises(ValueError, match="'label' at a.jsonl line 2 holds nothing .* 6 of 9 rows"):
+        file_task(path, labels='auto')
+
+
+def test_free_text_that_is_none_is_warned_of(write, caplog):
+    path = write('a.csv', 'text,label\nhello there,\n,good\n"   ",bad\nfine film,   \n')
+    file_task(path, path, inputs_template='say: {text}')
+    told = [record.getMessage() for record in caplog.records]
+    assert told[:2] == ['a train: the input is empty in 2 of 4 rows, first at a.csv line 3',
+                        'a train: the target is empty in 2 of 4 rows, first at a.csv line 2']
+
+
+@pytest.mark.parametrize('file, name, expected', [
+    ('tickets/train.tsv', None, 'tickets'), ('tickets/Data.tsv', None, 'tickets'),
+    ('tickets/team.v2.tsv', None, 'team.v2'), ('tickets/train.tsv', 'mine', 'mine'),
+])
+def test_a_task_is_named_by_what_says_most(tmp_path, file, name, expected):
+    (tmp_path / 'tickets').mkdir()
+    (tmp_path / file).write_text(table(100).replace(',', '\t'))
+    assert file_task(tmp_path / file, name=name).name == expected
 
 
 def test_raw_values_become_words(write):
@@ -106,6 +165,9 @@ def test_raw_values_become_words(write):
     ('', {}, ValueError, r"split 'train' of task a \(.*a.csv\) is empty: no rows"),
     (table(9), {'validation_file': 'none.csv'}, FileNotFoundError,
      'data file none.csv does not exist'),
+    (table(9) + 'x,1,2\n', {}, ValueError, 'a.csv line 11 cannot be parsed'),
+    (table(9).replace('label', 'text'), {}, ValueError, "'text' at a.csv line 2 holds 2 values"),
+    (table(9).replace(',', ';'), {'delimiter': '|'}, ValueError, "set file_task.delimiter=';'"),
     (table(9, labels=('x',)), {'validation_file': 'SELF', 'labels': 'auto'}, ValueError,
      'expected at least two different words'),
 ])
@@ -117,6 +179,5 @@ def test_mistakes_show_when_the_task_is_made(write, text, kwargs, error, message
 
 
 def test_too_few_texts_to_cut(write):
-    task = file_task(write('a.csv', table(2)))
     with pytest.raises(ValueError, match='a.csv has 2 different texts, too few to cut a validatio'):
-        task.rows('train')
+        file_task(write('a.csv', table(2)))

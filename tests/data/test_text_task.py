@@ -18,10 +18,11 @@ def test_template_and_verbalizer():
         ('{x} sst2 sentence: a film!', 'bad'), ('{x} sst2 sentence: the plot!', 'good')]
 
 
-def test_several_columns_and_names_with_spaces_and_dots():
-    task = make(inputs_template='{the premise} / {h.y} / {the premise}')
-    assert task.columns == ('the premise', 'h.y')
-    assert task.render({'the premise': 'p', 'h.y': 'q'}) == 'p / q / p'
+def test_a_column_may_have_any_name():
+    task = make(inputs_template='{{{the premise} / {h.y}{text: en} / {x!r}}}{the premise}')
+    assert task.columns == ('the premise', 'h.y', 'text: en', 'x!r')
+    columns = {'the premise': 'p', 'h.y': 'q', 'text: en': 'r', 'x!r': 's'}
+    assert task.render(columns) == '{p / qr / s}p'
 
 
 def test_braces_in_the_text_stay():
@@ -72,10 +73,9 @@ def test_a_file_can_be_a_split(write):
 
 @pytest.mark.parametrize('kwargs, message', [
     ({'inputs_template': 'no field'}, "'no field' names no column, so all inputs would be the s"),
-    ({'inputs_template': '{text'}, "'{text' cannot be read: .*write {{ and }} for braces"),
-    ({'inputs_template': '{} x'}, "has a field that is not a plain column name"),
-    ({'inputs_template': '{text!r}'}, "has a field that is not a plain column name"),
-    ({'inputs_template': '{text:>9}'}, "has a field that is not a plain column name"),
+    ({'inputs_template': 'a {text'}, "'a {text' cannot be read from '{text' on; name columns as"),
+    ({'inputs_template': '{a} {} x'}, "read from '{} x' on; .* write {{ and }} for braces"),
+    ({'inputs_template': '{text}}'}, "cannot be read from '}' on"),
     ({'inputs_template': '{text} {label}'}, "shows the target column 'label', so the answer wo"),
     ({'labels': {}}, 'expected at least two different words to choose from'),
     ({'labels': {'0': 'x', '1': 'x'}}, 'expected at least two different words to choose from'),
@@ -115,6 +115,14 @@ def test_label_outside_the_verbalizer(write):
     ([{'text': 'x'}], "column 'label' is not there at row 1 of split train"),
     ([ROWS[0], {'text': None, 'label': '1'}], "column 'text' at row 2 of split train holds nothin"),
     ([{'text': ['x'], 'label': '1'}], "column 'text' at row 1 of split train holds a list; expec"),
+    ([{'text': 'x', 'label': float('nan')}], "'label' at row 1 of split train holds nan; expected"),
+    ([{'text': 1e999, 'label': '1'}], "column 'text' at row 1 of split train holds inf; expected"),
+    ([{'text': 'é \ud83d', 'label': '1'}],
+     r"at row 1 of split train holds half of a surrogate pair \('\\ud83d'\); expected text"),
+    ([{'text': ('x', ''), 'label': '1'}],
+     'holds 2 values, since the first line names 2 columns so; expected text or a number'),
+    ([{f'column {i}': 1 for i in range(5000)}], "'column 7' and 4,992 more$"),
+    ([{'text': 'x', 'label': 'y' * 5000}], r"label 'y{79}... \(5,002 characters\) in column"),
 ])
 def test_rows_that_do_not_fit(rows, message):
     with pytest.raises(ValueError, match=message):

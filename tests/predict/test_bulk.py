@@ -110,10 +110,12 @@ def test_a_line_without_a_task_falls_to_the_default(engine, tmp_path):
     assert first['scores'] == second['scores'] == third['scores']
 
 
-def test_a_line_that_names_nothing_is_the_plain_models(engine, tmp_path):
-    (tmp_path / 'in.jsonl').write_text('{"text": "film", "task": null}\n'
-                                       '{"text": "film", "task": ""}\n')
-    predict_file(engine, tmp_path / 'in.jsonl', tmp_path / 'out.jsonl', SETTINGS)
+def test_a_line_that_names_nothing_is_the_plain_models_and_a_blank_one_has_no_answer(engine,
+                                                                                     tmp_path):
+    (tmp_path / 'in.jsonl').write_text('{"text": "film", "task": null}\n\r\n'
+                                       '{"text": "film", "task": ""}\n \n\n')
+    settings = BulkSettings(lines=LineSettings(prompt_column='task', window=2))
+    assert predict_file(engine, tmp_path / 'in.jsonl', tmp_path / 'out.jsonl', settings)[0] == 2
     plain, = engine.run([engine.row(None, 'film')])
     assert [one['prediction'] for one in read(tmp_path / 'out.jsonl')] == 2 * [plain.text]
 
@@ -161,7 +163,6 @@ def test_a_wrong_line_is_named_and_can_be_mended(engine, tmp_path):
     ('{"text": "film", "task": 3}', "column 'task' at line 2 of .* holds 3; expected the name"),
     ('{"texts": "film", "task": "mood"}', "column 'text' is not there at line 2 of"),
     ('[]', 'line 2 of .* is a JSON list'),
-    ('', 'line 2 of .* is blank'),
     ('{"text": "a <extra_id_99>", "task": "marked"}', 'line 2 of .*: marker .* stands 2 times'),
 ])
 def test_what_is_wrong_is_named_by_its_line_and_leaves_nothing(engine, tmp_path, line, message):

@@ -1,40 +1,18 @@
-"""Lines are UTF-8, and JSON lines are objects; what is not is told with its place."""
+"""Lines are read in windows that follow from them alone."""
 
 import io
 import sys
 
 import pytest
 
-from jax_prompt.predict.inputs import decode, open_lines, parse_object, windows
-
-
-@pytest.mark.parametrize(('line', 'message'), [
-    ('oops', 'line 2 of in.jsonl is not JSON .* at character 1'),
-    ('[1]', 'line 2 of in.jsonl is a JSON list; expected an object'),
-    (' \n', 'line 2 of in.jsonl is blank'),
-    ('[' * 100_000, 'line 2 of in.jsonl cannot be used as JSON: .*recursion'),
-    ('{"text": ' + '1' * 5000 + '}', 'line 2 of in.jsonl cannot be used'),
-    ('{"score": NaN}', 'line 2 of in.jsonl cannot be used as JSON: NaN is no number of JSON'),
-    ('{"score": -Infinity}', 'line 2 of in.jsonl cannot be used as JSON: -Infinity is no number'),
-    ('{"score": 1e999}', 'line 2 of in.jsonl cannot be used as JSON: 1e999 is no number of JSON'),
-    ('{"text": "\\ud800"}', 'line 2 of in.jsonl cannot be used as JSON: .*surrog'),
-])
-def test_what_is_no_object_is_refused_with_its_place(line, message):
-    with pytest.raises(ValueError, match=message):
-        parse_object(line, 'line 2 of in.jsonl')
-
-
-def test_an_object_is_taken_as_it_is():
-    assert parse_object('{"text": "\\u00e9", "id": 7, "x": 5e-1}\n', 'here') == {
-        'text': 'é', 'id': 7, 'x': 0.5}
+from jax_prompt.predict.inputs import open_lines, windows
 
 
 def test_a_file_is_lines_that_line_feeds_end(tmp_path):
     path = tmp_path / 'in.txt'
     path.write_bytes('é\rstill one\r\ntwo\u2028still\n'.encode())
     with open_lines(str(path)) as lines:
-        assert [decode(line, 'here') for line in lines] == ['é\rstill one\r\n',
-                                                            'two\u2028still\n']
+        assert [line.decode() for line in lines] == ['é\rstill one\r\n', 'two\u2028still\n']
 
 
 def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch):
@@ -42,17 +20,6 @@ def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch):
         monkeypatch.setattr(sys, 'stdin', stdin)
         with open_lines('-') as lines:
             assert list(lines) == ['é\n'.encode()]
-
-
-def test_a_byte_order_mark_is_no_text_where_the_input_begins():
-    line = '\ufefftext'.encode()
-    assert decode(line, 'here', is_first=True) == 'text' and decode(line, 'here') == '\ufefftext'
-
-
-def test_bytes_that_are_no_text_are_told_with_their_line():
-    with pytest.raises(ValueError, match='line 2 of in.txt is not UTF-8 text .* at byte 3 of the '
-                                         'line.; save it as UTF-8'):
-        decode(b'no\xff\n', 'line 2 of in.txt')
 
 
 @pytest.mark.parametrize('text', ['', 'a', 'a\n', 'a\nb', '\n\n\n', 'abc\n\ndefghij\nk\n' * 5])

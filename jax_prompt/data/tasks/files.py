@@ -3,46 +3,75 @@
 Splits that are not given are cut by a hash of the text, so that no text is ever in two of them.
 """
 
+import collections
+import dataclasses
 import functools
 import hashlib
 import logging
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.files import listed
 
 _log = logging.getLogger(__name__)
 
+#: Values of a column of labels that say that there is none.
+_MISSING = ('', 'nan', '<na>', '#n/a', 'null')
+#: More different values than these are free text, or more than ranking is good for.
+_MOST_LABELS = 1000
+#: Names of training files that say nothing of what is in them.
+_PLAIN_NAMES = ('train', 'training', 'data', 'dataset')
 
-def file_task(
-    train_file: str,
-    validation_file: str | None = None,
-    test_file: str | None = None,
-    inputs_template: str = '{text}',
-    target_column: str = 'label',
-    labels: Mapping[Any, str] | tuple[str, ...] | str | None = None,
-    inputs_length: int = 512,
-    targets_length: int = 64,
-) -> TextTask:
-    """Make a task of one's own files.
+
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """Say which files hold a task, and how they are read.
+
+    Attributes:
+        train_file, validation_file, test_file: .csv, .tsv or .jsonl, each plain or .gz.
+        inputs_template: the input, with column names in braces.
+        target_column: the column of the answer.
+        labels: raw value -> word, or the words; 'auto' for the different values of the target
+            column in the training file, sorted; None for free text.
+        inputs_length: the most tokens of an input, end token included, virtual tokens not.
+        targets_length: the most tokens of a target, end token included.
+        delimiter: what separates columns, where it is not what the files' endings say; a first line
+            such as `sep=;` says it too.
+        escape: what stands before quotation marks that are text, in files that do not double them.
+        name: of the task; None for the training file's, or its folder's where the file is called
+            train or data.
+    """
+
+    train_file: str
+    validation_file: str | None = None
+    test_file: str | None = None
+    inputs_template: str = '{text}'
+    target_column: str = 'label'
+    labels: Mapping[Any, str] | tuple[str, ...] | str | None = None
+    inputs_length: int = 512
+    targets_length: int = 64
+    delimiter: str | None = None
+    escape: str | None = None
+    name: str | None = None
+
+
+@functools.wraps(FileSettings, assigned=('__annotations__',), updated=())
+def file_task(*arguments: Any, **settings: Any) -> TextTask:
+    """Make a task of one's own files; takes what `FileSettings` has.
 
     Without a validation file one text in ten is cut from the training file for it, chosen by a
     hash of the text; with neither a validation nor a test file, another one in ten for the test.
     Before cutting, rows with the same text (case and white space apart) and target are taken once,
-    and with labels, texts whose rows disagree on the target are left out. Files that are given are
-    used as they are.
+    and with labels, texts whose rows disagree on the target are left out; a label that would have
+    no text in training has all of them there. Files that are given are used as they are.
 
-    Args:
-        train_file, validation_file, test_file: .csv, .tsv or .jsonl, each plain or .gz. The task
-            is called by the training file's name.
-        inputs_template: the input, with column names in braces.
-        target_column: the column of the answer.
-        labels: raw value -> word, or the words; 'auto' for the different values of the target
-            column in the training split, sorted; None for free text.
-        inputs_length: the most tokens of an input, end token included, virtual tokens not.
-        targets_length: the most tokens of a target, end token included.
+    All rows are read and checked here, so that what is wrong with one shows before a model is
+    opened.
 
     Returns:
         The task.
@@ -51,54 +80,130 @@ def file_task(
         FileNotFoundError: a file does not exist.
         ValueError: a column is not there, or anything else `TextTask` and `read_rows` refuse.
     """
-    name = os.path.basename(str(train_file)).split('.')[0]
-    task = functools.partial(
-        TextTask, name, inputs_template=inputs_template, target=target_column,
-        inputs_length=inputs_length, targets_length=targets_length)
-    given = {'train': train_file, 'validation': validation_file, 'test': test_file}
-    given = {split: path for split, path in given.items() if path}
-    plain = task(given)
-    _check_first_rows(plain)
-    splits = dict(given)
-    if not validation_file:
-        names = ('train', 'validation') if test_file else ('train', 'validation', 'test')
-        cut = functools.cache(functools.partial(_cut, plain, labels is None, names))
-        splits |= {split: lambda split=split: cut()[split] for split in names}
-    if labels == 'auto':
-        read = task(splits)
-        labels = tuple(sorted({read.raw_target(row) for row in read.rows('train')}))
-    return task({split: splits[split] for split in ('train', 'validation', 'test')
-                 if split in splits}, labels=labels)
+    told = FileSettings(*arguments, **settings)
+    files = {'train': told.train_file, 'validation': told.validation_file, 'test': told.test_file}
+    files = {split: str(path) for split, path in files.items() if path}
+    task = TextTask(told.name or _name_of(told.train_file), {}, told.inputs_template,
+                    told.target_column, None if told.labels == 'auto' else told.labels,
+                    told.inputs_length, told.targets_length)
+    rows = {split: _read(task, split, path, told) for split, path in files.items()}
+    if told.labels == 'auto':
+        task = dataclasses.replace(task, labels=_labels_of(task, rows['train']))
+    for split, found in rows.items():
+        _tell_empty(task, split, found)
+    if not told.validation_file:
+        names = ('train', 'validation') if told.test_file else ('train', 'validation', 'test')
+        rows |= _cut(task, rows['train'], names, files['train'])
+    return dataclasses.replace(task, splits={
+        split: functools.partial(rows.__getitem__, split)
+        for split in ('train', 'validation', 'test') if split in rows})
 
 
-def _check_first_rows(task: TextTask) -> None:
-    """Read one row of each file, so that a wrong name shows before a model is loaded."""
-    for split, path in task.splits.items():
-        row = next(iter(read_rows(path)), None)
-        if row is None:
-            raise ValueError(f'split {split!r} of task {task.name} ({path}) is empty: no rows')
+def _name_of(path: str) -> str:
+    """Return a file's name without its endings, or its folder's where that says more."""
+    path = os.path.abspath(path)
+    name = re.sub(r'(?i)\.(csv|tsv|jsonl)(\.gz)?$', '', os.path.basename(path))
+    folder = os.path.basename(os.path.dirname(path))
+    return folder if folder and name.lower() in _PLAIN_NAMES else name or 'task'
+
+
+def _read(task: TextTask, split: str, path: str, told: FileSettings) -> list[Row]:
+    """Read a file, and see that each row has what the task reads."""
+    rows = list(read_rows(path, told.delimiter, told.escape))
+    if not rows:
+        raise ValueError(f'split {split!r} of task {task.name} ({path}) is empty: no rows')
+    for column in (*task.columns, task.target):
+        values = ((row.columns.get(column, ''), row.where) for row in rows)
+        nothing = [where for value, where in values if value is None or value != value]
+        if nothing:
+            raise ValueError(f'column {column!r} at {nothing[0]} holds nothing (null or NaN), as '
+                             f'do {len(nothing):,} of {len(rows):,} rows; expected text or a '
+                             'number; fill them in or take them out')
+    for row in rows:
         task.render(row)
         task.raw_target(row)
+    return rows
 
 
-def _cut(task: TextTask, free_text: bool, names: tuple[str, ...]) -> dict[str, list[Row]]:
-    """Cut the training file of a task into splits."""
+def _labels_of(task: TextTask, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the different values of the target column; refuse what are hardly labels."""
+    counts = collections.Counter(map(task.raw_target, rows))
+    missing = [value for value in counts if value.strip().lower() in _MISSING]
+    if missing:
+        first = next(row for row in rows if task.raw_target(row) in missing)
+        raise ValueError(
+            f'column {task.target!r} at {first.where} holds {task.raw_target(first)!r}; '
+            f'{sum(map(counts.get, missing)):,} of {len(rows):,} rows have no label; fill them in, '
+            'take them out, or name the labels in place of labels=auto')
+    if len(counts) > min(_MOST_LABELS, max(20, len(rows) // 2)):
+        raise ValueError(
+            f'column {task.target!r} holds {len(counts):,} different values in {len(rows):,} rows '
+            f'({listed(counts, 3)}), too many for labels=auto to be what was meant; leave labels '
+            'out, which means free text, or name them')
+    alike = collections.defaultdict(list)
+    for value in sorted(counts):
+        alike[looks(value)].append(value)
+    doubtful = [values for values in alike.values() if len(values) > 1]
+    if doubtful:
+        shown = ', '.join(f'{value!a:.100} ({counts[value]:,} rows)' for value in doubtful[0][:4])
+        more = f', and so do {len(doubtful) - 1:,} other groups' if len(doubtful) > 1 else ''
+        raise ValueError(
+            f'labels of task {task.name} look alike: {shown}{more}; make them one in the file, or '
+            'give a mapping from each value to its word in place of labels=auto')
+    return tuple(sorted(counts))
+
+
+def looks(text: str) -> str:
+    """Return a text without what a reader hardly sees: case, white space, Unicode's forms, '.0'."""
+    shown = unicodedata.normalize('NFKC', text).casefold()
+    shown = ''.join(one for one in shown if unicodedata.category(one) != 'Cf')
+    return re.sub(r'(?<=\d)\.0+$', '', ' '.join(shown.split()))
+
+
+def _tell_empty(task: TextTask, split: str, rows: Sequence[Row]) -> None:
+    """Warn of texts that are none; raises for targets outside the verbalizer."""
+    text_of = _text_of(task)
+    for what, text in (('input', text_of), ('target', task.target_text)):
+        empty = [row.where for row in rows if not text(row).strip()]
+        if empty:
+            _log.warning('%s %s: the %s is empty in %d of %d rows, first at %s', task.name, split,
+                         what, len(empty), len(rows), empty[0])
+
+
+def _text_of(task: TextTask) -> Callable[[Row], str]:
+    """Return what reads a row's text: the columns, so that rewording the template moves none."""
     columns = sorted(task.columns)
+    return lambda row: '\n'.join(str(row.columns[column]) for column in columns)
 
-    def text_of(row: Row) -> str:
-        # The columns, not the rendered input: rewording the template moves no text.
-        task.render(row)
-        return '\n'.join(str(row.columns[column]) for column in columns)
 
-    rows = without_duplicates(task.rows('train'), text_of, task.raw_target, task.name,
-                              drop_conflicts=not free_text)
+def _cut(task: TextTask, rows: Sequence[Row], names: tuple[str, ...],
+         path: str) -> dict[str, list[Row]]:
+    """Cut the rows of a training file into splits."""
+    text_of = _text_of(task)
+    rows = without_duplicates(rows, text_of, task.target_text, task.name,
+                              drop_conflicts=task.labels is not None)
     parts = divided(rows, text_of, names)
+    if task.labels is not None:
+        parts = _keep_rare(task, parts)
     empty = [split for split, part in parts.items() if not part]
     if empty:
         raise ValueError(
-            f'{task.splits["train"]} has {len(rows)} different texts, too few to cut a '
-            f'{empty[0]} split from them; give files for validation and test')
+            f'{path} has {len(rows)} different texts, too few to cut a {empty[0]} split from them; '
+            'give files for validation and test')
     return parts
+
+
+def _keep_rare(task: TextTask, parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Put all rows of the labels that training would not have into it."""
+    trained = set(map(task.target_text, parts['train']))
+    rare = [row for part in parts.values() for row in part if task.target_text(row) not in trained]
+    if not rare:
+        return parts
+    _log.info('%s: %d rows stay in training, which else had none of the labels %s', task.name,
+              len(rare), listed(sorted(set(map(task.target_text, rare)))))
+    kept = {split: [row for row in part if task.target_text(row) in trained]
+            for split, part in parts.items()}
+    return kept | {'train': kept['train'] + rare}
 
 
 def normalized(text: str) -> str:

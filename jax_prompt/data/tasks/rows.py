@@ -1,20 +1,40 @@
-"""Rows of CSV, TSV and JSONL files, each with the place it came from."""
+"""Rows of CSV, TSV and JSONL files, each with the place it came from.
 
+Lines of JSON are read here for prediction as well, so that a file means the same to both.
+"""
+
+import collections
 import csv
 import dataclasses
 import gzip
+import itertools
 import json
+import math
 import os
+import re
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jax_prompt.files import brief, listed
 
 # csv's own limit of 128 KiB a field is below a long document.
 _LONGEST_FIELD = 1 << 27
 
-#: Endings of files, and how csv reads them.
-_KINDS = {'.csv': {'strict': True}, '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE},
-          '.jsonl': {}}
+#: Endings of the files that are read, and how csv reads them.
+_KINDS = {'.csv': {'delimiter': ',', 'strict': True},
+          '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE}, '.jsonl': {}}
+_EXPECTED = 'expected .csv, .tsv or .jsonl, plain or .gz'
+
+#: Endings of other files that may hold rows; what ends so is a file and not the name of a task.
+OTHER_KINDS = ('.json', '.txt', '.xlsx', '.xls', '.ods', '.parquet', '.arrow', '.feather', '.pkl',
+               '.gz', '.zip', '.bz2', '.xz', '.zst', '.tar', '.db', '.sqlite', '.tfrecord')
+
+#: Characters as they are spelled in gin, for the command line, which takes text as it is.
+_SPELLED = {'\\t': '\t', '\\\\': '\\'}
+
+#: How spreadsheets say in a first line what separates the columns.
+_DECLARED = re.compile(r'sep=(.)[\r\n]*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +42,8 @@ class Row:
     """One example as its source tells it.
 
     Attributes:
-        columns: column name -> value (text, number, true/false, or None where it is absent).
+        columns: column name -> value (text, number, true/false, or None where it is absent; a
+            tuple of them where a table names several columns so).
         where: file and line, for messages.
     """
 
@@ -30,14 +51,19 @@ class Row:
     where: str
 
 
-def read_rows(path: str) -> Iterator[Row]:
+def read_rows(path: str, delimiter: str | None = None, escape: str | None = None) -> Iterator[Row]:
     """Read a .csv, .tsv or .jsonl file, plain or .gz, row by row.
 
-    The first line of a .csv or .tsv names the columns. Fields of a .csv may be quoted; a .tsv has
-    no quoting, a quotation mark is a character like any other. Blank lines are skipped.
+    The first line of a .csv or .tsv names the columns; one such as `sep=;` before it says what
+    separates them. Fields of a .csv may be quoted, and quotation marks in them are doubled; a .tsv
+    has no quoting, a quotation mark is a character like any other. Blank lines are skipped.
 
     Args:
         path: the file.
+        delimiter: what separates columns, where it is not what the file's ending says; '\\\\t' may
+            stand for a tab.
+        escape: the character that stands before quotation marks which are text, such as a
+            backslash, in files that do not double them.
 
     Yields:
         `Row`s; `where` is 'reviews.csv line 12'.
@@ -47,72 +73,169 @@ def read_rows(path: str) -> Iterator[Row]:
         ValueError: another kind of file, or a line that cannot be parsed.
     """
     path = str(path)
-    kind = os.path.splitext(path.lower().removesuffix('.gz'))[1]
-    if kind not in _KINDS:
-        raise ValueError(
-            f'{path} is a {kind or "nameless"} file; expected one of {", ".join(_KINDS)}, '
-            'or one of them with .gz')
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'data file {path} does not exist')
+    kind = _kind(path)
+    name = os.path.basename(path)
     opener = gzip.open if path.lower().endswith('.gz') else open
     try:
-        # utf-8-sig: spreadsheets write a byte order mark, which is no part of the first column.
-        # Ends of lines: csv wants to see them itself; in JSON a lone return is a space.
-        newline = '\n' if kind == '.jsonl' else ''
-        with opener(path, 'rt', encoding='utf-8-sig', newline=newline) as file:
-            read = _read_jsonl if kind == '.jsonl' else _read_table
-            yield from read(file, os.path.basename(path), **_KINDS[kind])
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not UTF-8 text: {error}') from None
+        with opener(path, 'rb') as file:
+            if kind == '.jsonl':
+                yield from _read_jsonl(file, name)
+            else:
+                yield from _read_table(file, name, delimiter, escape, _KINDS[kind])
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is not a whole gzip file: {error}') from None
 
 
-def _read_table(file: TextIO, name: str, **dialect: Any) -> Iterator[Row]:
+def _kind(path: str) -> str:
+    """Return the ending of a file that is read."""
+    kind = os.path.splitext(path.lower().removesuffix('.gz'))[1]
+    if os.path.isdir(path):
+        raise ValueError(f'{path} is a folder; {_EXPECTED}')
+    if kind not in _KINDS:
+        hint = '; make it JSON lines, one object a line' if kind == '.json' else ''
+        what = f'a {kind} file' if kind else 'a file whose name has no ending'
+        raise ValueError(f'{path} is {what}; {_EXPECTED}{hint}')
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'data file {path} does not exist')
+    return kind
+
+
+def decode(line: bytes, where: str, is_first: bool = False) -> str:
+    """Return the text of a line of UTF-8.
+
+    Args:
+        line: with or without its line feed.
+        where: its place, for messages.
+        is_first: of the input, so that a byte order mark is none of the text.
+
+    Raises:
+        ValueError: naming the place, for bytes that are not UTF-8.
+    """
+    try:
+        return line.decode('utf-8-sig' if is_first else 'utf-8')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{where} is not UTF-8 text ({error.reason} at byte {error.start + 1} of '
+                         'the line); save it as UTF-8') from None
+
+
+def parse_object(line: str, where: str, strict: bool = False) -> dict[str, Any]:
+    """Return the JSON object of a line.
+
+    Args:
+        line: with or without its line feed.
+        where: its place, for messages.
+        strict: refuse what could not be written as JSON in UTF-8 again: numbers that Python reads
+            and JSON has not, and halves of surrogate pairs.
+
+    Raises:
+        ValueError: naming the place, where it is no JSON, or no object.
+    """
+    hooks = {'parse_constant': _finite, 'parse_float': _finite} if strict else {}
+    try:
+        record = json.loads(line, **hooks)
+        if strict and '\\u' in line:
+            json.dumps(record, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{where} is not JSON ({error.msg} at character {error.pos + 1}); '
+                         'expected an object such as {"text": "..."} a line') from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where} cannot be used as JSON: {error}') from None
+    if not isinstance(record, dict):
+        raise ValueError(f'{where} is a JSON {type(record).__name__}; expected an object with '
+                         'columns as keys, such as {"text": "...", "label": "..."}')
+    return record
+
+
+def _finite(number: str) -> float:
+    """Return the number that is written so, of those that JSON can hold."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f'{number} is no number of JSON; write a finite one, or null')
+    return value
+
+
+def _read_jsonl(file: Iterable[bytes], name: str) -> Iterator[Row]:
+    """Read one JSON object a line; only a line feed ends one, since a return is JSON's space."""
+    for number, line in enumerate(file, 1):
+        where = f'{name} line {number}'
+        text = decode(line, where, number == 1)
+        if text.strip():
+            yield Row(parse_object(text, where), where)
+
+
+def _read_table(file: Iterable[bytes], name: str, delimiter: str | None, escape: str | None,
+                usual: dict[str, Any]) -> Iterator[Row]:
     """Read rows below a header."""
-    reader = csv.reader(file, **dialect)
+    lines = (part for line in file for part in line.splitlines(keepends=True))
+    texts = (decode(line, f'{name} line {number}', number == 1)
+             for number, line in enumerate(lines, 1))
+    first = next(texts, '')
+    declared = _DECLARED.fullmatch(first)
+    if declared:
+        delimiter = delimiter or declared[1]
+    else:
+        texts = itertools.chain([first], texts)
+    dialect = usual | _given_dialect(name, delimiter or usual['delimiter'], escape)
+    header, doubled = None, []
+    for line, fields, text in _records(texts, name, 1 + bool(declared), dialect):
+        if header is None:
+            header = _checked_header(fields, name)
+            doubled = [one for one, count in collections.Counter(header).items() if count > 1]
+        elif len(fields) == len(header):
+            columns = dict(zip(header, fields, strict=True))
+            for one in doubled:
+                columns[one] = tuple(itertools.compress(fields, map(one.__eq__, header)))
+            yield Row(columns, f'{name} line {line}')
+        elif ''.join(fields).strip() or len(fields) > 1:  # else a line of spaces
+            raise _unparsed(name, line, f'it has {len(fields):,} fields, but the first line names '
+                            f'{len(header):,} columns: {listed(header)}', text, dialect)
+
+
+def _records(texts: Iterator[str], name: str, line: int,
+             dialect: dict[str, Any]) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the line that a record begins at, its fields and its last line; no blank lines."""
+    text = ''
+
+    def fed() -> Iterator[str]:
+        nonlocal text
+        while text := next(texts, ''):
+            yield text
+
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-    header = None
+    reader = csv.reader(fed(), **dialect)
     while True:
-        line = reader.line_num + 1
+        at = line + reader.line_num
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f'{name} line {line} cannot be parsed: {error}') from None
+            raise _unparsed(name, at, str(error), text, dialect) from None
         if fields is None:
             return
-        if not fields:
-            continue
-        if header is None:
-            header = _checked_header(fields, name)
-        elif len(fields) != len(header):
-            raise ValueError(
-                f'{name} line {line} cannot be parsed: it has {len(fields)} fields, but the '
-                f'first line names {len(header)} columns: {", ".join(header)}')
-        else:
-            yield Row(dict(zip(header, fields, strict=True)), f'{name} line {line}')
+        if fields:
+            yield at, fields, text
+
+
+def _unparsed(name: str, line: int, why: str, text: str, dialect: dict[str, Any]) -> ValueError:
+    """Return an error of a record, with a hint where it may be written in the other habit."""
+    hint = ('; where quotation marks in texts stand as \\", set file_task.escape=\'\\\\\''
+            if '\\"' in text and dialect['escapechar'] is None else '')
+    return ValueError(f'{name} line {line} cannot be parsed: {why}{hint}')
+
+
+def _given_dialect(name: str, delimiter: str, escape: str | None) -> dict[str, str | None]:
+    """Return what csv takes; refuse what cannot separate or escape."""
+    delimiter, escape = _SPELLED.get(delimiter, delimiter), _SPELLED.get(escape, escape) or None
+    for what, value in (('delimiter', delimiter), ('escape', escape)):
+        if value is not None and (len(value) != 1 or value in '"\r\n\0') or delimiter == escape:
+            raise ValueError(f'the {what} of {name} is {brief(value)}; expected one character that '
+                             "has no other meaning, such as ';'")
+    return {'delimiter': delimiter, 'escapechar': escape}
 
 
 def _checked_header(fields: list[str], name: str) -> list[str]:
-    """Refuse a header that names a column twice."""
-    for column in fields:
-        if fields.count(column) > 1:
-            raise ValueError(f'{name} names the column {column!r} {fields.count(column)} times')
+    """Refuse a header that seems to be separated by something else."""
+    others = [one for one in ',;\t|' if one in fields[0]]
+    if len(fields) == 1 and others:
+        raise ValueError(f'{name} names one column, {brief(fields[0])}; where {others[0]!r} '
+                         f'separates its columns, set file_task.delimiter={others[0]!r}')
     return fields
-
-
-def _read_jsonl(file: TextIO, name: str) -> Iterator[Row]:
-    """Read one JSON object a line."""
-    for line, text in enumerate(file, 1):
-        if not text.strip():
-            continue
-        where = f'{name} line {line}'
-        try:
-            columns = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f'{where} cannot be parsed as JSON: {error}') from None
-        if not isinstance(columns, dict):
-            raise ValueError(
-                f'{where} cannot be parsed: it holds a JSON {type(columns).__name__}; expected '
-                'an object such as {"text": "...", "label": "..."}')
-        yield Row(columns, where)

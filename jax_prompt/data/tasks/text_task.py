@@ -2,15 +2,19 @@
 
 import dataclasses
 import functools
-import json
-import string
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jax_prompt.data.tasks.rows import Row, read_rows
+from jax_prompt.files import brief, listed
 
 #: What a split is read from: a file, or a function that yields rows or plain dicts.
 SplitSource = str | Callable[[], Iterable[Row | Mapping[str, Any]]]
+
+_SURROGATE = re.compile('[\ud800-\udfff]')  # in text that JSON's escapes have made
+_TEMPLATE_PART = re.compile(r'(?P<literal>[^{}]+)|(?P<brace>{{|}})|{(?P<column>[^{}]+)}')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +102,8 @@ class TextTask:
             return raw
         if raw not in self.labels:
             raise ValueError(
-                f'label {raw!r} in column {self.target!r} at {where} is outside the verbalizer of '
-                f'task {self.name}; allowed: {", ".join(map(repr, self.labels))}; mend the row or '
+                f'label {brief(raw)} in column {self.target!r} at {where} is outside the '
+                f'verbalizer of task {self.name}; allowed: {listed(self.labels)}; mend the row or '
                 'add the label')
         return self.labels[raw]
 
@@ -180,20 +184,21 @@ class TextTask:
 
 @functools.lru_cache(maxsize=64)
 def _parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
-    """Split a template into (literal, column or None) pairs."""
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'inputs_template {template!r} cannot be read: {error}; name columns as '
-                         '{column}, and write {{ and }} for braces in the text') from None
-    for _, field, spec, conversion in parsed:
-        if field == '' or spec or conversion:
-            raise ValueError(f'inputs_template {template!r} has a field that is not a plain '
-                             "column name in braces, such as '{text}'")
-    if all(field is None for _, field, _, _ in parsed):
-        raise ValueError(f'inputs_template {template!r} names no column, so all inputs would be '
-                         "the same; name one in braces, such as '{text}'")
-    return tuple((literal, field) for literal, field, _, _ in parsed)
+    """Split a template into (literal, column or None) pairs; a column's name may hold anything."""
+    if not isinstance(template, str):
+        raise ValueError(f'inputs_template is {brief(template)}; expected text')
+    parts, end = [], 0
+    while part := _TEMPLATE_PART.match(template, end):
+        parts.append((part['literal'] or (part['brace'] or '')[:1], part['column']))
+        end = part.end()
+    if end < len(template):
+        raise ValueError(f'inputs_template {brief(template)} cannot be read from '
+                         f'{brief(template[end:])} on; name columns as {{column}}, and write '
+                         '{{ and }} for braces in the text')
+    if all(column is None for _, column in parts):
+        raise ValueError(f'inputs_template {brief(template)} names no column, so all inputs would '
+                         "be the same; name one in braces, such as '{text}'")
+    return tuple(parts)
 
 
 def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
@@ -201,34 +206,42 @@ def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
     if labels is None:
         return None
     if isinstance(labels, str) or not isinstance(labels, Mapping | tuple | list):
-        raise ValueError(f'labels of task {name} are {labels!r}; expected a mapping from the raw '
-                         'value to a word, or the words')
+        raise ValueError(f'labels of task {name} are {brief(labels)}; expected a mapping from the '
+                         'raw value to a word, or the words')
     pairs = labels.items() if isinstance(labels, Mapping) else ((word, word) for word in labels)
     checked = {_plain(raw, 'labels', f'task {name}'): word for raw, word in pairs}
     for raw, word in checked.items():
         if not isinstance(word, str) or not word.strip():
-            raise ValueError(f'label {raw!r} of task {name} has the word {word!r}; expected text')
+            raise ValueError(f'label {brief(raw)} of task {name} has the word {brief(word)}; '
+                             'expected text')
     if len(set(checked.values())) < 2:
-        raise ValueError(f'labels of task {name} are {json.dumps(checked, ensure_ascii=False)}; '
-                         'expected at least two different words to choose from')
+        raise ValueError(f'labels of task {name} are {brief(checked)}; expected at least two '
+                         'different words to choose from')
     return checked
 
 
 def _text(row: Row, column: str) -> str:
     """Return a column of a row as text."""
     if column not in row.columns:
-        raise ValueError(f'column {column!r} is not there at {row.where}; the columns there are '
-                         f'{", ".join(map(repr, row.columns)) or "none"}')
+        raise ValueError(f'column {brief(column)} is not there at {row.where}; the columns there '
+                         f'are {listed(row.columns)}')
     return _plain(row.columns[column], column, row.where)
 
 
 def _plain(value: Any, column: str, where: str) -> str:
     """Return text, a number or true/false as text; true and false as JSON writes them."""
-    if isinstance(value, str):
-        return value
     if isinstance(value, bool):
         return 'true' if value else 'false'
-    if isinstance(value, int | float):
+    if isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value)):
+        return value
+    if isinstance(value, int | float) and abs(value) < math.inf:  # neither is NaN
         return str(value)
-    what = 'nothing' if value is None else f'a {type(value).__name__}'
-    raise ValueError(f'column {column!r} at {where} holds {what}; expected text or a number')
+    if isinstance(value, str):
+        what = f'half of a surrogate pair ({_SURROGATE.search(value)[0]!r})'
+    elif isinstance(value, tuple):
+        what = f'{len(value)} values, since the first line names {len(value)} columns so'
+    elif isinstance(value, float):
+        what = str(value)
+    else:
+        what = 'nothing' if value is None else f'a {type(value).__name__}'
+    raise ValueError(f'column {brief(column)} at {where} holds {what}; expected text or a number')
