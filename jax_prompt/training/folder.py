@@ -13,8 +13,9 @@ from jax_prompt.prompts.file import PromptFile, save_prompt
 from jax_prompt.training.reporting import METRICS_FILE
 
 RUN_FILE = 'run.json'
-#: Of the identity in it; 1 told optimizers by gin's names and has no entry for the format.
-RUN_FORMAT = 2
+#: Of the identity in it; 1 told optimizers by gin's names and has no entry for the format, 2 had no
+#: best prompt in its checkpoints.
+RUN_FORMAT = 3
 PROMPT_FILE = 'prompt.safetensors'
 CHECKPOINTS = 'checkpoints'
 CURVES_FILE = 'curves.png'

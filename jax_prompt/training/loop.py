@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ class Progress:
     """What a run knows beside its training state; saved with every checkpoint.
 
     Attributes:
-      best: the main metric of the best prompt; None before the first evaluation.
+      best: the validation's metrics of the best prompt; none before the first evaluation.
       best_step: its step.
       waited: evaluations since.
       pruned: whether `on_evaluation` ended the run.
@@ -48,9 +48,10 @@ class Progress:
       compared: whether those are with the comparisons that `settings.compare` asks for.
       unreported: metrics of the last steps that stand in no line of the log yet, a dict a step;
         only in the checkpoint of a run that was told to stop.
+      logged: digest of the log up to the checkpoint.
     """
 
-    best: float | None = None
+    best: dict[str, float] = dataclasses.field(default_factory=dict)
     best_step: int = 0
     waited: int = 0
     pruned: bool = False
@@ -58,11 +59,24 @@ class Progress:
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
     compared: bool = False
     unreported: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    logged: str | None = None
 
     def is_over(self, step: int, settings: TrainSettings) -> bool:
         """Say whether no step is left, patience has run out, or somebody ended the run."""
         out_of_patience = settings.patience is not None and self.waited >= settings.patience
         return step >= settings.steps or out_of_patience or self.pruned
+
+
+class _Checkpoint(NamedTuple):
+    """The arrays that a run goes on with: a killed one needs no file of its folder but this."""
+
+    state: TrainState
+    best: Prompt
+
+    @property
+    def step(self) -> jax.Array:
+        """int32[], optimizer updates made so far."""
+        return self.state.step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,8 +90,9 @@ class Run:
       initial, constants: what the method starts from, and what it needs besides.
       optimizer: an optax transformation.
       settings: how to train.
-      keep_best: (prompt, step, metrics) -> None; is told of each best prompt, before a checkpoint.
-      measure: () -> heading -> metrics on the test split, when the best prompt is known.
+      keep_best: (prompt, step, metrics) -> None; is told of each best prompt, before a checkpoint,
+        and again when a run is resumed.
+      measure: best prompt -> heading -> metrics on the test split.
       on_evaluation: (step, metrics) -> whether to go on.
     """
 
@@ -89,12 +104,12 @@ class Run:
     optimizer: optax.GradientTransformation
     settings: TrainSettings
     keep_best: Callable[[Prompt, int, Mapping[str, float]], None]
-    measure: Callable[[], dict[str, dict[str, float]]]
+    measure: Callable[[Prompt], dict[str, dict[str, float]]]
     on_evaluation: Callable[[int, Mapping[str, float]], bool]
 
 
-def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], MetricsLog],
-        quiet: bool = False) -> Progress:
+def fit(run: Run, store: TrainStateStore,
+        open_log: Callable[..., MetricsLog], quiet: bool = False) -> Progress:
     """Train from the newest checkpoint, or from the start, to the end.
 
     A run that was killed at any moment and started again ends with the same numbers, bit for bit,
@@ -104,36 +119,42 @@ def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], Metri
     Args:
       run: what to train.
       store: keeps the run's checkpoints.
-      open_log: the step resumed from, or None -> the log of metrics.
+      open_log: the step resumed from, or None, the log's digest then, and whether to write events
+        -> the log of metrics.
       quiet: show no progress.
 
     Returns:
       The progress at the end.
 
     Raises:
-      ValueError: when the loss stops being finite. Everything up to the last checkpoint is kept.
+      ValueError: when the loss stops being finite (everything up to the last checkpoint is kept),
+        or what the run would go on with is not its own.
       Stopped: after SIGTERM, with a checkpoint of the last step.
     """
     settings, mesh = run.settings, run.opened.mesh
     state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer)
-    restored = store.restore_latest(state)
-    state, progress = (state, Progress()) if restored is None else (
-        restored[0], Progress(**restored[1]))
+    best, progress = run.method.apply(run.initial, run.constants).prompt, Progress()
+    restored = store.restore_latest(_Checkpoint(state, best))
+    if restored is not None:
+        (state, best), progress = restored[0], Progress(**restored[1])
+        run.keep_best(best, progress.best_step, progress.best)
     state, at = place(state, replicated(mesh)), int(state.step)
     run = dataclasses.replace(run, constants=place(run.constants, replicated(mesh)))
     over = progress.is_over(at, settings)
-    if over and progress.finished_at is not None and progress.compared == settings.compare:
-        return progress
-    # Results belong to the end of a run; one that goes on will have others.
-    progress = dataclasses.replace(progress, finished_at=None, results={})
-    with stop_requests() as stop_wanted, open_log(None if restored is None else at) as log, \
-            ProgressBar(settings.steps, at, quiet) as bar:
-        evaluation = _Evaluation(run, store, log, bar)
+    ended = over and progress.finished_at is not None and progress.compared == settings.compare
+    log = open_log(None if restored is None else at, progress.logged, tensorboard=not ended)
+    with stop_requests() as stop_wanted, log, ProgressBar(settings.steps, at, quiet) as bar:
+        if ended:
+            _log_results(log, at, run, progress.results)
+            return progress
+        # Results belong to the end of a run; one that goes on will have others.
+        progress = dataclasses.replace(progress, finished_at=None, results={})
+        evaluation = _Evaluation(run, store, log, bar, best)
         if restored is None:
             progress = evaluation.of(state, at, progress)
         elif over:
             progress = evaluation.finish(at, progress)
-            store.save(state, dataclasses.asdict(progress))
+            evaluation.save(state, progress)
         else:
             bar.say(f'resuming from step {at}')
         step = make_train_step(
@@ -153,7 +174,7 @@ def fit(run: Run, store: TrainStateStore, open_log: Callable[[int | None], Metri
             if evaluating:
                 progress = evaluation.of(state, at, progress)
             if stop_wanted(at) and not progress.is_over(at, settings):
-                _stop(state, progress, pending, store, log)
+                _stop(state, progress, pending, evaluation)
         return progress
 
 
@@ -174,12 +195,18 @@ def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog) -> di
     return numbers
 
 
+def _log_results(log: MetricsLog, at: int, run: Run, results: Mapping[str, Any]) -> None:
+    """Log what was measured at the end of a run."""
+    for heading, values in results.items():
+        log.write(at, run.problem.test_split, {f'{heading}{HEADING_END}{name}': value
+                                               for name, value in values.items()})
+
+
 def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]],
-          store: TrainStateStore, log: MetricsLog) -> NoReturn:
+          evaluation: '_Evaluation') -> NoReturn:
     """Save everything, so that the resumed run writes the very lines that this one would have."""
     rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
-    log.flush()
-    store.save(state, dataclasses.asdict(dataclasses.replace(progress, unreported=rows)))
+    evaluation.save(state, dataclasses.replace(progress, unreported=rows))
     raise Stopped(f'told to stop; saved at step {int(state.step)}; start the same command again '
                   'to go on')
 
@@ -187,8 +214,9 @@ def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]],
 class _Evaluation:
     """Measure what is tuned so far, keep the best, and save."""
 
-    def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar):
-        self._run, self._store, self._log, self._bar = run, store, log, bar
+    def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar,
+                 best: Prompt):
+        self._run, self._store, self._log, self._bar, self._best = run, store, log, bar, best
         self._apply = jax.jit(run.method.apply)
 
     def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
@@ -200,30 +228,33 @@ class _Evaluation:
         with bar.aside('evaluating'):
             metrics = run.problem.evaluate(prompt, 'validation')
         self._log.write(at, 'validation', metrics)
-        value = next(iter(metrics.values()))  # the first one chooses
-        if progress.best is None or value > progress.best:
+        chosen_by = next(iter(metrics))
+        if not progress.best or metrics[chosen_by] > progress.best[chosen_by]:
+            self._best = prompt
             run.keep_best(prompt, at, metrics)
-            progress = Progress(best=value, best_step=at)
+            progress = Progress(best=metrics, best_step=at)
         else:
             progress = dataclasses.replace(progress, waited=progress.waited + 1)
         told = ', '.join(f'{name} {number:.4f}' for name, number in metrics.items())
-        bar.say(f'step {at}: validation {told}; best {progress.best:.4f} at step '
+        bar.say(f'step {at}: validation {told}; best {progress.best[chosen_by]:.4f} at step '
                 f'{progress.best_step}')
         if not run.on_evaluation(at, metrics):
             progress = dataclasses.replace(progress, pruned=True)
         if progress.is_over(at, run.settings):
             progress = self.finish(at, progress)
-        self._log.flush()
-        self._store.save(state, dataclasses.asdict(progress))
+        self.save(state, progress)
         return progress
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Save a checkpoint, when the log's lines up to it are on disk."""
+        self._log.flush()
+        progress = dataclasses.replace(progress, logged=self._log.digest)
+        self._store.save(_Checkpoint(state, self._best), dataclasses.asdict(progress))
 
     def finish(self, at: int, progress: Progress) -> Progress:
         """Measure the best prompt, and what it is compared with, at the end of the run."""
-        split = self._run.problem.test_split
-        with self._bar.aside(f'evaluating on the {split} split'):
-            results = self._run.measure()
-        for heading, values in results.items():
-            self._log.write(at, split, {f'{heading}{HEADING_END}{name}': value
-                                        for name, value in values.items()})
+        with self._bar.aside(f'evaluating on the {self._run.problem.test_split} split'):
+            results = self._run.measure(self._best)
+        _log_results(self._log, at, self._run, results)
         return dataclasses.replace(progress, finished_at=at, results=results,
                                    compared=self._run.settings.compare)

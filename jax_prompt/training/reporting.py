@@ -4,6 +4,8 @@
 that was killed and resumed leaves the same lines as one that never stopped.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import os
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_prompt.files import write_file
-from jax_prompt.parallel.hosts import is_first
+from jax_prompt.parallel.hosts import check_together, is_first
 
 METRICS_FILE = 'metrics.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
@@ -29,7 +31,8 @@ class MetricsLog:
     but the one being written.
 
     Write a step's metrics before its checkpoint is saved: then a resumed run finds every line up to
-    its checkpoint, drops the later ones and writes them again, and none is missing or doubled.
+    its checkpoint, drops the later ones and writes them again, and none is missing or doubled. A
+    checkpoint that keeps the log's digest lets the resumed run see that they are what was written.
 
     Events go to the folder `tensorboard/`. Those that a killed run wrote beyond its last checkpoint
     stay there; the resumed run repeats the same points over them.
@@ -44,24 +47,44 @@ class MetricsLog:
         folder: the run's folder; made if it is not there.
         resume_step: None for a new run, which starts an empty file. The step of the restored
             checkpoint for a resumed one, which keeps the lines up to and including this step.
+        digest: of the log when that checkpoint was saved; None to take its lines as they are.
         tensorboard: whether to write TensorBoard events too.
+
+    Raises:
+        ValueError: the lines up to the checkpoint are not those that were written.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
         resume_step: int | None = None,
+        digest: str | None = None,
         tensorboard: bool = True,
     ):
         self._folder, self._file, self._events = pathlib.Path(folder), None, None
-        self._tensorboard = tensorboard
+        self._tensorboard, self._hash = tensorboard, hashlib.sha256()
+        check_together(lambda: self._begin(resume_step, digest))
+
+    def _begin(self, resume_step: int | None, digest: str | None) -> None:
+        """Open the file behind the lines that are kept."""
         if not is_first():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / METRICS_FILE
-        kept = [] if resume_step is None else _records_up_to(path, resume_step)
-        write_file(path, ''.join(_line(record) for record in kept).encode(), overwrite=True)
+        kept = '' if resume_step is None else ''.join(
+            map(_line, _records_up_to(path, resume_step)))
+        self._hash.update(kept.encode())
+        if digest not in (None, self.digest):
+            raise ValueError(f'{path} is not what this run wrote up to step {resume_step}, from '
+                             'which it would go on; put it back as it was, or train afresh in '
+                             'another folder')
+        write_file(path, kept.encode(), overwrite=True)
         self._file = open(path, 'a', encoding='utf-8')
+
+    @property
+    def digest(self) -> str:
+        """Return what tells the lines so far, without what was measured at an end."""
+        return self._hash.hexdigest()
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Write one line for each metric.
@@ -74,11 +97,10 @@ class MetricsLog:
         if self._file is None:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        lines = [
-            _line({'step': int(step), 'split': split, 'name': name, 'value': value})
-            for name, value in values.items()
-        ]
-        self._file.write(''.join(lines))
+        records = [{'step': int(step), 'split': split, 'name': name, 'value': value}
+                   for name, value in values.items()]
+        self._file.write(''.join(map(_line, records)))
+        self._hash.update(''.join(map(_line, filter(_is_kept, records))).encode())
         self._file.flush()
         if self._tensorboard:
             self._write_events(int(step), split, values)
@@ -104,11 +126,11 @@ class MetricsLog:
             self._events.flush()
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self.flush()
-        for file in filter(None, (self._file, self._events)):
-            file.close()
-        self._file = self._events = None
+        """Flush and close the files, all of them on a full disk too."""
+        files, self._file, self._events = (self._file, self._events), None, None
+        with contextlib.ExitStack() as closing:
+            for file in filter(None, files):
+                closing.callback(file.close)
 
     def __enter__(self) -> 'MetricsLog':
         return self
@@ -139,14 +161,16 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _records_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-    """Read the records of a run up to and including a step; none if it has no file yet.
-
-    What was measured at an end is left out: a run that is resumed comes to another one.
-    """
+    """Read what a run resumed from a step keeps of its records; none if it has no file yet."""
     if not path.is_file():
         return []
     return [record for record in read_metrics(path)
-            if record['step'] <= step and HEADING_END not in record['name']]
+            if record['step'] <= step and _is_kept(record)]
+
+
+def _is_kept(record: dict[str, Any]) -> bool:
+    """Say whether a resumed run keeps a record: what was measured at an end it measures again."""
+    return HEADING_END not in record['name']
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import optax
 
+from jax_prompt.files import sealed
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.parallel.hosts import fetch, from_first, is_first, load_from_first
-from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
+from jax_prompt.parallel.hosts import fetch, from_first, is_first
+from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.initializers import InitContext
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
@@ -80,15 +81,15 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
     folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
     run = Run(model, problem, method, initial, constants, optimizer, settings,
               functools.partial(_keep_best, folder, model, problem, method, settings.seed),
-              lambda: _results(run, _best_prompt(folder, run)), on_evaluation)
-    _claim(folder, run_identity(run, prompt))
-    store = TrainStateStore(folder.checkpoints, settings.keep)
+              lambda best: _results(run, best), on_evaluation)
+    identity = run_identity(run, prompt)
+    _claim(folder, identity)
+    store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
     try:
         progress = fit(run, store, functools.partial(MetricsLog, folder.path),
                        quiet or not is_first())
     finally:
         store.close()
-    _best_prompt(folder, run)
     outcome = _outcome(run, folder, progress)
     if is_first():
         draw_curves(folder.metrics, folder.path / CURVES_FILE)
@@ -132,19 +133,6 @@ def _keep_best(folder: RunFolder, opened: OpenedModel, problem: Problem, method:
     file = PromptFile(Prompt(np.asarray(prompt.rows, np.float32)), metadata)
     if is_first():
         folder.save_prompt(file)
-
-
-def _best_prompt(folder: RunFolder, run: Run) -> Prompt:
-    """Read the best prompt back; a run that lost its file cannot end as it would have."""
-
-    def read() -> tuple[None, Prompt]:
-        if not folder.prompt.is_file():
-            raise ValueError(f'{folder.prompt} is gone, which held the best prompt of this run; '
-                             'put it back, or remove the folder to train afresh')
-        return None, load_prompt(folder.prompt).prompt
-
-    shape = (run.problem.num_rows, run.opened.model.d_model)
-    return load_from_first(read, Prompt(np.zeros(shape, np.float32)))[1]
 
 
 def _results(run: Run, best: Prompt) -> dict[str, dict[str, float]]:

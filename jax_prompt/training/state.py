@@ -5,6 +5,7 @@ killed at any moment leaves whole checkpoints behind and perhaps a temporary fol
 start removes. Orbax does not notice a file that was truncated or damaged later (by a full disk, a
 power loss, a copy that broke off), so each checkpoint carries a digest of its own content, which is
 checked when it is read. A damaged one is reported and moved aside; the one before it is used.
+One of another run is refused.
 """
 
 import hashlib
@@ -12,18 +13,28 @@ import json
 import logging
 import os
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jax_prompt.files import first_line, sealed
 from jax_prompt.parallel.hosts import is_first, load_from_first
-from jax_prompt.types import TrainState
+from jax_prompt.types import Array
 
-_FORMAT = 1
+_FORMAT = 2
+#: Where Orbax puts times and classes of its own; it opens no folder in which one is malformed.
+_ORBAX_NOTES = '_CHECKPOINT_METADATA'
 
 _logger = logging.getLogger(__name__)
+
+
+class Stepped(Protocol):
+    """A pytree of arrays that knows its step, such as a `TrainState`."""
+
+    @property
+    def step(self) -> Array:
+        """int32[], optimizer updates made so far."""
 
 
 class TrainStateStore:
@@ -44,14 +55,15 @@ class TrainStateStore:
         store.close()
     """
 
-    def __init__(self, folder: str | pathlib.Path, keep: int = 3):
+    def __init__(self, folder: str | pathlib.Path, keep: int = 3, run: str = ''):
         """Open a folder of checkpoints, creating it if need be.
 
         Args:
           folder: where the checkpoints are, one folder a step inside; may be a gs:// address.
           keep: how many of the newest checkpoints to keep. With 1 there is none to fall back to.
+          run: tells the run that they are of from any other.
         """
-        self._manager = None
+        self._manager, self._run = None, run
         if not is_first():
             return
         # Imported here: Orbax takes a second, and `import jax_prompt` must not.
@@ -61,6 +73,8 @@ class TrainStateStore:
         # Orbax wants absolute paths; gs://bucket/run is one already.
         self._folder = epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
         self._folder.mkdir(parents=True, exist_ok=True)
+        for notes in self._folder.glob(f'*/{_ORBAX_NOTES}'):
+            notes.write_text('{}')  # what is in a checkpoint stands in our own record
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
             create=False,
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
@@ -70,21 +84,23 @@ class TrainStateStore:
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=jax.process_index(), active_processes={jax.process_index()})))
 
-    def save(self, state: TrainState, host_state: dict[str, Any] | None = None) -> None:
+    def save(self, state: Stepped, host_state: dict[str, Any] | None = None) -> None:
         """Write a checkpoint and wait until it is whole on disk.
 
         Nothing happens when this very state is already there; another state of the same step is
         replaced.
 
         Args:
-          state: step, prompt parameters and optimizer state; its step names the checkpoint.
+          state: arrays; its step names the checkpoint.
           host_state: a small JSON-ready dict to keep beside it.
         """
         if self._manager is None:
             return
         step = int(state.step)
         leaves = _named_leaves(jax.device_get(state))
-        record = _record(leaves, host_state or {})
+        record = sealed({
+            'format': _FORMAT, 'run': self._run, 'host': json.loads(json.dumps(host_state or {})),
+            'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)})
         if step in self._manager.all_steps():
             try:
                 if self._read_record(step)['digest'] == record['digest']:
@@ -96,7 +112,7 @@ class TrainStateStore:
         self._manager.save(step, force=True, args=args.Composite(
             state=args.StandardSave(leaves), host=args.JsonSave(record)))
 
-    def restore_latest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore_latest(self, template: Stepped) -> tuple[Any, dict[str, Any]] | None:
         """Read the newest checkpoint that is whole.
 
         A newer one that is damaged is reported in the log and renamed to `unusable-<step>`, so that
@@ -111,7 +127,7 @@ class TrainStateStore:
 
         Raises:
           ValueError: when checkpoints exist but none can be read, or when the newest readable one
-            is of another structure than `template`.
+            is of another run, or of another structure than `template`.
         """
         found = load_from_first(lambda: self._newest(template), template)
         return None if found is None else (found[1], found[0])
@@ -121,7 +137,7 @@ class TrainStateStore:
         if self._manager is not None:
             self._manager.close()
 
-    def _newest(self, template: TrainState) -> tuple[dict[str, Any], TrainState] | None:
+    def _newest(self, template: Stepped) -> tuple[dict[str, Any], Any] | None:
         """Read the newest checkpoint that is whole: its host state and its state."""
         reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -137,7 +153,7 @@ class TrainStateStore:
                              'rename the folder to start afresh')
         return None
 
-    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _restore(self, step: int, template: Stepped) -> tuple[Any, dict[str, Any]]:
         """Read one checkpoint, or raise _Unusable."""
         record, leaves = self._read_record(step), _named_leaves(template)
         _check_structure(record['leaves'], _spec(leaves), self._folder / str(step))
@@ -145,8 +161,10 @@ class TrainStateStore:
             jax.tree.map(self._ocp.utils.to_shape_dtype_struct, leaves)))
         if _arrays_digest(restored) != record['arrays']:
             raise _Unusable('its arrays do not match their digest')
-        structure = jax.tree.structure(template)
-        return structure.unflatten(restored[name] for name in leaves), record['host']
+        state = jax.tree.structure(template).unflatten(restored[name] for name in leaves)
+        if int(state.step) != step:  # a folder that was renamed
+            raise _Unusable(f'it is of step {int(state.step)}')
+        return state, record['host']
 
     def _read_record(self, step: int) -> dict[str, Any]:
         """Read what stands beside the arrays, or raise _Unusable."""
@@ -157,6 +175,9 @@ class TrainStateStore:
             raise ValueError(f'checkpoint {self._folder / str(step)} has format '
                              f'{record["format"]!r}; expected {_FORMAT}: it was written by another '
                              'version of jax_prompt')
+        if record['run'] != self._run:
+            raise ValueError(f'checkpoint {self._folder / str(step)} is of another run; move it '
+                             'away to go on from the one before it')
         return record
 
     def _read(self, step: int, **item: Any) -> Any:
@@ -184,16 +205,10 @@ class _Unusable(Exception):
     """A checkpoint is damaged; the message says how."""
 
 
-def _named_leaves(state: TrainState) -> dict[str, Any]:
+def _named_leaves(state: Stepped) -> dict[str, Any]:
     """The arrays of a state by their paths: what is stored does not depend on optax's classes."""
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
-
-
-def _record(leaves: dict[str, Any], host_state: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside the arrays: the host state and what the arrays must be."""
-    return sealed({'format': _FORMAT, 'host': json.loads(json.dumps(host_state)),
-              'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)})
 
 
 def _spec(leaves: dict[str, Any]) -> dict[str, list]:

@@ -167,12 +167,37 @@ def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tm
     assert AFTER in outcome.results and (tmp_path / 'card.md').is_file()
 
 
-def test_a_run_that_lost_its_prompt_file_says_so(model, task, prompt, settings, short, tmp_path):
-    shutil.copytree(short, tmp_path / 'run')
+@pytest.mark.parametrize('left', ['foreign', 'nothing'])
+def test_a_prompt_file_that_was_changed_or_lost_is_the_runs_best_again(
+        model, task, prompt, settings, finished, short, tmp_path, left):
+    """A run goes on with its checkpoints alone."""
+    shutil.copytree(finished.folder.path, tmp_path / 'run')
     (tmp_path / 'run' / 'prompt.safetensors').unlink()
-    with pytest.raises(ValueError, match='prompt.safetensors is gone'):
-        train(model, task, tmp_path / 'run', prompt,
-              adafactor(warmup_schedule(0.3, 0, 9, 'linear')), settings(steps=1), quiet=True)
+    if left == 'foreign':
+        shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '16')
+        shutil.copy(short / 'prompt.safetensors', tmp_path / 'run')
+    mended = train(model, task, tmp_path / 'run', prompt, settings=settings(), quiet=True)
+    assert mended.folder.prompt.read_bytes() == finished.folder.prompt.read_bytes()
+    assert mended.folder.metrics.read_bytes() == finished.folder.metrics.read_bytes()
+    assert mended.results == finished.results
+
+
+@pytest.mark.parametrize('steps', [16, 12], ids=['finished', 'half done'])
+def test_metrics_that_were_changed_or_lost_are_refused(model, task, prompt, settings, finished,
+                                                       tmp_path, steps):
+    shutil.copytree(finished.folder.path, tmp_path / 'run')
+    if steps == 12:
+        shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '16')
+    path = tmp_path / 'run' / 'metrics.jsonl'
+    whole = path.read_bytes()
+    for changed in (whole.replace(b'"value": 0', b'"value": 1', 1), whole[:200], b'', None):
+        path.unlink() if changed is None else path.write_bytes(changed)
+        with pytest.raises(ValueError, match=f'metrics.jsonl is not what this run wrote up to step '
+                                             f'{steps}, from which it would go on; put it back'):
+            train(model, task, tmp_path / 'run', prompt, settings=settings(), quiet=True)
+    path.write_bytes(whole.replace(b'16, "split": "test"', b'99, "split": "test"'))
+    train(model, task, tmp_path / 'run', prompt, settings=settings(), quiet=True)
+    assert path.read_bytes() == whole  # what was measured at the end is known from the checkpoint
 
 
 def test_a_folder_claimed_by_a_killed_start_is_taken(short):

@@ -161,6 +161,29 @@ def test_a_mixture_of_two_checkpoints_is_noticed(mixture, three_steps, caplog):
     assert '30 is damaged (its ' in caplog.text and 'match' in caplog.text
 
 
+@pytest.mark.parametrize('notes', ['[1]', '{"commit_timestamp_nsecs": "x"}', '{"metrics": 1}', '['])
+def test_what_orbax_notes_of_a_checkpoint_is_no_obstacle(notes, three_steps):
+    (three_steps / '30' / '_CHECKPOINT_METADATA').write_text(notes)
+    assert int(restore(three_steps)[0].step) == 30
+
+
+def test_a_renamed_checkpoint_is_not_taken_for_another_step(three_steps, caplog):
+    (three_steps / '20').rename(three_steps / '40')
+    assert int(restore(three_steps)[0].step) == 30
+    assert '40 is damaged (it is of step 20); using the one of step 30' in caplog.text
+
+
+def test_a_checkpoint_of_another_run_is_refused(three_steps, tmp_path):
+    store = TrainStateStore(tmp_path / 'other', run='another')
+    store.save(make_state(40), {'step': 40})
+    store.close()
+    shutil.copytree(tmp_path / 'other' / '40', three_steps / '40')
+    with pytest.raises(ValueError, match='40 is of another run; move it away to go on from the'):
+        restore(three_steps)
+    shutil.move(three_steps / '40', tmp_path)
+    assert int(restore(three_steps)[0].step) == 30
+
+
 def truncate_largest(folder):
     """Halve the largest file of a checkpoint: the one with the prompt."""
     largest = max((p for p in folder.glob('state/**/d/*')), key=lambda p: p.stat().st_size)
@@ -229,7 +252,7 @@ def test_another_format_is_refused(three_steps, monkeypatch):
     with monkeypatch.context() as later_version:
         later_version.setattr(train_state, '_FORMAT', 99)
         store.save(make_state(40))
-    with pytest.raises(ValueError, match='40 has format 99; expected 1'):
+    with pytest.raises(ValueError, match='40 has format 99; expected 2'):
         restore(three_steps)
 
 
