@@ -1,4 +1,4 @@
-"""Files: written so that a kill leaves the old content or the new, found inside packages, told of.
+"""Files: written so that a kill leaves the old content or the new, found elsewhere, told of.
 
 An existing file or folder is replaced only when that was asked for.
 """
@@ -8,10 +8,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+#: What the hub allows as an id, a name or an owner and a name, and a revision that may follow.
+_HUB_ID = re.compile(r'([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?')
 
 
 @contextlib.contextmanager
@@ -157,6 +161,46 @@ def package_path(source: str) -> Path:
             return path
     raise FileNotFoundError(f'{source}: the Python package {package!r} has no {inside!r} (looked '
                             f'in {tried[0]})')
+
+
+def hub_id(source: str) -> tuple[str, str | None] | None:
+    """Return the repository and the revision of a source on the Hugging Face hub.
+
+    Args:
+        source: 'owner/name', or 'owner/name@revision' for a branch, a tag or a commit.
+
+    Returns:
+        None for what cannot be one, and for what looks like a mistyped path: a name within a folder
+        that is here. With a revision it is the hub's in any case.
+    """
+    match, path = _HUB_ID.fullmatch(source), Path(source)
+    if match is None or not match[2] and (path.exists() or '/' in source and path.parent.is_dir()):
+        return None
+    return match[1], match[2]
+
+
+def hub_folder(source: str, patterns: list[str]) -> Path:
+    """Fetch files from the Hugging Face hub, or find them in the local cache.
+
+    Args:
+        source: what `hub_id` reads.
+        patterns: of the names of the files.
+
+    Returns:
+        The folder of the snapshot, which may lack files that the hub does not have.
+
+    Raises:
+        ValueError: the hub has no such repository or revision, or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    repository, revision = hub_id(source)
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(f'could not get {source!r} from the Hugging Face hub: '
+                         f'{first_line(error)}; give a repository id that exists, or a local '
+                         'folder') from error
 
 
 def first_line(said: Exception | str) -> str:

@@ -130,8 +130,8 @@ FLAGS = {
     ),
     'import': (
         _MODEL, _TASK,
-        Flag('source', 'import_prompt.source', "PEFT's adapter folder, a T5X checkpoint or a numpy "
-             'file', 'PATH'),
+        Flag('source', 'import_prompt.source', "PEFT's adapter folder (on the hub: "
+             'OWNER/NAME@REVISION), a T5X checkpoint or a numpy file', 'PATH'),
         Flag('parameter', 'import_prompt.parameter', 'which of several prompts: an array of a T5X '
              "checkpoint, or the number of a task of PEFT's multitask prompt tuning", 'NAME'),
         Flag('output', 'import_prompt.output', 'prompt file to write', 'FILE'),

@@ -18,8 +18,16 @@ from jax_prompt.exchange.numpy_prompt import (
     read_numpy_prompt,
     write_numpy_prompt,
 )
-from jax_prompt.exchange.peft import is_peft, read_peft_prompt, write_peft_prompt
+from jax_prompt.exchange.peft import (
+    CONFIG,
+    PICKLED,
+    WEIGHTS,
+    is_peft,
+    read_peft_prompt,
+    write_peft_prompt,
+)
 from jax_prompt.exchange.t5x_prompt import is_t5x, read_t5x_prompt
+from jax_prompt.files import hub_folder, hub_id
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.prompts.layout import Layout
@@ -40,7 +48,8 @@ def import_prompt(source: str | os.PathLike, model: OpenedModel, task: Mapping[s
 
     Args:
         source: a numpy file of any name, a T5X checkpoint's folder or gs:// address, or the folder
-            of a PEFT adapter (prompt tuning, P-tuning, multitask prompt tuning).
+            of a PEFT adapter (prompt tuning, P-tuning, multitask prompt tuning), or such an
+            adapter on the Hugging Face hub as 'owner/name@revision'.
         model: the frozen model that the prompt was trained for.
         task: as a prompt file holds it: name, inputs_template, labels, inputs_length,
             targets_length.
@@ -57,7 +66,7 @@ def import_prompt(source: str | os.PathLike, model: OpenedModel, task: Mapping[s
         FileNotFoundError: the source or a part of it is not there.
         ValueError: it is damaged, or no prompt for this model.
     """
-    source, layout = os.fspath(source), layout or Layout()
+    source, layout = _here(os.fspath(source)), layout or Layout()
     form = _form_of(source) if form is None else form
     prompt_PD, method = _read_foreign(source, form, layout, parameter)
     if prompt_PD.shape[1] != model.model.d_model:
@@ -117,9 +126,9 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
     Raises:
         FileNotFoundError, ValueError: as for `import_prompt` and `load_prompt`.
     """
-    path = os.fspath(path)
-    form = _form_of(path, prompt_files=True)
-    told: dict[str, Any] = {'path': path, 'form': form}
+    told: dict[str, Any] = {'path': os.fspath(path)}
+    path = _here(told['path'])
+    told['form'] = form = _form_of(path, prompt_files=True)
     if form == 'prompt file':
         prompt_file = load_prompt(path)
         prompt_PD = prompt_file.prompt.rows
@@ -138,6 +147,13 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
                                                                   else {})
              for i, cosine in zip(*row, strict=True)] for row in zip(ids, cosines, strict=True)]
     return told
+
+
+def _here(source: str) -> str:
+    """Return a source's path, fetched from the hub if it is OWNER/NAME@REVISION."""
+    if '@' not in source or os.path.exists(source) or hub_id(source) is None:
+        return source
+    return str(hub_folder(source, [CONFIG, WEIGHTS, PICKLED]))
 
 
 def _read_foreign(source: str, form: str, layout: Layout,
@@ -181,7 +197,8 @@ def _form_of(address: str, prompt_files: bool = False) -> str:
             f'no prompt in the folder {source}: expected a PEFT adapter (adapter_config.json), a '
             f'T5X checkpoint (a file checkpoint), or one numpy file{hint}')
     if not source.exists():
-        raise FileNotFoundError(f'no prompt at {source}: no such file or folder; check the path')
+        raise FileNotFoundError(f'no prompt at {source}: no such file or folder; check the '
+                                'path, or name one of the Hugging Face hub as OWNER/NAME@main')
     if find_numpy_prompt(source) is not None:
         return 'numpy'
     if prompt_files:

@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from jax_prompt.files import first_line
+from jax_prompt.files import hub_folder
 from jax_prompt.models.families import family_of
 from jax_prompt.weights.safetensors_file import open_safetensors
 from jax_prompt.weights.tensors import Checkpoint, RawFile, Stored, equal
@@ -31,7 +31,7 @@ def download(repository: str) -> pathlib.Path:
     """Fetch a model from the Hugging Face hub, or find it in the local cache.
 
     Args:
-      repository: its id, such as 'google/flan-t5-small'.
+      repository: its id, such as 'google/flan-t5-small' or 'google/flan-t5-small@REVISION'.
 
     Returns:
       The folder of the snapshot.
@@ -39,19 +39,10 @@ def download(repository: str) -> pathlib.Path:
     Raises:
       ValueError: when the hub has no such repository or cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    try:
-        folder = pathlib.Path(snapshot_download(
-            repository, allow_patterns=_HUB_PATTERNS + _HUB_WEIGHTS))
-        if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
-            folder = pathlib.Path(snapshot_download(
-                repository, allow_patterns=_HUB_PATTERNS + _HUB_TORCH_WEIGHTS))
-        return folder
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f'could not get {repository!r} from the Hugging Face hub: '
-                         f'{first_line(error)}; give a repository id that exists, or a local '
-                         'folder') from error
+    folder = hub_folder(repository, _HUB_PATTERNS + _HUB_WEIGHTS)
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        folder = hub_folder(repository, _HUB_PATTERNS + _HUB_TORCH_WEIGHTS)
+    return folder
 
 
 def open_hugging_face(folder: pathlib.Path, name: str, stack: contextlib.ExitStack) -> Checkpoint:

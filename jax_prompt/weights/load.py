@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from jax_prompt.files import package_path
+from jax_prompt.files import hub_id, package_path
 from jax_prompt.models.architecture import ModelConfig
 from jax_prompt.types import Params
 from jax_prompt.weights.assemble import Shardings, assemble, check_weights
@@ -16,8 +16,6 @@ _TOKENIZER_FILES = ('tokenizer.json', 'spiece.model', 'tokenizer_config.json')
 _HUGGING_FACE = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
                  'pytorch_model.bin.index.json')
 _BUCKET = 'gs://'
-#: What the hub allows as an id: a name, or an owner and a name.
-_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[\w.-]+)?')
 
 
 class Weights(NamedTuple):
@@ -51,7 +49,8 @@ def load_weights(source: str | pathlib.Path, dtype: str = 'float32', shardings: 
         a T5X checkpoint (`.../checkpoint_1100000`, native or Orbax's), also as `gs://bucket/path`;
         a folder that `convert.convert_model` wrote;
         `package:NAME/sub/folder`, any of these inside an installed Python package;
-        a repository id on the Hugging Face hub, such as `google/flan-t5-small`.
+        a repository id on the Hugging Face hub, such as `google/flan-t5-small`, at a branch, a tag
+        or a commit as `google/flan-t5-small@REVISION`.
       dtype: 'float32' or 'bfloat16', to keep the weights in. What was converted to bfloat16 was
         rounded then, whatever it becomes.
       shardings: where the weights live: a tree of `jax.sharding.Sharding` like the frozen tree, or
@@ -108,14 +107,16 @@ def locate(source: str) -> tuple[pathlib.Path, str]:
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         return folder, _called(folder.resolve())
-    if not _HUB_ID.fullmatch(source):
+    known = hub_id(source)
+    if known is None:
         found = 'a file' if folder.is_file() else 'nothing'
         raise FileNotFoundError(
             f'no model at {source!r}: found {found} there, expected a folder, '
-            'package:NAME/folder, or a Hugging Face repository id such as google/flan-t5-small')
+            'package:NAME/folder, or a Hugging Face repository id such as google/flan-t5-small '
+            '(google/flan-t5-small@main where there is a folder google)')
     from jax_prompt.weights.huggingface import download
     try:
-        return download(source), source
+        return download(source), known[0]
     except ValueError as error:
         raise ValueError(f'no folder {source!r} here, and {error}') from error
 

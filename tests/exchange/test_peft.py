@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from jax_prompt.exchange import peft
-from jax_prompt.exchange.prompts_in_out import export_prompt, import_prompt
+from jax_prompt.exchange.prompts_in_out import export_prompt, import_prompt, inspect_prompt
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.forward import score
 from jax_prompt.models.t5.model import T5
@@ -424,6 +424,21 @@ def test_missing_files_are_named(folder):
         import_prompt(folder, MODEL, TASK)
     with pytest.raises(FileNotFoundError, match='adapter_config.json does not exist'):
         import_prompt(folder, MODEL, TASK, form='peft')
+
+
+def test_an_adapter_of_the_hub_is_had_at_a_revision(monkeypatch, folder):
+    asked = []
+
+    def snapshot_download(repository, revision, allow_patterns):
+        asked.append((repository, revision, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
+    np.testing.assert_array_equal(import_prompt('me/mine@v1', MODEL, TASK).prompt.rows, ROWS)
+    assert inspect_prompt('me/mine@v1')['path'] == 'me/mine@v1'
+    assert asked == 2 * [('me/mine', 'v1', [peft.CONFIG, peft.WEIGHTS, peft.PICKLED])]
+    with pytest.raises(FileNotFoundError, match='no prompt at me/mine: .* as OWNER/NAME@main'):
+        import_prompt('me/mine', MODEL, TASK)  # a mistyped path asks for nothing
 
 
 def test_an_adapter_with_a_name_of_its_own_is_told(folder):

@@ -306,13 +306,15 @@ def test_the_hub_is_asked_for_what_a_model_needs(monkeypatch, plain_config, rand
     (folder / 'tokenizer.json').write_text('{}')
     asked = {}
 
-    def snapshot_download(repository, allow_patterns):
-        asked.update(repository=repository, patterns=allow_patterns)
+    def snapshot_download(repository, revision, allow_patterns):
+        asked.update(repository=repository, revision=revision, patterns=allow_patterns)
         return str(folder)
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
-    model = load_weights('google/flan-t5-tiny')
-    assert asked['repository'] == 'google/flan-t5-tiny'
+    load_weights('google/flan-t5-tiny')
+    assert asked['revision'] is None
+    model = load_weights('google/flan-t5-tiny@refs/pr/1')
+    assert (asked['repository'], asked['revision']) == ('google/flan-t5-tiny', 'refs/pr/1')
     assert 'model*.safetensors' in asked['patterns'] and 'tokenizer.json' in asked['patterns']
     assert not any('bin' in pattern for pattern in asked['patterns'])
     assert (model.name, model.config.name) == ('google/flan-t5-tiny',) * 2
@@ -325,7 +327,7 @@ def test_the_hub_is_asked_for_pickled_weights_only_where_there_are_no_others(
     (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
     asked = []
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, revision, allow_patterns):
         asked.append(allow_patterns)
         return str(folder)
 
@@ -338,7 +340,7 @@ def test_the_hub_is_asked_for_pickled_weights_only_where_there_are_no_others(
 def test_a_hub_that_does_not_answer(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, revision, allow_patterns):
         raise LocalEntryNotFoundError('cannot reach the hub\nand more lines')
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
@@ -346,6 +348,17 @@ def test_a_hub_that_does_not_answer(monkeypatch):
                                          r"'gogle/flan' from the Hugging Face hub: cannot reach "
                                          r'the hub; give a repository id'):
         load_weights('gogle/flan')
+
+
+@pytest.mark.parametrize('path', ['here/flan', './flan', '../flan', 'a/b/c', '~/flan', 'here/',
+                                  'here\\flan', '/flan', 'file.bin', 'flan@', 'a/b/c@main'])
+def test_a_mistyped_path_is_not_asked_of_the_hub(monkeypatch, tmp_path, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file.bin').write_text('')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.setattr('huggingface_hub.snapshot_download', None)  # calling it would be an error
+    with pytest.raises(FileNotFoundError, match='no model at|no T5 in the folder here'):
+        load_weights(path)
 
 
 def test_sources_that_are_nothing(tmp_path):
