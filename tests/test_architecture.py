@@ -56,6 +56,7 @@ RESERVED = {
     'tensorflow_text': ('data',),
     'tensorflow_datasets': ('data',),
     'orbax': ('training.state', 'parallel.hosts'),  # hosts take its barrier
+    'tensorboardX': ('training.reporting',),
     'onnx': ('weights',),
     # The prompt file is a safetensors file.
     'safetensors': ('weights', 'exchange', 'prompts.container'),

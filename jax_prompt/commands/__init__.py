@@ -42,8 +42,9 @@ def quieten_libraries() -> None:
     """Let the project speak on standard error, and its libraries only of what went wrong."""
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
     logging.getLogger('jax_prompt').setLevel(logging.INFO)
-    # A checkpoint of kilobytes needs no paragraph; jax warns of cached programs it recompiles.
-    for name in ('absl', 'orbax', 'jax._src.compiler'):
+    # A checkpoint of kilobytes needs no paragraph; jax warns of cached programs it recompiles,
+    # tensorboardX of each NaN.
+    for name in ('absl', 'orbax', 'jax._src.compiler', 'tensorboardX'):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -39,9 +39,13 @@ def _without_chatter() -> Iterator[None]:
                 line for line in lines if not any(word in line for word in _CHATTER))
 
 
-with _without_chatter():
-    import seqio
-    import tensorflow as tf
+try:
+    with _without_chatter():
+        import seqio
+        import tensorflow as tf
+except ModuleNotFoundError as error:
+    raise ValueError(f"seqio's tasks need the Python package {error.name!r}, which is not "
+                     "installed: pip install 'jax-prompt[seqio]'") from error
 
 with contextlib.suppress(RuntimeError):  # too late where a program has used TensorFlow's GPUs
     tf.config.set_visible_devices([], 'GPU')

@@ -108,13 +108,11 @@ class MetricsLog:
     def _write_events(self, step: int, split: str, values: dict[str, float]) -> None:
         """Write the metrics as TensorBoard scalars named `split/name`."""
         if self._events is None:
-            # Imported with the first metric: they bring TensorFlow, which takes seconds. The first
-            # keeps TensorFlow off the accelerators, whose memory it would take.
-            import jax_prompt.data.quiet_tensorflow  # noqa: F401, I001
-            from clu import metric_writers
+            from tensorboardX import SummaryWriter  # costs those who train a fifth of a second
 
-            self._events = metric_writers.SummaryWriter(str(self._folder / TENSORBOARD_FOLDER))
-        self._events.write_scalars(step, {f'{split}/{name}': v for name, v in values.items()})
+            self._events = SummaryWriter(str(self._folder / TENSORBOARD_FOLDER))
+        for name, value in values.items():
+            self._events.add_scalar(f'{split}/{name}', value, step)
 
     def flush(self) -> None:
         """Put everything written so far on disk; call it before a checkpoint is saved."""

@@ -112,16 +112,16 @@ def test_missing_metrics_are_named(tmp_path):
 
 def test_tensorboard_gets_the_same_scalars(tmp_path):
     with MetricsLog(tmp_path) as log:
-        log.write(3, 'train', {'loss': 0.5})
-        log.write(4, 'validation', {'accuracy': 0.75})
+        log.write(3, 'train', {'loss': math.nan})
+        log.write(4, 'validation', {'accuracy': np.float32(0.75)})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(str(tmp_path / 'tensorboard'))
     events.Reload()
-    assert events.Tags()['tensors'] == ['train/loss', 'validation/accuracy']
-    (event,) = events.Tensors('validation/accuracy')
-    assert event.step == 4 and make_ndarray(event.tensor_proto) == 0.75
+    assert events.Tags()['scalars'] == ['train/loss', 'validation/accuracy']
+    assert [math.isnan(event.value) for event in events.Scalars('train/loss')] == [True]
+    (event,) = events.Scalars('validation/accuracy')
+    assert (event.step, event.value) == (4, 0.75)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

