@@ -7,10 +7,11 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What is set up here has the versions of constraints.txt, with which the tests passed.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?=
 
-.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference clean
+.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference constraints clean
 .NOTPARALLEL:
 
 help:
@@ -41,12 +42,12 @@ setup-test: $(VENV)/.test
 setup-reference: $(VENV)/.reference
 
 # Each stamp is a finished installation; it is made again when the list of dependencies changes.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml | $(VENV)/.python
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "Setting up $(VENV) for 'make $*': 1 to 5 minutes, once ..."
 	@start=$$SECONDS; $(PIP) --editable '.[$*]' && echo "Set-up took $$((SECONDS - start)) s."
 	@touch $@
 
-$(VENV)/.reference: pyproject.toml | $(VENV)/.test
+$(VENV)/.reference: pyproject.toml constraints.txt | $(VENV)/.test
 	@echo "Setting up PyTorch, PEFT and libtpu in $(VENV) ..."
 	@start=$$SECONDS; $(PIP) torch==2.13.0 && $(PIP) 'peft>=0.21,<0.22' --editable '.[tpu]' \
 	  && echo "Set-up took $$((SECONDS - start)) s."
@@ -68,6 +69,17 @@ $(VENV)/.python:
 	done; \
 	echo "$(if $(PYTHON),PYTHON=$(PYTHON) is not,there is no) Python 3.11, 3.12 or 3.13: install" \
 	  "one, or name one, such as make demo PYTHON=/path/to/python3.11" >&2; exit 2
+
+# Upgrades the tested versions, on purpose: run all tests after it, then commit both files.
+UV_COMPILE := $(BIN)/uv pip compile --quiet --no-annotate --python-version 3.11
+constraints: setup-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV_COMPILE) --upgrade --universal --all-extras --output-file constraints.txt \
+	  --custom-compile-command 'make constraints' pyproject.toml
+	set -o pipefail; cd tpu_scripts && { grep '^#' requirements-tpu.txt; echo hatchling \
+	  | ../$(UV_COMPILE) --no-header --python-platform x86_64-manylinux_2_31 \
+	    --constraint ../constraints.txt --extra tpu --extra onnx --extra seqio ../pyproject.toml -; \
+	} >requirements.new && mv requirements.new requirements-tpu.txt
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -214,10 +215,12 @@ def test_the_pinned_packages_are_those_of_the_project():
             pins[canonicalize_name(name)] = version
     project = tomllib.loads(
         (pathlib.Path(__file__).parents[2] / 'pyproject.toml').read_text())
-    wanted = [*project['project']['dependencies'],
-              *project['project']['optional-dependencies']['tpu'],
-              *project['project']['optional-dependencies']['onnx'],
-              *project['build-system']['requires'], 'libtpu']
+    extras = project['project']['optional-dependencies']
+    wanted = [*project['project']['dependencies'], *extras['tpu'], *extras['onnx'],
+              *extras['seqio'], *project['build-system']['requires'], 'libtpu']
     for requirement in map(Requirement, wanted):
         pinned = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pinned), f'{requirement} but {pinned}'
+    tested = (SCRIPTS.parent / 'constraints.txt').read_text()
+    for name, pinned in pins.items():
+        assert re.search(rf'^{name}==({re.escape(pinned)})( ;|$)', tested, re.MULTILINE), name
