@@ -9,7 +9,6 @@ import numpy as np
 
 from jax_prompt.data.examples import Examples
 from jax_prompt.data.ragged import Ragged
-from jax_prompt.data.vocabularies import token_id
 from jax_prompt.models.base import Model
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.types import Batch
@@ -125,7 +124,7 @@ class FeatureConverter:
             inputs_length=task.inputs_length, targets_length=task.targets_length,
             eos_id=model.tokens.eos, pad_id=model.tokens.pad,
             decoder_start_id=model.tokens.start,
-            marker_id=token_id(vocabulary, layout.marker) if layout.placement == 'marker' else None)
+            marker_id=vocabulary.token_id(layout.marker) if layout.placement == 'marker' else None)
 
     def input_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
         """Return an input's ids with virtual and end tokens, and whether text was cut."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.quiet_tensorflow import seqio, tf
-from jax_prompt.data.vocabularies import HuggingFaceVocabulary
+from jax_prompt.data.vocabularies import vocabulary_fingerprint
 
 
 def as_seqio(vocabulary: Any) -> seqio.Vocabulary:
@@ -18,9 +18,9 @@ def as_seqio(vocabulary: Any) -> seqio.Vocabulary:
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """Let a `HuggingFaceVocabulary` work inside seqio tasks and tf.data graphs."""
+    """Let a vocabulary of ours work inside seqio tasks and tf.data graphs."""
 
-    def __init__(self, vocabulary: HuggingFaceVocabulary):
+    def __init__(self, vocabulary: Any):
         """Wrap a vocabulary."""
         super().__init__()
         self._vocabulary = vocabulary
@@ -38,7 +38,7 @@ class SeqioVocabulary(seqio.Vocabulary):
     @property
     def fingerprint(self) -> str:
         """Return the wrapped vocabulary's fingerprint."""
-        return self._vocabulary.fingerprint
+        return vocabulary_fingerprint(self._vocabulary)
 
     @property
     def _base_vocab_size(self) -> int:
@@ -76,10 +76,10 @@ class SeqioVocabulary(seqio.Vocabulary):
         return text
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, SeqioVocabulary) and self._vocabulary == other._vocabulary
+        return isinstance(other, SeqioVocabulary) and self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self._vocabulary)
+        return hash(self.fingerprint)
 
     def __str__(self) -> str:
         return f'SeqioVocabulary({self._vocabulary!r})'

