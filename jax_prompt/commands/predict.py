@@ -63,7 +63,7 @@ def predict_command(model: OpenedModel | None = None, prompt: str | None = None,
       ValueError, OSError: for what the user can mend.
     """
     require(model, 'model', '--model=SOURCE')
-    check_together(lambda: check_files(inputs, output))
+    check_together(lambda: check_files(inputs, output, prompt))
     if prompts is None:
         require(prompt, 'prompt file', '--prompt=FILE (or a folder of them with --prompts=FOLDER)')
     lines = lines or LineSettings()
@@ -108,12 +108,13 @@ def _answer_stream(engine: Engine, inputs: str, output: str,
     return total, cut
 
 
-def check_files(inputs: str, output: str) -> None:
-    """Check that there are inputs, and that the answers do not take their place.
+def check_files(inputs: str, output: str, prompt: str | None = None) -> None:
+    """Check that there are inputs, and that the answers take no place of theirs or the prompt's.
 
     Args:
       inputs: a file, or '-' for standard input.
       output: a file, or '-' for standard output.
+      prompt: the prompt's file.
 
     Raises:
       ValueError, FileNotFoundError: saying which name to mend.
@@ -126,13 +127,14 @@ def check_files(inputs: str, output: str) -> None:
                                 'standard input')
     if os.path.isdir(inputs):
         raise ValueError(f'inputs {inputs} are a folder; name a file of it')
-    source = '/dev/stdin' if inputs == '-' else inputs
     if output == '-' or is_device(output):
         return
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samefile(source, output):
-            raise ValueError(f'output {output} is the file of the inputs, which the answers would '
-                             'overwrite; name another output')
+    sources = {'inputs': '/dev/stdin' if inputs == '-' else inputs, 'prompt': prompt or ''}
+    for what, source in sources.items():
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samefile(source, output):
+                raise ValueError(f'output {output} is the file of the {what}, which the answers '
+                                 'would overwrite; name another output')
 
 
 def format_of(inputs: str, given: str | None) -> str:

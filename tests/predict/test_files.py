@@ -16,6 +16,8 @@ def test_the_answers_do_not_take_the_place_of_their_questions(world, tmp_path, c
     (tmp_path / 'hard.txt').hardlink_to('in.txt')
     for inputs, output in (('in.txt', 'in.txt'), ('in.txt', 'link.txt'), ('link.txt', 'in.txt'),
                            ('in.txt', '../' + tmp_path.name + '/hard.txt')):
+        with pytest.raises(ValueError, match='is the file of the prompt, which the answers'):
+            check_files('-', output, inputs)
         with pytest.raises(ValueError, match=f'output {output} is the file of the inputs'):
             check_files(inputs, output)
     for inputs, output in (('in.txt', '-'), ('-', 'new.txt'), ('-', 'in.txt'), ('in.txt', 'new'),
