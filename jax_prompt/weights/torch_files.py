@@ -107,7 +107,7 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise Malformed(f'it holds {what(state)}; expected a state dict, tensor name -> tensor')
     for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor):
             raise Malformed(f'it has {what(tensor)} as {name!r:.80}; expected a state dict, '
                              'tensor name -> tensor: save model.state_dict() alone')
     return state

@@ -111,7 +111,7 @@ def _global(stack: list, argument: str) -> None:
 
 
 def _stack_global(stack: list, _: Any) -> None:
-    name, module = stack.pop(), stack.pop()
+    name, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
     _global(stack, f'{module} {name}')
 
 
@@ -138,7 +138,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
 
 def _expect(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise Malformed(f'its pickle has {what(value)} in a tensor; copy or download it again')
+        raise Malformed(f'its pickle has {what(value)} out of place; copy or download it again')
     return value
 
 
@@ -162,6 +162,10 @@ def _set(many: bool) -> Callable[[list, Any], None]:
         items = _to_mark(stack) if many else [stack.pop(), stack.pop()][::-1]
         target = _expect(stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
+            # Tuples may nest so that hashing one, which is no tensor's name, would never end.
+            if not isinstance(key, str):
+                raise Malformed(f'it has {what(key)} as a key; expected a state dict, tensor name '
+                                '-> tensor: save model.state_dict() alone')
             if key in target:
                 raise Malformed(f'it has {key!r:.80} twice; save it again')
             target[key] = value
