@@ -20,7 +20,7 @@ from jax_prompt.models.t5.int8 import Int8, quantise, quantised_shapes, summed_a
 from jax_prompt.parallel.rules import Rule
 from jax_prompt.types import Params
 from jax_prompt.weights.placing import Builder, read_ahead
-from jax_prompt.weights.tensors import Checkpoint, Stored
+from jax_prompt.weights.tensors import Checkpoint, Digest, Stored, digest_of, is_finite
 
 _DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _BLOCK_BYTES = 2**25
@@ -63,8 +63,9 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
     """Make the frozen tree of a model's tensors.
 
     The fingerprint is a sha256 over the configuration and, for each tensor, its name, dtype, shape
-    and first and last 4 KiB as the source stores them. It tells models apart whatever dtype they
-    are loaded in and however the files are split; it is no protection against a forger.
+    and bytes as the source stores them, and 16 digits of what it was before it heeded more than
+    their first and last 4 KiB; see `prompts.file.same_model`. It tells models apart whatever dtype
+    they are loaded in and however the files are split.
 
     Args:
       checkpoint: the model's shape and tensors.
@@ -88,13 +89,13 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
     by_leaf = collections.defaultdict(list)
     for name, slot in table.items():
         by_leaf[slot.path].append((name, slot))
-    digests = {}
+    shared = not all(one.is_fully_addressable for one in placed.values())
+    digests = {} if checkpoint.fingerprint else _digests(tensors, shared)
     tree: Params = {}
     for path, members in by_leaf.items():
-        stored = [(slot, tensors[name]) for name, slot in members]
+        stored = [(name, slot, tensors[name], digests.get(name)) for name, slot in members]
         _put_at(tree, path, _leaf(path, _at(shapes, path), stored, placed))
-        digests |= {name: tensors[name].digest() for name, _ in members}
-    return tree, checkpoint.fingerprint or _fingerprint(config, digests)
+    return tree, checkpoint.fingerprint or _fingerprint(config, tensors, digests, shared)
 
 
 def tree_shapes(config: ModelConfig, dtype: str, weights: str | None = None) -> Params:
@@ -136,10 +137,34 @@ def _put_at(tree: Params, path: tuple[str, ...], leaf: Any) -> None:
     tree[path[-1]] = leaf
 
 
-def _fingerprint(config: ModelConfig, digests: dict[str, str]) -> str:
-    """A hash of a model's shape and its tensors' digests."""
-    text = json.dumps([config.identity(), sorted(digests.items())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digests(tensors: dict[str, Stored], shared: bool) -> dict[str, Digest | None]:
+    """Begin to hash the tensors; where processes share the model, each takes some of them."""
+    turns = jax.process_count() if shared else 1
+    return {name: None if tensors[name].hashed else Digest(tensors[name].dtype, tensors[name].shape)
+            for name in sorted(tensors)[jax.process_index() % turns::turns]}
+
+
+def _fingerprint(config: ModelConfig, tensors: dict[str, Stored],
+                 digests: dict[str, Digest | None], shared: bool) -> str:
+    """A hash of a model's shape and all of its numbers, and a part of the one of their ends."""
+    names = sorted(tensors)
+    found = np.zeros((len(names), 2, 32), np.uint8)
+    for number, name in enumerate(names):
+        if name in digests:
+            hashed = tensors[name].hashed
+            pair = digest_of(hashed) if hashed else digests[name].finish()
+            found[number] = [list(hashlib.sha256(one).digest()) for one in pair]
+    if shared:
+        from jax.experimental import multihost_utils
+        found = multihost_utils.process_allgather(found).sum(axis=0, dtype=np.uint8)
+
+    def together(column: int) -> str:
+        told = [(name, one.tobytes().hex())
+                for name, one in zip(names, found[:, column], strict=True)]
+        text = json.dumps([config.identity(), told], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return f'{together(0)}-{together(1)[:16]}'
 
 
 def _check_tensors(config: ModelConfig, table: dict[str, Slot], tensors: dict[str, Stored],
@@ -163,8 +188,8 @@ def _check_tensors(config: ModelConfig, table: dict[str, Slot], tensors: dict[st
                          'it; use a complete T5 with encoder, decoder and head')
 
 
-def _leaf(path: tuple[str, ...], shape: Any, members: list[tuple[Slot, Stored]],
-          placed: dict[str, Any]) -> Any:
+def _leaf(path: tuple[str, ...], shape: Any,
+          members: list[tuple[str, Slot, Stored, Digest | None]], placed: dict[str, Any]) -> Any:
     """Fill one leaf, or the values and scales of a quantised one, from its tensors."""
     name = '/'.join(path)
     int8 = isinstance(shape, Int8)
@@ -172,13 +197,13 @@ def _leaf(path: tuple[str, ...], shape: Any, members: list[tuple[Slot, Stored]],
     builders = {part: Builder(kind.shape, kind.dtype, placed.get(name + part))
                 for part, kind in parts.items()}
     whole = next(iter(builders.values()))
-    jobs = (((slot, region, tensor), functools.partial(tensor.read, *rows))
-            for slot, tensor in members
-            for region, rows in _blocks(name, slot, tensor, int8) if whole.needs(region))
+    jobs = (((slot, region, tensor), functools.partial(
+                _read, stored, tensor, rows, np.dtype(np.float32) if int8 and not tensor.scale
+                else whole.dtype, digest))
+            for stored, slot, tensor, digest in members
+            for region, rows in _blocks(name, slot, tensor, int8)
+            if digest is not None or whole.needs(region))
     for (slot, region, tensor), block in read_ahead(jobs):
-        # Cast first: a cast in the order of memory, then a transposed copy, is the faster way.
-        kept = whole.dtype if tensor.scale or not int8 else np.dtype(np.float32)
-        block = block.astype(kept, copy=False)
         if slot.inputs and not tensor.inputs_first:
             block = block.T
         lead = 0 if slot.layer is None else 1
@@ -194,6 +219,21 @@ def _leaf(path: tuple[str, ...], shape: Any, members: list[tuple[Slot, Stored]],
             builder.write((*region[:lead], *spans), one[(None,) * lead])
     done = [builder.finish() for builder in builders.values()]
     return Int8(*done) if int8 else done[0]
+
+
+def _read(name: str, tensor: Stored, rows: tuple[int, int], dtype: np.dtype,
+          digest: Digest | None) -> np.ndarray:
+    """Read some rows of a tensor, hash them as they are, and cast them."""
+    block = tensor.read(*rows)
+    if digest is not None:
+        digest.add(rows[0], block)
+    # Cast first: a cast in the order of memory, then a transposed copy, is the faster way.
+    block = block.astype(dtype, copy=False)
+    if dtype.kind != 'i' and not is_finite(block):
+        raise ValueError(f'{tensor.where} has {name!r} with numbers that are not finite (inf or '
+                         f'NaN as {dtype}), with which no result means anything; get the weights '
+                         'anew')
+    return block
 
 
 def _blocks(name: str, slot: Slot, tensor: Stored, int8: bool) -> Iterator[tuple[tuple, tuple]]:

@@ -22,7 +22,7 @@ from jax_prompt.models.t5 import family as t5
 from jax_prompt.models.t5.config import EMBEDDING, HEAD
 from jax_prompt.weights.huggingface import read_json
 from jax_prompt.weights.onnx_graph import Graph, Weight, read_graph
-from jax_prompt.weights.tensors import Checkpoint, Stored, digest_arrays
+from jax_prompt.weights.tensors import Checkpoint, Stored
 
 #: Names of the encoder's and the decoder's file, by exporter, in order of preference.
 FILE_PAIRS = (('encoder.onnx', 'decoder.onnx'), ('encoder_model.onnx', 'decoder_model.onnx'),
@@ -94,8 +94,8 @@ def _stored(folder: pathlib.Path, weight: Weight) -> Stored:
         with _blamed_on(folder):
             return weight.values()[start:stop]
 
-    return Stored(str(weight.path), np.dtype(np.float32), weight.shape, read,
-                  lambda: digest_arrays(weight.stored), weight.is_matrix, sliced=False)
+    return Stored(str(weight.path), np.dtype(np.float32), weight.shape, read, weight.is_matrix,
+                  sliced=False, hashed=weight.stored)
 
 
 def _name_weights(graph: Graph, stack: str) -> dict[str, Weight]:

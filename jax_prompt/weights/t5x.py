@@ -26,13 +26,7 @@ from jax_prompt.models.t5.config import EMBEDDING, HEAD
 from jax_prompt.weights.array_folder import Array, Folder
 from jax_prompt.weights.huggingface import parse_object
 from jax_prompt.weights.t5x_arrays import find_model
-from jax_prompt.weights.tensors import (
-    SAMPLE_BYTES,
-    Checkpoint,
-    Stored,
-    digest_arrays,
-    digest_rows,
-)
+from jax_prompt.weights.tensors import Checkpoint, Stored
 
 _BIAS = 'SelfAttention.relative_attention_bias'
 _ENCODER = {'pre_attention_layer_norm': '0.layer_norm', 'attention': '0.SelfAttention',
@@ -129,56 +123,22 @@ def _one_layer(array: Array, number: int) -> Array:
 
 
 def _stored(parameter: str, array: Array, path: str) -> Stored:
-    """A parameter as a matrix of inputs and outputs, a table or a vector."""
+    """A parameter as Hugging Face keeps it: a projection or table of biases is transposed."""
     where, shape = f'{path} ({parameter})', array.shape
-    if parameter.endswith('rel_embedding'):
-        def table() -> np.ndarray:
-            return array.read((slice(None),) * len(shape)).T
-        return Stored(where, array.dtype, shape[::-1], lambda start, stop: table()[start:stop],
-                      lambda: digest_arrays((table(),)), sliced=False)
-    is_kernel = parameter.endswith('kernel')
+    is_kernel, whole = parameter.endswith('kernel'), (slice(None),) * len(shape)
+    large = len(shape) == 2 and math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES
+    if not is_kernel and not parameter.endswith('rel_embedding'):
+        return Stored(where, array.dtype, shape, lambda start, stop: array.read(
+            (slice(start, stop), *whole[1:])), sliced=large)
     split = 2 if parameter.endswith('out/kernel') and len(shape) == 3 else 1
-    matrix = (math.prod(shape[:split]), math.prod(shape[split:])) if is_kernel else shape
-    sliced = len(shape) == 2 and math.prod(shape) * array.dtype.itemsize > _WHOLE_BYTES
+    matrix = math.prod(shape[:split]), math.prod(shape[split:])
 
     def read(start: int, stop: int) -> np.ndarray:
-        rows = slice(start, stop) if split == 1 else slice(None)
-        block = array.read((rows, *(slice(None),) * (len(shape) - 1)))
-        return block.reshape(-1, *matrix[1:]) if is_kernel else block
+        if large:
+            return array.read((slice(None), slice(start, stop))).T
+        return array.read(whole).reshape(matrix).T[start:stop]
 
-    return Stored(where, array.dtype, matrix, *_read_once(array, matrix, read, is_kernel, sliced),
-                  inputs_first=is_kernel, sliced=sliced)
-
-
-def _read_once(array: Array, matrix: tuple[int, ...], read, is_kernel: bool, sliced: bool):
-    """Functions that read and that digest, as Hugging Face would store it, reading but once."""
-    digests = []
-
-    def read_and_digest(start: int, stop: int) -> np.ndarray:
-        block = read(start, stop)
-        if not sliced and not digests:
-            digests.append(digest_arrays((block.T if is_kernel else block,)))
-        return block
-
-    def digest() -> str:
-        if sliced:
-            return digest_rows(matrix[::-1] if is_kernel else matrix,
-                               *_ends_of_large(array, matrix, is_kernel))
-        if not digests:
-            read_and_digest(0, matrix[0])
-        return digests[0]
-
-    return read_and_digest, digest
-
-
-def _ends_of_large(array: Array, matrix: tuple[int, ...],
-                   is_kernel: bool) -> Iterator[np.ndarray]:
-    """The first and last rows, as Hugging Face would store them, of a table or a kernel."""
-    length = matrix[1] if is_kernel else matrix[0]
-    rows = min(length, -(-SAMPLE_BYTES // (math.prod(matrix) // length * array.dtype.itemsize)))
-    for part in (slice(0, rows), slice(length - rows, length)):
-        block = array.read((slice(None), part) if is_kernel else (part, slice(None)))
-        yield block.T if is_kernel else block
+    return Stored(where, array.dtype, matrix[::-1], read, sliced=large)
 
 
 def _config(path: str, name: str, tensors: dict[str, Stored], shared_bias: bool) -> ModelConfig:

@@ -18,8 +18,8 @@ import numpy as np
 
 from jax_prompt.models.architecture import ModelConfig
 
-#: How much of each end of a tensor enters the model's fingerprint.
-SAMPLE_BYTES = 4096
+#: How much of each end of a tensor entered a model's fingerprint before all of it did.
+_SAMPLE_BYTES = 4096
 #: The kinds of numbers that weights may be stored as.
 FLOATS = tuple(np.dtype(kind) for kind in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64))
 _PASSING_BYTES = 2**24
@@ -34,20 +34,20 @@ class Stored:
       dtype: of its numbers, as stored.
       shape: in Hugging Face's layout, or `[inputs, outputs]` where `inputs_first`.
       read: (start, stop) -> those rows of the first axis.
-      digest: hashes dtype, shape and both ends of what is stored.
       inputs_first: whether it is a matrix as one multiplies by it, as JAX and ONNX keep it.
       sliced: whether reading a few rows costs about a few rows.
       scale: of a matrix that is stored in eight bits, one number a column; None for any other.
+      hashed: what tells it from others where that is not what `read` gives.
     """
 
     where: str
     dtype: np.dtype
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
-    digest: Callable[[], str]
     inputs_first: bool = False
     sliced: bool = True
     scale: 'Stored | None' = None
+    hashed: tuple[np.ndarray, ...] = ()
 
     @property
     def row_bytes(self) -> int:
@@ -163,22 +163,56 @@ def stored_in_file(file: RawFile | Checked, offset: int, dtype: np.dtype,
         content = file.read(offset + start * row, (stop - start) * row)
         return content.view(dtype).reshape(stop - start, *shape[1:])
 
-    def digest() -> str:
-        sample = min(size, SAMPLE_BYTES)
-        return _digest_of_ends([(dtype, shape, file.read(offset, sample),
-                                 file.read(offset + size - sample, sample))])
-
-    return Stored(str(file.path), dtype, shape, read, digest)
+    return Stored(str(file.path), dtype, shape, read)
 
 
-def digest_arrays(arrays: tuple[np.ndarray, ...]) -> str:
-    """Hash dtype, shape and both ends (in C order) of each array, without copying the rest."""
-    return _digest_of_ends([(array.dtype, array.shape, *_ends(array)) for array in arrays])
+class Digest:
+    """What tells an array from any other: a hash of its dtype, shape and bytes in C order.
+
+    Beside it stands what identified arrays before: their first and last 4 KiB.
+    """
+
+    def __init__(self, dtype: np.dtype, shape: tuple[int, ...]):
+        """Begin; `add` is called for each of its rows once, by any thread in any order."""
+        self._head = f'{dtype} {tuple(shape)} '.encode()
+        self._whole = hashlib.sha256(self._head)
+        self._first = self._last = b''
+        self._next, self._waiting, self._lock = 0, {}, threading.Lock()
+
+    def add(self, row: int, block: np.ndarray) -> None:
+        """Hash some rows, which begin at `row`; those that come too early are kept until then."""
+        with self._lock:
+            self._waiting[row] = block
+            while self._next in self._waiting:
+                block = self._waiting.pop(self._next)
+                self._next += len(block)
+                content = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+                self._whole.update(content)
+                self._first += content[:_SAMPLE_BYTES - len(self._first)].tobytes()
+                self._last = (self._last + content[-_SAMPLE_BYTES:].tobytes())[-_SAMPLE_BYTES:]
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """Return the hash of all, and what its ends are hashed from."""
+        assert not self._waiting
+        return self._whole.digest(), self._head + self._first + self._last
 
 
-def digest_rows(shape: tuple[int, ...], first: np.ndarray, last: np.ndarray) -> str:
-    """Return `digest_arrays` of an array of which only enough rows of both ends were read."""
-    return _digest_of_ends([(first.dtype, shape, _ends(first)[0], _ends(last)[1])])
+def digest_of(arrays: tuple[np.ndarray, ...]) -> tuple[bytes, bytes]:
+    """Return as `Digest.finish` what tells several arrays together from any others."""
+    found = []
+    for array in arrays:
+        digest = Digest(array.dtype, array.shape)
+        digest.add(0, np.atleast_1d(array))
+        found.append(digest.finish())
+    return tuple(map(b''.join, zip(*found, strict=True)))
+
+
+def is_finite(block: np.ndarray) -> bool:
+    """Tell whether all of an array's floats are finite, by its bits: quick in any dtype."""
+    signed, unsigned = f'i{block.itemsize}', f'u{block.itemsize}'
+    inf = np.array([np.inf, -np.inf], block.dtype).view(unsigned)
+    # By size, negative ones come last among the unsigned and before the others among the signed.
+    return bool(block.view(signed).max() < inf[0] and block.view(unsigned).max() < inf[1])
 
 
 def equal(one: Stored, other: Stored) -> bool:
@@ -190,23 +224,3 @@ def equal(one: Stored, other: Stored) -> bool:
     return all(np.array_equal(one.read(start, min(start + step, rows)),
                               other.read(start, min(start + step, rows)))
                for start in range(0, rows, step))
-
-
-def _ends(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last bytes of an array, as it would lie in C order."""
-    if not array.ndim:
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        return flat, flat
-    row = max(1, array[:1].size * array.itemsize)
-    rows = -(-SAMPLE_BYTES // row)
-    first, last = (np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-                   for part in (array[:rows], array[-rows:]))
-    return first[:SAMPLE_BYTES], last[-SAMPLE_BYTES:]
-
-
-def _digest_of_ends(parts: list[tuple]) -> str:
-    digest = hashlib.sha256()
-    for dtype, shape, first, last in parts:
-        digest.update(f'{dtype} {tuple(shape)} '.encode())
-        digest.update(first.tobytes() + last.tobytes())
-    return digest.hexdigest()

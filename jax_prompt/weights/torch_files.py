@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.weights.tensors import Checked, RawFile, Stored, digest_arrays, stored_in_file
+from jax_prompt.weights.tensors import Checked, RawFile, Stored, stored_in_file
 from jax_prompt.weights.torch_pickle import (
     OTHER_STORAGES,
     STORAGES,
@@ -154,5 +154,4 @@ def _strided(file: Checked, start: int, dtype: np.dtype, tensor: Tensor, count: 
         view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
         return view[first:stop]
 
-    return Stored(str(file.path), dtype, tensor.shape, read,
-                  lambda: digest_arrays((read(0, tensor.shape[0]),)), sliced=False)
+    return Stored(str(file.path), dtype, tensor.shape, read, sliced=False)

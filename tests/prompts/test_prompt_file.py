@@ -1,6 +1,7 @@
 """The prompt file: round trips, damage, kills, and the check against the model in use."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from jax_prompt.prompts.file import (
     PromptMetadata,
     check_prompt,
     load_prompt,
+    same_model,
     save_prompt,
 )
 from jax_prompt.prompts.layout import Layout
@@ -318,6 +320,16 @@ def check(prompt=PROMPT, d_model=4, model='w1', vocabulary='v1', **options):
 def test_a_prompt_fits_its_own_model():
     check()
     check(vocabulary=None)
+
+
+def test_former_fingerprints_are_known():
+    whole, former = 'a1' * 32, 'b2' * 32
+    now = f'{whole}-{former[:16]}'
+    for one, other in itertools.permutations((now, former)):
+        assert same_model(one, other) and same_model(one, one)
+        assert not same_model(now, 'c3' * 32) and not same_model(former, 'c3' * 32)
+    # Where both heed all, their ends do not make them one.
+    assert not same_model(now, now.replace('a1', 'c3')) and not same_model(former, whole)
 
 
 @pytest.mark.parametrize('allow_other_model', [False, True])

@@ -1,6 +1,7 @@
 """Weights in Hugging Face's format: every tensor in its place, every fault named."""
 
 import dataclasses
+import itertools
 import json
 import resource
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jax_prompt.weights import huggingface
+from jax_prompt.weights.convert import convert_model
 from jax_prompt.weights.load import load_weights
+from jax_prompt.weights.tensors import FLOATS, Digest, is_finite
 from tests.weights.conftest import CONFIGS, make_tree
 from tests.weights.model_files import assert_same_tree, split_in_two
 
@@ -69,14 +72,61 @@ def test_fingerprint_tells_models_apart_and_not_processes(
 
 
 @pytest.mark.parametrize('shape, fingerprint', [
-    ('t5-1.0', '05d5daf8490f0ffa3d90f9cd5a46f62e0396b6eb87d83754fdffa09786e1ada9'),
-    ('t5-1.1', 'ab8e9f8161fcf46940e0486c010a73214b3c52b287860be2223bfbb335cd103e'),
-    ('umt5', '742b107e7d1e8349a9d592a27828c79825f12c4c18fd41958e4a8fbc4d029cda')])
+    ('t5-1.0', 'cf0756242d804e74243fcea1e6f45205bd8e24b0a0c2daa408b983d45b5f5e00-05d5daf8490f0ffa'),
+    ('t5-1.1', '060d376a3eb32de9465cd975200439cd433ca91b6b9a3cafbee19b3288e48f02-ab8e9f8161fcf469'),
+    ('umt5', 'd7237de2701f171596f4a04ec460d9d5d47797cc5d565901ba7ab42ad7f474cd-742b107e7d1e8349')])
 def test_a_fingerprint_is_the_same_in_every_version(shape, fingerprint, hugging_face_folder):
     """Prompt files say which model they belong to by it: a change would refuse them all."""
     config = CONFIGS[shape]
     assert load_weights(hugging_face_folder(make_tree(config, 7), config)).fingerprint == (
         fingerprint)
+
+
+def test_a_digest_heeds_every_byte_however_blocks_come():
+    array = np.random.default_rng(0).normal(size=(300, 50)).astype(np.float32)
+
+    def digest(array, bounds=(0, 300)):
+        digest = Digest(array.dtype, array.shape)
+        for start, stop in sorted(itertools.pairwise(bounds), key=lambda pair: -pair[1] % 7):
+            digest.add(start, array[start:stop])
+        return digest.finish()
+
+    whole = digest(array)
+    assert digest(array, (0, 1, 2, 30, 150, 299, 300)) == whole == digest(np.asfortranarray(array))
+    changed = array.copy()
+    changed[150, 25] += 1
+    assert digest(changed)[0] != whole[0] and digest(changed)[1] == whole[1]
+    changed[0, 0] += 1
+    assert digest(changed)[1] != whole[1]
+    assert digest(array.reshape(50, 300), (0, 50))[0] != whole[0]
+
+
+@pytest.mark.parametrize('dtype', FLOATS)
+def test_numbers_that_are_not_finite_are_found_in_any_dtype(dtype):
+    array = np.linspace(-3, 4, 40).astype(dtype).reshape(5, 8)
+    assert is_finite(array) and is_finite(array.T) and is_finite(-np.abs(array))
+    with np.errstate(all='ignore'):
+        largest = ml_dtypes.finfo(dtype).max
+    assert is_finite(np.array([largest, -largest], dtype))
+    for value in (np.nan, -np.nan, np.inf, -np.inf):
+        for others in (array, -np.abs(array)):
+            spoilt = others.copy()
+            spoilt[3, 5] = value
+            assert not is_finite(spoilt) and not is_finite(spoilt.T)
+
+
+@pytest.mark.parametrize('value, dtype', [(np.nan, 'float32'), (-np.inf, 'bfloat16'),
+                                          (3.4e38, 'bfloat16')])
+def test_weights_that_are_not_finite_are_refused(value, dtype, plain_config, random_tree,
+                                                 hugging_face_folder, tmp_path):
+    """Whether the file has them or rounding makes them, and before anything is converted."""
+    frozen = random_tree(plain_config)
+    frozen['decoder']['layers']['feed_forward']['wo']['kernel'][1, 3, 4] = value
+    folder = hugging_face_folder(frozen, plain_config)
+    with pytest.raises(ValueError, match="model.safetensors has 'decoder.block.1.layer.2.DenseRelu"
+                                         rf"Dense.wo.weight' with .*inf or NaN as {dtype}\)"):
+        convert_model(folder, tmp_path / 'out', dtype)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_copies_of_the_embedding_are_checked(plain_config, random_tree, hugging_face_folder):

@@ -279,7 +279,7 @@ def test_a_configuration_beside_it_decides_what_shapes_do_not_tell(written, conf
     (folder / 'config.json').write_text(json.dumps(said))
     assert load_weights(folder).config.relative_attention_max_distance == 77
     (folder / 'config.json').write_text(json.dumps(said | dict(d_ff=11)))
-    with pytest.raises(ValueError, match=r'with shape \[8, 10\]; expected \[8, 11\]'):
+    with pytest.raises(ValueError, match=r'with shape \[10, 8\]; expected \[11, 8\]'):
         load_weights(folder)
     (folder / 'config.json').write_text('{')
     with pytest.raises(ValueError, match='config.json is not valid JSON'):

@@ -5,6 +5,7 @@ A module as `models.architecture.Family` describes it, and what the formats that
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -120,7 +121,7 @@ def from_shapes(tensors: Mapping[str, Any], where: str, **known) -> T5Config:
     of the relative bias, the special ids.
 
     Args:
-      tensors: Hugging Face name -> anything with a `shape`, projections as `[inputs, outputs]`.
+      tensors: Hugging Face name -> anything with a `shape`, projections either way round.
       where: the source, for messages.
       **known: fields of the configuration that the caller knows.
 
@@ -134,13 +135,14 @@ def from_shapes(tensors: Mapping[str, Any], where: str, **known) -> T5Config:
         if len(tensors[name].shape) != 2:
             raise ValueError(f'{where} has {name!r} with shape {list(tensors[name].shape)}; '
                              'expected a matrix')
-    (buckets, num_heads), query, out = (tensors[name].shape for name in (_BIAS, _QUERY, _OUT))
+    buckets, num_heads = tensors[_BIAS].shape
     vocab_size, d_model = tensors[EMBEDDING].shape
-    if not num_heads or query[1] % num_heads:
+    width, d_ff = (math.prod(tensors[name].shape) // max(d_model, 1) for name in (_QUERY, _OUT))
+    if not num_heads or width % num_heads:
         raise ValueError(f'{where} has {num_heads} heads by its relative bias, but queries of '
-                         f'width {query[1]}; expected a multiple')
+                         f'width {width}; expected a multiple')
     fields = dict(
-        vocab_size=vocab_size, d_model=d_model, d_kv=query[1] // num_heads, d_ff=out[0],
+        vocab_size=vocab_size, d_model=d_model, d_kv=width // num_heads, d_ff=d_ff,
         num_heads=num_heads, num_layers=_depth(tensors, 'encoder'),
         num_decoder_layers=_depth(tensors, 'decoder'), gated=is_gated(tensors),
         per_layer_relative_bias=_BIAS.replace('.0.', '.1.', 1) in tensors,
