@@ -174,9 +174,19 @@ def missing_array(folder):
     shutil.rmtree(folder / 'target.encoder.layers_1.mlp.wo.kernel')
 
 
-def cut_chunk(folder):
+def cut_chunk(folder, count=9):
     chunk = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '1.0'
-    chunk.write_bytes(chunk.read_bytes()[:-9])
+    chunk.write_bytes(chunk.read_bytes()[:-count])
+
+
+def cut_checksum(folder):
+    """TensorStore reads what is left, and compares it with nothing."""
+    cut_chunk(folder, 1)
+
+
+def another_compressor(folder):
+    zarray = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '.zarray'
+    zarray.write_text(zarray.read_text().replace('"gzip"', '"zlib"'))
 
 
 def flipped_number(folder):
@@ -202,7 +212,9 @@ def other_byte_order(folder):
 @pytest.mark.parametrize('damage, message', [
     (missing_chunk, "cannot read the array 'encoder/layers_1/mlp/wo/kernel' of .*is missing"),
     (missing_array, "cannot read the array 'encoder/layers_1/mlp/wo/kernel' of .*NOT_FOUND"),
-    (cut_chunk, "cannot read the array 'encoder/layers_1/mlp/wo/kernel' of .*; copy the"),
+    (cut_chunk, r'/target.encoder.layers_1.mlp.wo.kernel/1.0 is cut short: .*; copy the'),
+    (cut_checksum, r'/target.encoder.layers_1.mlp.wo.kernel/1.0 is cut short: .*; copy the'),
+    (another_compressor, "'encoder/layers_1/mlp/wo/kernel' compressed by zlib, .* expected gzip"),
     (flipped_number, "cannot read the array 'encoder/layers_1/mlp/wo/kernel' of .*; copy the"),
     (longer_array, r"'encoder/layers_1/mlp/wo/kernel' as <f4\[1000000000000, 8\], but its list of "
                    r'arrays says \[10, 8\]'),
