@@ -31,7 +31,8 @@ def _describe(told: dict[str, Any]) -> str:
     lines = [f'{told["path"]}: {told["rows"]} rows of {told["width"]} numbers ({told["form"]})']
     for name, value in told.get('metadata', {'origin': told.get('origin')}).items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(f'  {name:24} {shown}')
+        # What a file says may hold what moves a terminal's cursor.
+        lines.append(f'  {name:24} {shown if shown.isprintable() else json.dumps(value)}')
     nearest = told.get('nearest')
     for row, norm in enumerate(told['row_norms']):
         near = '' if not nearest else '  ' + ', '.join(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.exchange.prompt_rows import as_prompt
-from jax_prompt.files import write_file
+from jax_prompt.files import listed, write_file
 from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 
 
@@ -29,7 +29,7 @@ def find_numpy_prompt(path: str | os.PathLike) -> Path | None:
         return path if path.is_file() and is_numpy_file(path) else None
     found = [file for file in sorted(path.iterdir()) if file.is_file() and is_numpy_file(file)]
     if len(found) > 1:
-        names = ', '.join(file.name for file in found[:4])
+        names = listed([file.name for file in found], 4)
         raise ValueError(f'folder {path} holds {len(found)} numpy files ({names}); '
                          'give the path of the one that is the prompt')
     return found[0] if found else None

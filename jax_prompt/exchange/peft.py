@@ -51,7 +51,8 @@ class PeftPrompt(NamedTuple):
     Attributes:
         prompt_PD: float32[P, D].
         method: in words, with the task's number of several.
-        base_model: what PEFT calls the model that it was trained for; None where it says nothing.
+        base_model: what PEFT calls the model that it was trained for; None where it says nothing
+            that can be shown.
     """
 
     prompt_PD: np.ndarray
@@ -103,7 +104,8 @@ def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> Peft
         cols_PR, rows_RD = factors
         prompt_PD = as_prompt(prompt_PD * (cols_PR[:rows] @ rows_RD), f'{path}')
     base_model = config.get('base_model_name_or_path')
-    return PeftPrompt(prompt_PD, method, base_model if isinstance(base_model, str) else None)
+    shown = isinstance(base_model, str) and base_model.isprintable() and len(base_model) <= 200
+    return PeftPrompt(prompt_PD, method, base_model if shown else None)
 
 
 def write_peft_prompt(folder: str | os.PathLike, prompt_file: PromptFile, base_model: str,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.exchange.prompt_rows import as_prompt
+from jax_prompt.files import listed
 from jax_prompt.weights.array_folder import Array, Folder
 from jax_prompt.weights.t5x_arrays import find_model
 
@@ -68,7 +69,7 @@ def _choose(names: Iterable[str], parameter: str | None, where: str) -> str:
         wanted = parameter.strip('/').removeprefix('target/')
         if wanted not in names:
             raise ValueError(f'{where} has no parameter {parameter!r}; found '
-                             f'{_some(names) or "no parameters at all"}')
+                             f'{listed(names, 4)}')
         return wanted
     found = [name for name in names if name.split('/')[-1] == 'prompt']
     if not found:
@@ -76,11 +77,6 @@ def _choose(names: Iterable[str], parameter: str | None, where: str) -> str:
                          'no prompt-tuning checkpoint; name it with --parameter=NAME if it is '
                          'called otherwise')
     if len(found) > 1:
-        raise ValueError(f'{where} has {len(found)} prompts ({_some(found)}); '
+        raise ValueError(f'{where} has {len(found)} prompts ({listed(found, 4)}); '
                          'name the one that is meant with --parameter=NAME')
     return found[0]
-
-
-def _some(names: list[str]) -> str:
-    """Name a few of many."""
-    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')

@@ -441,6 +441,12 @@ def test_an_adapter_of_the_hub_is_had_at_a_revision(monkeypatch, folder):
         import_prompt('me/mine', MODEL, TASK)  # a mistyped path asks for nothing
 
 
+@pytest.mark.parametrize('name', ['\x1b[2J', 'a\nb', '\ud800', 10_000 * 'x', 7])
+def test_a_name_that_cannot_be_shown_is_left_out(folder, name):
+    rewrite(folder, base_model_name_or_path=name)
+    assert import_prompt(folder, MODEL, TASK).metadata.method == 'imported from PEFT prompt tuning'
+
+
 def test_an_adapter_with_a_name_of_its_own_is_told(folder):
     folder.rename(folder.with_name('mine'))
     with pytest.raises(FileNotFoundError, match='no prompt in the folder .*; there is .*/mine$'):

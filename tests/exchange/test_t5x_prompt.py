@@ -81,7 +81,7 @@ def test_another_name_can_be_given(tmp_path):
         read_t5x_prompt(folder)
     for name in ('encoder/prompt/prompt/shared', '/target/encoder/prompt/prompt/shared'):
         assert read_t5x_prompt(folder, name).tobytes() == ROWS.tobytes()
-    with pytest.raises(ValueError, match="no parameter 'encoder/x'; found decoder/decoder_norm"):
+    with pytest.raises(ValueError, match="no parameter 'encoder/x'; found 'decoder/decoder_norm"):
         read_t5x_prompt(folder, 'encoder/x')
 
 
