@@ -75,7 +75,8 @@ class Evaluator:
         rows, how = self.prepare(examples, len(prompt.rows))
         metrics, predictions = {}, {}
         for way in self.ways:
-            predictions[way] = predict(self.opened, prompt, rows[way], how)
+            predictions[way] = predict(self.opened, prompt, rows[way], how,
+                                       lambda number: examples.rows[number].where)
             own = self.task.metrics if way == self.ways[0] else None
             for metric in own or [METRICS[way](self.task.target_text)]:
                 metrics |= metric(predictions[way], examples.rows)

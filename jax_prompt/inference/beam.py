@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.generate import (
+    NOT_FINITE,
     Limits,
     check_limits,
     largest,
@@ -104,7 +105,7 @@ class Beams(NamedTuple):
     Attributes:
       tokens_BGL: int32[B, G, L], up to and with the end token, then pads.
       scores_BG: float32[B, G], log-probability divided by the length penalty. A filler has pads
-        and scores of -1e9.
+        and scores of -1e9, a row whose logits were not finite `generate.NOT_FINITE` throughout.
     """
 
     tokens_BGL: Array
@@ -116,6 +117,7 @@ class _Search(NamedTuple):
 
     position: Array  # int32[], the next to be written
     open_B: Array  # bool[B], whether a row's answer may still change
+    finite_B: Array  # bool[B], False once its logits were not finite
     live: Beams  # unfinished sequences with the sums of their log-probabilities
     last_BG: Array  # int32[B, G], what the decoder reads next
     found: Beams  # the best finished sequences
@@ -173,6 +175,7 @@ def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arra
     start = _Search(
         position=jnp.zeros((), jnp.int32),
         open_B=jnp.any(mask_BS, axis=1),
+        finite_B=jnp.ones(batch, bool),
         live=first,
         last_BG=jnp.full(shape_BG, model.tokens.start, jnp.int32),
         found=nothing,
@@ -186,16 +189,20 @@ def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arra
     def advance(now: _Search) -> _Search:
         return _advance(model, frozen, rows, now)
 
-    return jax.lax.while_loop(unfinished, advance, start).found
+    end = jax.lax.while_loop(unfinished, advance, start)
+    return end.found._replace(tokens_BGL=jnp.where(
+        end.finite_B[:, None, None], end.found.tokens_BGL, NOT_FINITE))
 
 
 def _advance(model: Model, frozen: Params, rows: BeamRows, now: _Search) -> _Search:
     """Write one position of every beam."""
     num_beams = now.last_BG.shape[1]
     places_BGL, logits_BGV, cache = _read(model, frozen, now)
+    log_total_BG = jax.nn.logsumexp(logits_BGV, axis=-1)
+    finite_B = now.finite_B & (jnp.isfinite(log_total_BG).all(axis=1) | ~now.open_B)
     parents_BC, tokens_BC, scores_BC = _best_continuations(
-        logits_BGV, now.live.scores_BG, now.position < rows.limits.min_tokens_B,
-        model.tokens.eos)
+        logits_BGV, log_total_BG, now.live.scores_BG,
+        now.position < rows.limits.min_tokens_B, model.tokens.eos)
     written_BCL = jax.lax.dynamic_update_slice_in_dim(
         _gather(now.live.tokens_BGL, parents_BC), tokens_BC[:, :, None], now.position, axis=2)
     continued = Beams(written_BCL, scores_BC)
@@ -210,7 +217,9 @@ def _advance(model: Model, frozen: Params, rows: BeamRows, now: _Search) -> _Sea
     hopeless_B = full_B & (scores_BG[:, 0] / bound_B <= found.scores_BG.min(axis=1))
     return _Search(
         position=now.position + 1,
-        open_B=now.open_B & ~at_limit_B & ~hopeless_B & ~(full_B & rows.stop_when_full_B),
+        open_B=(now.open_B & finite_B & ~at_limit_B & ~hopeless_B
+                & ~(full_B & rows.stop_when_full_B)),
+        finite_B=finite_B,
         live=Beams(_gather(written_BCL, chosen_BG), scores_BG),
         last_BG=_gather(tokens_BC, chosen_BG),
         found=found,
@@ -232,14 +241,13 @@ def _read(model: Model, frozen: Params, now: _Search) -> tuple[Array, Array, Par
     return places_BGL, model.logits(frozen, hidden_BGD), cache
 
 
-def _best_continuations(logits_BGV: Array, scores_BG: Array, too_early_B: Array,
-                        eos_id: int) -> tuple[Array, Array, Array]:
+def _best_continuations(logits_BGV: Array, log_total_BG: Array, scores_BG: Array,
+                        too_early_B: Array, eos_id: int) -> tuple[Array, Array, Array]:
     """Return the 2 G best next tokens of a row, the best first: (beam, token, score), all [B, 2G].
 
     The best of each beam are found first: those of all are among them.
     """
     num_beams, too_early_B11 = logits_BGV.shape[1], too_early_B[:, None, None]
-    log_total_BG = jax.nn.logsumexp(logits_BGV, axis=-1)
     values, tokens = largest(without_end(logits_BGV, too_early_B11, eos_id, 2), 2 * num_beams)
     scores = values - log_total_BG[..., None] + scores_BG[..., None]
     flat = (len(scores_BG), num_beams * 2 * num_beams)

@@ -192,9 +192,9 @@ class Engine:
         """
         return self._runner.start(rows, Prompt(self.table.rows_RD))
 
-    def run(self, rows: Sequence[Row]) -> list[Prediction]:
+    def run(self, rows: Sequence[Row], **where: Callable[[int], str]) -> list[Prediction]:
         """Answer any number of rows of any groups, in their order; see `predict.Runner.run`."""
-        return self._runner.run(rows, Prompt(self.table.rows_RD))
+        return self._runner.run(rows, Prompt(self.table.rows_RD), **where)
 
     @property
     def compilations(self) -> int:

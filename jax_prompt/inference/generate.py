@@ -21,6 +21,9 @@ Generator = Callable[..., Array]
 #: choose(logits float32[V, B], position int32[]) -> int32[B], the next token of each row
 Choice = Callable[[Array, Array], Array]
 
+#: Stands where a token would, and ends the row: the logits there were not finite.
+NOT_FINITE = -1
+
 #: Tokens that are looked at together to find the likeliest of all.
 _BLOCK = 128
 
@@ -63,7 +66,7 @@ def likeliest(logits_VB: Array) -> Array:
       logits_VB: float32[V, B].
 
     Returns:
-      int32[B].
+      int32[B]; `NOT_FINITE` for a column with NaN or infinity (-inf rules a token out).
     """
     size, batch = logits_VB.shape
     padding = ((0, -size % _BLOCK), (0, 0))
@@ -71,7 +74,9 @@ def likeliest(logits_VB: Array) -> Array:
     block_B = jnp.argmax(blocks_UWB.max(axis=1), axis=0)
     block_WB = jnp.take_along_axis(blocks_UWB, block_B[None, None], axis=0)[0]
     # A column of -inf alone might end among the padding.
-    return jnp.minimum(block_B * _BLOCK + jnp.argmax(block_WB, axis=0), size - 1).astype(jnp.int32)
+    found_B = jnp.minimum(block_B * _BLOCK + jnp.argmax(block_WB, axis=0), size - 1)
+    # A maximum passes NaN over on CPU; a sum does not, and costs less than to look at each.
+    return jnp.where(logits_VB.sum(axis=0) < jnp.inf, found_B, NOT_FINITE).astype(jnp.int32)
 
 
 def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Generator:
@@ -124,7 +129,7 @@ def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
       limits: each row's own, where they differ.
 
     Returns:
-      int32[B, L], pads after the end token.
+      int32[B, L], pads after the end token, and after `NOT_FINITE`.
     """
     tokens, batch = model.tokens, encoded_BSD.shape[0]
 
@@ -142,7 +147,7 @@ def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         chosen_B = jnp.where(now.ended_B, tokens.pad, chosen_B)
         tokens_BL = jax.lax.dynamic_update_slice_in_dim(
             now.tokens_BL, chosen_B[:, None], now.position, axis=1)
-        ended_B |= chosen_B == tokens.eos
+        ended_B |= (chosen_B == tokens.eos) | (chosen_B == NOT_FINITE)
         return _Decoding(now.position + 1, chosen_B, ended_B, tokens_BL, cache)
 
     start = _Decoding(

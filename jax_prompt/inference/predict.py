@@ -41,8 +41,13 @@ from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array
 
 
+def _numbered(number: int) -> str:
+    return f'row {number}'
+
+
 def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
-            how: How = How()) -> list[Prediction]:  # noqa: B008
+            how: How = How(),  # noqa: B008
+            where: Callable[[int], str] = _numbered) -> list[Prediction]:
     """Answer rows with a frozen model and the prompts that they use.
 
     Args:
@@ -50,6 +55,7 @@ def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
       prompt: whose row i is id V + i of the rows.
       rows: any number of them, of any tasks.
       how: at which sizes batches run, and how text is generated.
+      where: number of a row -> its place, for messages.
 
     Returns:
       The answers, in the order of the rows.
@@ -57,7 +63,7 @@ def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
     Raises:
       ValueError: a row has no answer, such as scores that are not finite.
     """
-    return Runner(opened, how).run(rows, prompt)
+    return Runner(opened, how).run(rows, prompt, where)
 
 
 class Programs:
@@ -146,8 +152,9 @@ class Runner:
         assert len({row.group for row in rows}) == 1, 'rows of several groups in one batch'
         return self._start(rows, self._divided(rows), prompt)
 
-    def run(self, rows: Sequence[Row], prompt: Prompt) -> list[Prediction]:
-        """Answer any number of rows of any groups, in their order.
+    def run(self, rows: Sequence[Row], prompt: Prompt,
+            where: Callable[[int], str] = _numbered) -> list[Prediction]:
+        """Answer any number of rows of any groups, in their order; for the rest see `predict`.
 
         Rows are batched with others of like length, so what stands in a batch follows from the
         rows given, and the same rows give the same answers, bit for bit.
@@ -157,7 +164,8 @@ class Runner:
 
         def finish() -> None:
             numbers, running = under_way.popleft()
-            for number, answer in zip(numbers, running.answers(), strict=True):
+            found = running.answers(lambda place: where(numbers[place]))
+            for number, answer in zip(numbers, found, strict=True):
                 answers[number] = answer
 
         for numbers in in_batches(rows, self._how.shapes.largest_batch):
@@ -195,7 +203,7 @@ class Runner:
                     sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
                     for parts in every_division(sample, shapes, whole):
                         if self._new(sample, parts, len(prompt.rows)) and not stop():
-                            self._start(sample, parts, prompt).answers()
+                            self._start(sample, parts, prompt).answers(_numbered)
 
     def run_again(self, prompt: Prompt, stop: Callable[[], bool] = lambda: False) -> None:
         """Run whatever has run with prompts of other sizes, so that it is compiled for this one.

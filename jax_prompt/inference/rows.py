@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.inference.generate import before_end, check_limits
+from jax_prompt.inference.generate import NOT_FINITE, before_end, check_limits
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import LabelSet, probabilities
 from jax_prompt.models.open import OpenedModel
@@ -176,14 +176,19 @@ class Running:
     parts: tuple[tuple[Sequence[int], Callable[[], np.ndarray]], ...]
     opened: OpenedModel
 
-    def answers(self) -> list[Prediction]:
+    def answers(self, where: Callable[[int], str]) -> list[Prediction]:
         """Wait for the device and return an answer for each row.
 
+        Args:
+          where: number of a row -> its place, for messages.
+
         Raises:
-          ValueError: a row has no answer; see `outcomes`.
+          ValueError: a row has no answer, and which; see `outcomes`.
         """
         outcomes = self.outcomes()
-        for outcome in outcomes:
+        for number, outcome in enumerate(outcomes):
+            if isinstance(outcome, ValueError):
+                raise ValueError(f'{where(number)}: {outcome}') from outcome
             if isinstance(outcome, Exception):
                 raise outcome
         return outcomes
@@ -208,9 +213,7 @@ class Running:
         words = row.labels.words
         scores_C = scores_C[:len(words)]
         if not np.isfinite(scores_C).all():
-            raise ValueError(f'{row.prompt} gives scores that are not finite; expected '
-                             'log-probabilities: use a prompt from before its training diverged, '
-                             'or weights in float32')
+            raise _not_finite(row)
         best, odds_C = np.argmax(scores_C), probabilities(scores_C[None])[0]
         if row.options is not None:
             odds_C = row.options.probabilities(scores_C)
@@ -220,5 +223,13 @@ class Running:
                           dict(zip(words, odds_C.tolist(), strict=True)))
 
     def _tokens(self, row: Row, tokens_L: np.ndarray) -> Prediction:
+        if (tokens_L == NOT_FINITE).any():
+            raise _not_finite(row)
         kept = before_end(tokens_L[:row.max_tokens], self.opened.model.tokens.eos)
         return Prediction(self.opened.vocabulary.decode(kept).strip())
+
+
+def _not_finite(row: Row) -> ValueError:
+    return ValueError(f'{row.prompt} gives scores that are not finite; expected log-probabilities: '
+                      'use a prompt from before its training diverged, weights in float32, or a '
+                      'model whose own weights are finite')

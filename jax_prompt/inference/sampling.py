@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.inference.generate import (
+    NOT_FINITE,
     Limits,
     check_limits,
     decode_tokens,
@@ -146,10 +147,10 @@ def choose_tokens(logits_VB: Array, keys_B: Array, rows: SamplingRows) -> Array:
       rows: the settings.
 
     Returns:
-      int32[B].
+      int32[B]; `generate.NOT_FINITE` as `likeliest` has it.
     """
     likeliest_B = likeliest(logits_VB)
-    warm_B = rows.temperature_B > 0
+    warm_B = (rows.temperature_B > 0) & (likeliest_B != NOT_FINITE)
 
     def draw_all():
         weights_BV = filtered_weights(logits_VB.T, rows.temperature_B, rows.top_k_B, rows.top_p_B)

@@ -156,7 +156,7 @@ def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:
         made = settings.answers.rows(engine, prompt, *zip(*given, strict=True))
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
-    answers = engine.run(rows)
+    answers = engine.run(rows, where=window.places.__getitem__)
     if settings.lines.format == 'lines':
         lines = [' '.join(answer.text.splitlines()) for answer in answers]
     else:

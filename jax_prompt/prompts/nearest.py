@@ -49,8 +49,8 @@ def nearest_words(prompt_PD: Array | np.ndarray, table_VD: Array | np.ndarray, c
 
 
 def row_norms(prompt_PD: Array | np.ndarray) -> np.ndarray:
-    """Return the length of each row: float32[P, D] -> float32[P]."""
-    return np.linalg.norm(np.asarray(prompt_PD, np.float32), axis=1)
+    """Return the length of each row: float32[P, D] -> float64[P], where no square overflows."""
+    return np.linalg.norm(np.asarray(prompt_PD, np.float64), axis=1)
 
 
 def _unit_rows(rows: Array | np.ndarray) -> np.ndarray:
@@ -58,5 +58,5 @@ def _unit_rows(rows: Array | np.ndarray) -> np.ndarray:
     if isinstance(rows, jnp.ndarray):
         rows = rows.astype(jnp.float32)
     rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
+    norms = row_norms(rows)[:, None]
+    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)

@@ -62,7 +62,7 @@ def test_exact_match_compares_each_text_with_its_own_target(opened, prompt, monk
     examples = load_examples(task, 'validation', opened.vocabulary)
     evaluator = Evaluator(opened, task, Layout())
     said = [' 0', '1 ', '1', '1', '0', '0'] * 2
-    monkeypatch.setattr(evaluation, 'predict', lambda opened, prompt, rows, how: [
+    monkeypatch.setattr(evaluation, 'predict', lambda opened, prompt, rows, *_: [
         Prediction(text) for text, _ in zip(said, rows, strict=True)])
     assert evaluator(prompt, examples) == {'exact_match': 4 / 6}
 
@@ -103,7 +103,7 @@ def test_lengths_given_count_no_virtual_tokens_and_longer_inputs_get_their_own(o
 def test_scores_that_are_not_finite_are_no_metric(opened, prompt):
     examples = load_examples(make_task(), 'validation', opened.vocabulary)
     broken = dataclasses.replace(prompt, rows=prompt.rows * np.nan)
-    with pytest.raises(ValueError, match='the prompt gives scores that are not finite'):
+    with pytest.raises(ValueError, match='^row .* of .*: the prompt gives scores that are not fin'):
         Evaluator(opened, make_task(), Layout())(broken, examples)
 
 

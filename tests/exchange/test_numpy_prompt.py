@@ -197,6 +197,8 @@ def test_special_and_padding_ids_are_no_words_and_the_lowest_of_equals_comes_fir
 
 
 def test_rows_of_zeros_are_near_nothing():
+    huge = np.full((1, 4), np.finfo(np.float32).max)
+    np.testing.assert_allclose(nearest_words(huge, huge, num_special_ids=0)[1], [[1]], rtol=1e-6)
     _, cosines = nearest_words(np.zeros((1, 4), np.float32), TABLE)
     assert not cosines.any()
 

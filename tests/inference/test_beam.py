@@ -12,7 +12,7 @@ import pytest
 from jax_prompt.inference import beam
 from jax_prompt.inference.beam import BeamSettings, stack_beam_settings
 from jax_prompt.inference.decodings import beam_search
-from jax_prompt.inference.generate import make_generator
+from jax_prompt.inference.generate import NOT_FINITE, make_generator
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import no_prompt
 from tests.inference import beam_reference
@@ -177,6 +177,18 @@ def test_fillers_have_pads_and_no_score(one):
     found = search(one, 2, BeamSettings(), ids)
     assert (found.tokens_BGL[3] == 0).all()
     assert (found.scores_BG[3] <= -1e9).all()
+
+
+def test_a_row_whose_logits_are_not_finite_has_no_answer(one):
+    """One word of the head is no number; fillers, and what was found before, are let be."""
+    frozen = jax.tree.map(np.array, one.frozen)
+    frozen['lm_head']['kernel'][3, 17] = np.inf
+    ids = one.ids(True)
+    ids[3] = 0
+    found = compiled(one.model, 2)(frozen, one.prompt, ids,
+                                   stack_beam_settings([BeamSettings()] * 6, LENGTH))
+    assert (np.delete(found.tokens_BGL, 3, axis=0) == NOT_FINITE).all()
+    assert (found.tokens_BGL[3] == 0).all()
 
 
 def test_beams_share_the_cross_keys_and_move_no_cache(one):

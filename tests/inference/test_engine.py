@@ -208,7 +208,7 @@ def test_a_batch_in_flight_is_not_disturbed_by_changes(opened, engine):
         engine.remove(name)
     for seed in range(12):  # over the rows that were freed
         engine.add(f'other{seed}', prompt_file(opened, 8, seed=90 + seed, scale=30.0))
-    for answer in running.answers():
+    for answer in running.answers(str):
         assert_same(answer, expected)
     # The row itself still holds its block, so it can be started now and gives the same.
     assert_same(engine.run([row])[0], expected)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.generate import (
+    NOT_FINITE,
     Limits,
     before_end,
     greedy,
@@ -161,6 +162,21 @@ def test_the_likeliest_is_found_in_a_vocabulary_of_many_blocks(size):
     logits[1, -1] = logits[2, 0] = 0.0
     found = np.asarray(jax.jit(likeliest)(logits.T))
     np.testing.assert_array_equal(found, logits.argmax(axis=1))
+    for number, wrong in enumerate((np.nan, np.inf, -np.nan), 2):
+        logits[number, number * size // 5] = wrong
+    found = np.asarray(jax.jit(likeliest)(logits.T))
+    assert (found[2:5] == NOT_FINITE).all() and (np.delete(found, [2, 3, 4]) >= 0).all()
+
+
+def test_a_row_ends_where_its_numbers_do(one_case):
+    """One word of the head is no number: whatever reads all logits must say so."""
+    frozen = jax.tree.map(np.array, one_case.frozen)
+    frozen['lm_head']['kernel'][3, 17] = np.nan
+    ids = one_case.ids(True)
+    ids[2] = 0  # a filler
+    tokens = np.asarray(compiled(one_case.model, LENGTH)(frozen, one_case.prompt, ids))
+    assert (np.delete(tokens, 2, axis=0)[:, 0] == NOT_FINITE).all() and not tokens[:, 1:].any()
+    assert not tokens[2].any()
 
 
 def test_the_largest_are_found_without_sorting_all():

@@ -212,19 +212,23 @@ def test_a_warm_engine_is_warm_for_any_mixture_of_lengths(engine):
     assert engine.compilations == before
 
 
-def test_what_is_not_finite_stays_in_its_own_row(engine):
+@pytest.mark.parametrize('options', [
+    {}, {'options': SamplingSettings(1.5, seed=3)}, {'decoding': 'beam'}],
+    ids=['greedy', 'sampled', 'beams'])
+def test_what_is_not_finite_stays_in_its_own_row_and_is_no_answer(engine, options, monkeypatch):
     """Masked or not, 0 times NaN is NaN: packed rows would pass it on."""
-    def answers():
-        rows = [engine.row(name, 'a warm film', rank=False, max_tokens=12)
-                for name in ['title', 'long', 'mood', 'one'] * 8]
-        assert all(len(some) > 1 for part in divide(rows, engine.shapes)
-                   for chunk in part.chunks for some in chunk.rows)
-        assert len({answer.text for answer in engine.run(rows)}) > 1
-        return [answer for row, answer in zip(rows, engine.run(rows), strict=True)
-                if row.prompt.name != 'mood']
-
-    expected, table = answers(), engine.table.rows_RD
+    rows = [engine.row(name, 'a warm film', rank=False, max_tokens=12, **options)
+            for name in ['title', 'long', 'mood', 'one'] * 8]
+    assert all(len(some) > 1 for part in divide(rows, engine.shapes)
+               for chunk in part.chunks for some in chunk.rows)
+    expected, table = engine.start(rows).outcomes(), engine.table.rows_RD
+    assert len({answer.text for answer in expected}) > 1 or 'options' in options
     offset = engine.prompt('mood').block.offset
-    engine.table._rows_RD = table.at[offset].set(jnp.nan)
-    assert answers() == expected
-    engine.table._rows_RD = table
+    monkeypatch.setattr(engine.table, '_rows_RD', table.at[offset].set(jnp.nan))
+    for row, then, now in zip(rows, expected, engine.start(rows).outcomes(), strict=True):
+        if row.prompt.name == 'mood':
+            assert "prompt 'mood' gives scores that are not finite" in str(now)
+        else:
+            assert now == then
+    with pytest.raises(ValueError, match="row 2: prompt 'mood' gives scores that are not finite"):
+        engine.run(rows)

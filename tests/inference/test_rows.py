@@ -40,14 +40,14 @@ def test_a_row_whose_scores_are_no_numbers_fails_alone():
         assert isinstance(error, ValueError)
         assert "prompt 'x' gives scores that are not finite" in str(error)
     assert 'content-free probabilities have shape [3]' in str(wrong_C)
-    with pytest.raises(ValueError, match="prompt 'x' gives scores that are not finite"):
-        batch.answers()
+    with pytest.raises(ValueError, match="line 1 of a file: prompt 'x' gives scores that are not"):
+        batch.answers('line {} of a file'.format)
 
 
 def test_outcomes_are_the_answers_where_nothing_is_wrong():
     rows = [make_row(labels=None, max_tokens=count) for count in (2, 4)]
     batch = running(rows, ([1, 0], [[5, 6, 1, 0], [7, 8, 9, 1]]))
-    assert batch.answers() == batch.outcomes() == [Prediction('[7, 8]'), Prediction('[5, 6]')]
+    assert batch.answers(str) == batch.outcomes() == [Prediction('[7, 8]'), Prediction('[5, 6]')]
 
 
 @pytest.mark.parametrize('settings', [SamplingSettings(min_tokens=5), BeamSettings(min_tokens=5)])
