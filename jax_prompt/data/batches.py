@@ -22,7 +22,7 @@ def choose_buckets(lengths: Sequence[int], max_buckets: int = 6, multiple: int =
     compiled program.
 
     Args:
-        lengths: int[N], encoder positions of the examples, virtual tokens included.
+        lengths: int[N], encoder positions of the examples, virtual tokens included; N > 0.
         max_buckets: the most buckets.
         multiple: of which all buckets are multiples.
         min_count: the fewest examples of a bucket, where there are as many; the batch size keeps an
@@ -31,19 +31,11 @@ def choose_buckets(lengths: Sequence[int], max_buckets: int = 6, multiple: int =
     Returns:
         The buckets, ascending; the last one holds the longest example.
 
-    Raises:
-        ValueError: no lengths, or a count below 1.
-
     Example:
         >>> choose_buckets([3, 4, 4, 30], max_buckets=2, multiple=4)
         (4, 32)
     """
     lengths = np.asarray(lengths, np.int64)
-    if lengths.size == 0:
-        raise ValueError('no lengths to choose buckets from; the data set is empty')
-    if min(max_buckets, multiple, min_count) < 1:
-        raise ValueError(f'max_buckets is {max_buckets}, multiple {multiple} and min_count '
-                         f'{min_count}; expected at least 1 each')
     sizes, counts = np.unique(-(-lengths // multiple) * multiple, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])  # examples before each size
     # cost[i, j]: one bucket of size j for the sizes i..j
@@ -94,7 +86,7 @@ def train_batches(features: Features, batch_size: int, seed: int,
     The batches are a function of (seed, step); `start_step` reaches any by index arithmetic.
 
     Args:
-        features: what to batch.
+        features: what to batch; there are examples.
         batch_size: B, exact.
         seed: 0 or more.
         buckets: padded lengths; None pads all to the longest. What is longer than the last gets
@@ -104,13 +96,7 @@ def train_batches(features: Features, batch_size: int, seed: int,
 
     Yields:
         `Features.batch` dicts; S is one of the buckets.
-
-    Raises:
-        ValueError: no examples, or a batch size, seed or step below what counts.
     """
-    check_counts(features, batch_size)
-    if seed < 0 or start_step < 0:
-        raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
     buckets = covering(buckets, features.lengths)
     order = _Order(_bucket_of(features.lengths, buckets), len(buckets), batch_size, seed)
     mine = slice(None) if host_rows is None else host_rows
@@ -179,14 +165,6 @@ def raw_numbers(seed: int, epoch: int, count: int) -> np.ndarray:
     not promise so for Generator.permutation, and runs resume after upgrades.
     """
     return np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(count)
-
-
-def check_counts(features: Features, batch_size: int) -> None:
-    """Refuse what no batch can be made of."""
-    if len(features) == 0:
-        raise ValueError(f'{features.name} has no examples to make batches of')
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; expected at least 1')
 
 
 def _bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jax_prompt.data.batches import check_counts, raw_numbers
+from jax_prompt.data.batches import raw_numbers
 from jax_prompt.data.features import Features
 from jax_prompt.types import Batch
 
@@ -71,7 +71,7 @@ def choose_packing(features: Features, batch_size: int, row_multiple: int = 1,
     row up to 32 are tried on the first batches of an epoch.
 
     Args:
-        features: what is to be packed.
+        features: what is to be packed; there are examples.
         batch_size: examples a batch.
         row_multiple: of which the number of rows is a multiple: the number of devices (and
             microbatches) that share them.
@@ -81,12 +81,8 @@ def choose_packing(features: Features, batch_size: int, row_multiple: int = 1,
         The shape. It holds the batches tried; the rare one that needs more is given more.
 
     Raises:
-        ValueError: no examples, a count below 1, or fewer examples a batch than rows.
+        ValueError: fewer examples a batch than devices.
     """
-    _check_counts(features, batch_size)
-    if min(row_multiple, multiple) < 1:
-        raise ValueError(f'row_multiple is {row_multiple} and multiple {multiple}; '
-                         'expected at least 1 each')
     if batch_size < row_multiple:
         raise ValueError(f'batch_size is {batch_size} but packed rows are shared by {row_multiple} '
                          'devices; give each at least one example or use fewer devices')
@@ -115,20 +111,13 @@ def packed_train_batches(features: Features, batch_size: int, seed: int, packing
         features: what to batch.
         batch_size: examples a batch, exact.
         seed: 0 or more.
-        packing: the shape, of `choose_packing`.
+        packing: the shape, of `choose_packing` for this batch size.
         start_step: the first batch to yield, counted from the run's beginning.
         host_rows: which rows of each batch this host reads, ascending; None for all.
 
     Yields:
         `pack` dicts of `packing.rows` rows, or of this host's.
-
-    Raises:
-        ValueError: no examples, a batch size, seed or step below what counts, or a packing that
-            has no room for so many examples.
     """
-    _check_counts(features, batch_size, packing)
-    if seed < 0 or start_step < 0:
-        raise ValueError(f'seed is {seed} and start_step {start_step}; expected 0 or more')
     order = _Order(features.lengths, batch_size, seed)
     mine = slice(None) if host_rows is None else host_rows
     for_all_hosts = (pack(features, assign(features, order.batch(step), packing), packing)
@@ -268,12 +257,3 @@ def _room(needed: int, planned: int) -> int:
     if needed <= planned:
         return planned
     return planned + -(-(needed - planned) // _OVERFLOW_MULTIPLE) * _OVERFLOW_MULTIPLE
-
-
-def _check_counts(features: Features, batch_size: int, packing: Packing | None = None) -> None:
-    """Refuse what no batch can be made of."""
-    check_counts(features, batch_size)
-    if packing is not None and packing.rows * packing.segments < batch_size:
-        raise ValueError(
-            f'{packing.rows} rows of at most {packing.segments} examples have no room for a batch '
-            f'of {batch_size}; choose the packing for this batch size')

@@ -60,15 +60,6 @@ def test_no_more_buckets_than_help():
     assert choose_buckets([4, 4, 8], max_buckets=9, multiple=4) == (4, 8)
 
 
-@pytest.mark.parametrize('args, message', [
-    (([],), 'no lengths to choose buckets from; the data set is empty'),
-    (([1], 0), 'max_buckets is 0, multiple 8 and min_count 1; expected at least 1 each'),
-])
-def test_buckets_of_nothing(args, message):
-    with pytest.raises(ValueError, match=message):
-        choose_buckets(*args)
-
-
 @pytest.mark.parametrize('buckets', [None, (8, 16, 32)])
 def test_batches_are_whole_and_hold_one_bucket(buckets):
     features = make()
@@ -162,15 +153,3 @@ def test_what_is_longer_than_the_buckets_gets_one_more():
     assert covering((8,), features.lengths) == (8, 48)
     assert covering((48, 8), features.lengths) == (8, 48) and covering(None, np.array([3, 41])) == (
         41,)
-
-
-@pytest.mark.parametrize('kwargs, message', [
-    ({'batch_size': 0}, 'batch_size is 0; expected at least 1'),
-    ({'seed': -1}, 'seed is -1 and start_step 0; expected 0 or more'),
-    ({'start_step': -1}, 'seed is 0 and start_step -1; expected 0 or more'),
-])
-def test_what_no_batch_is_made_of(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        train_batches(make(), **{'batch_size': 8, 'seed': 0, **kwargs})
-    with pytest.raises(ValueError, match='toy train has no examples to make batches of'):
-        train_batches(make([]), 8, 0)
