@@ -17,5 +17,5 @@ def export_command(prompt: str | None = None, output: str | None = None, to: str
     written = export_prompt(load_prompt(prompt), output, to, base_model, overwrite=overwrite)
     print(f'{written}: the prompt of {prompt} for {to}')
     if push is not None:
-        print(push_to_hub(written, push, private=private).url)
+        print(push_to_hub(written, push, private=private))
     return 0

@@ -1,6 +1,5 @@
 """Push an exported prompt to the Hugging Face hub."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,22 +8,8 @@ from jax_prompt.exchange.peft import CARD, CONFIG, WEIGHTS
 from jax_prompt.files import first_line
 
 
-@dataclasses.dataclass(frozen=True)
-class Pushed:
-    """What a push made.
-
-    Attributes:
-        repository: its id, with the owner.
-        url: the page of the commit.
-    """
-
-    repository: str
-    url: str
-
-
 def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = False,
-                endpoint: str | None = None, token: str | None = None,
-                message: str = 'Upload a soft prompt exported by jax_prompt') -> Pushed:
+                endpoint: str | None = None, token: str | None = None) -> str:
     """Upload an adapter that `export_prompt` wrote, making the repository if there is none.
 
     Only the adapter's three files are sent, in one commit, whatever else the folder holds.
@@ -35,10 +20,9 @@ def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = F
         private: for a repository that is made, hide it from others.
         endpoint: of another hub than the one that HF_ENDPOINT or the package names.
         token: to write with; by default the one that `hf auth login` or HF_TOKEN left.
-        message: of the commit.
 
     Returns:
-        The repository and the commit.
+        The address of the commit's page.
 
     Raises:
         FileNotFoundError: the folder lacks one of the files.
@@ -56,7 +40,8 @@ def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = F
     try:
         made = api.create_repo(repository, private=private or None, exist_ok=True)
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder,
-                                   allow_patterns=[CONFIG, WEIGHTS, CARD], commit_message=message)
+                                   allow_patterns=[CONFIG, WEIGHTS, CARD],
+                                   commit_message='Upload a soft prompt exported by jax_prompt')
     except HfHubHTTPError as error:
         status, said = error.response.status_code, error.server_message
         reason = f'{status}, {first_line(said)}' if said else f'{status}'
@@ -75,4 +60,4 @@ def push_to_hub(folder: str | os.PathLike, repository: str, *, private: bool = F
             raise ValueError(f'cannot reach the hub at {api.endpoint} to push to {repository!r}: '
                              f'{first_line(error)}') from error
         raise
-    return Pushed(made.repo_id, commit.commit_url)
+    return str(commit.commit_url)

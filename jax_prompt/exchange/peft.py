@@ -11,7 +11,7 @@ them out. Its other methods are no prompts of rows before the encoder input, and
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -45,27 +45,12 @@ _REFUSED = {
 }
 
 
-class PeftPrompt(NamedTuple):
-    """A prompt of PEFT's.
-
-    Attributes:
-        prompt_PD: float32[P, D].
-        method: in words, with the task's number of several.
-        base_model: what PEFT calls the model that it was trained for; None where it says nothing
-            that can be shown.
-    """
-
-    prompt_PD: np.ndarray
-    method: str
-    base_model: str | None
-
-
 def is_peft(path: str | os.PathLike) -> bool:
     """Tell whether a folder holds an adapter of PEFT's."""
     return any((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS, PICKLED))
 
 
-def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> PeftPrompt:
+def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> tuple[np.ndarray, str]:
     """Read a prompt that PEFT trained on a T5.
 
     Args:
@@ -74,8 +59,8 @@ def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> Peft
             (PEFT's task id).
 
     Returns:
-        The rows that act, float32 as they were stored to the last bit (of a task of several, as
-        they are multiplied), and where they come from.
+        The rows that act, float32[P, D] as they were stored to the last bit (of a task of several,
+        as they are multiplied), and in words where they come from.
 
     Raises:
         FileNotFoundError: the folder lacks a file.
@@ -104,8 +89,9 @@ def read_peft_prompt(folder: str | os.PathLike, task: str | None = None) -> Peft
         cols_PR, rows_RD = factors
         prompt_PD = as_prompt(prompt_PD * (cols_PR[:rows] @ rows_RD), f'{path}')
     base_model = config.get('base_model_name_or_path')
-    shown = isinstance(base_model, str) and base_model.isprintable() and len(base_model) <= 200
-    return PeftPrompt(prompt_PD, method, base_model if shown else None)
+    if isinstance(base_model, str) and base_model.isprintable() and 0 < len(base_model) <= 200:
+        method += f' (trained for {base_model})'
+    return prompt_PD, f'imported from PEFT {method}'
 
 
 def write_peft_prompt(folder: str | os.PathLike, prompt_file: PromptFile, base_model: str,

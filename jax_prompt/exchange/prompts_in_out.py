@@ -166,9 +166,7 @@ def _read_foreign(source: str, form: str, layout: Layout,
         if layout.placement != 'before':
             raise ValueError(f"{source} is PEFT's, which puts prompts before the text, but the "
                              f"layout given has placement {layout.placement!r}; use 'before'")
-        found = read_peft_prompt(source, parameter)
-        trained_for = f' (trained for {found.base_model})' if found.base_model else ''
-        return found.prompt_PD, f'imported from PEFT {found.method}{trained_for}'
+        return read_peft_prompt(source, parameter)
     name = Path(source).resolve().name
     if form == 't5x':
         return read_t5x_prompt(source, parameter), f'imported from the T5X checkpoint {name}'
