@@ -140,9 +140,9 @@ check_flag() {
     run) must_match run '[A-Za-z0-9][-_.A-Za-z0-9]{0,63}' \
       'a name for a run: letters, digits, dots, hyphens and underscores' ;;
     bucket)
-      bucket=${bucket%/}
-      if_given bucket 'gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/[-_.=A-Za-z0-9]+)*' \
+      if_given bucket 'gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/[-_=A-Za-z0-9][-_.=A-Za-z0-9]*)*/?' \
         'an address such as gs://my-bucket/runs'
+      bucket=${bucket%/}
       ;;
     git_ref) if_given git_ref '[A-Za-z0-9][-_./A-Za-z0-9]*' 'a commit, a tag or a branch' ;;
     git_url)
@@ -154,9 +154,11 @@ check_flag() {
         refuse '--git_url and --git_ref go together: a version is pinned by both'
       ;;
     worker) must_count worker '[0-9]{1,6}|all' 'the number of a worker, or all' ;;
-    poll_seconds | sync_seconds | wait_minutes)
-      must_count "$1" '[0-9]{1,6}(\.[0-9]{1,6})?' 'a number of at most six digits'
+    # A run that has ended costs money until it is looked at.
+    poll_seconds | sync_seconds)
+      must_count "$1" '0*[0-9]{1,4}(\.[0-9]{1,6})?' 'a number below 10000'
       ;;
+    wait_minutes) must_count "$1" '[0-9]{1,6}(\.[0-9]{1,6})?' 'a number of at most six digits' ;;
     lines | max_restarts) must_count "$1" '[0-9]{1,6}' 'a whole number of at most six digits' ;;
     # None at all would leave the TPU there, at its cost.
     delete_attempts) must_count delete_attempts '0*[1-9][0-9]{0,5}' 'a whole number, 1 or more' ;;
