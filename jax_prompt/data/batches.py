@@ -98,7 +98,8 @@ def train_batches(features: Features, batch_size: int, seed: int,
         `Features.batch` dicts; S is one of the buckets.
     """
     buckets = covering(buckets, features.lengths)
-    order = _Order(_bucket_of(features.lengths, buckets), len(buckets), batch_size, seed)
+    smallest = np.searchsorted(buckets, features.lengths)  # that holds each
+    order = _Order(smallest, len(buckets), batch_size, seed)
     mine = slice(None) if host_rows is None else host_rows
     return (features.batch(rows[mine], buckets[bucket])
             for bucket, rows in order.batches(start_step))
@@ -165,8 +166,3 @@ def raw_numbers(seed: int, epoch: int, count: int) -> np.ndarray:
     not promise so for Generator.permutation, and runs resume after upgrades.
     """
     return np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(count)
-
-
-def _bucket_of(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
-    """Return int[N], the smallest bucket that holds each length."""
-    return np.searchsorted(buckets, lengths)

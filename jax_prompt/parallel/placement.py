@@ -62,17 +62,8 @@ def global_batch(batch: Batch, mesh: Mesh) -> Batch:
 
     Returns:
       The global batch: rows over 'data', on this process's devices its own rows.
-
-    Raises:
-      ValueError: the rows do not divide among this process's places on the 'data' axis.
     """
     sharding = batch_sharding(mesh)
-    mine = len(host_rows(mesh, mesh.shape[DATA]))
-    for name, feature in batch.items():
-        if feature.shape[0] % mine:
-            raise ValueError(f'{name} has {feature.shape[0]} rows, which do not divide by the '
-                             f'{mine} places of this process on the {DATA} axis; '
-                             f'choose a batch size that is a multiple of {DATA}={mesh.shape[DATA]}')
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(feature))
             for name, feature in batch.items()}
 

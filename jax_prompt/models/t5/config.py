@@ -19,7 +19,7 @@ _NOT_IDENTITY = ('name', 'dropout_rate')
 _MOST_LAYERS = 1024
 
 # T5 1.1 (also its LM-adapted and FLAN versions): layers, d_model, d_ff, heads; d_kv is 64.
-_T5_1_1_SHAPES = {
+T5_1_1_SHAPES = {
     'small': (8, 512, 1024, 6),
     'base': (12, 768, 2048, 12),
     'large': (24, 1024, 2816, 16),
@@ -155,9 +155,9 @@ def t5_1_1(size: str, **overrides) -> T5Config:
 
     Source: the released checkpoints' configurations (Raffel et al. 2020, T5 1.1 release notes).
     """
-    if size not in _T5_1_1_SHAPES:
-        raise ValueError(f'T5 1.1 has no size {size!r}; choose one of {", ".join(_T5_1_1_SHAPES)}')
-    layers, d_model, d_ff, heads = _T5_1_1_SHAPES[size]
+    if size not in T5_1_1_SHAPES:
+        raise ValueError(f'T5 1.1 has no size {size!r}; choose one of {", ".join(T5_1_1_SHAPES)}')
+    layers, d_model, d_ff, heads = T5_1_1_SHAPES[size]
     fields = dict(vocab_size=32128, d_model=d_model, d_kv=64, d_ff=d_ff, num_heads=heads,
                   num_layers=layers, num_decoder_layers=layers, name=f't5-1.1-{size}')
     return T5Config(**(fields | overrides))

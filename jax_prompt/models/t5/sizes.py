@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from jax_prompt.models.families import family_of
-from jax_prompt.models.t5.config import T5Config, t5_1_1
+from jax_prompt.models.t5.config import T5_1_1_SHAPES, T5Config, t5_1_1
 
 # The first T5: layers, d_model, d_ff, heads, d_kv (Raffel et al. 2020, section 3.7 and the released
 # checkpoints' configurations). 3B and 11B differ in d_ff and heads alone.
@@ -15,11 +15,10 @@ _T5_SHAPES = {
     't5-3b': (24, 1024, 16384, 32, 128),
     't5-11b': (24, 1024, 65536, 128, 128),
 }
-_T5_1_1_SIZES = ('small', 'base', 'large', 'xl', 'xxl')
 _PREFIXES = ('google/t5-v1_1-', 'google/flan-t5-', 'flan-t5-', 't5-v1_1-', 't5-1.1-')
 
 #: Names that need no folder.
-NAMES = tuple(f't5-1.1-{size}' for size in _T5_1_1_SIZES) + tuple(_T5_SHAPES)
+NAMES = tuple(f't5-1.1-{size}' for size in T5_1_1_SHAPES) + tuple(_T5_SHAPES)
 
 
 def find_config(model: str) -> T5Config:
@@ -36,7 +35,7 @@ def find_config(model: str) -> T5Config:
       ValueError: the name is not known and no such folder is there, or its file cannot be read.
     """
     size = next((model.removeprefix(one) for one in _PREFIXES if model.startswith(one)), '')
-    if size in _T5_1_1_SIZES:
+    if size in T5_1_1_SHAPES:
         return t5_1_1(size)
     name = model.removeprefix('google-t5/')
     if name in _T5_SHAPES:
