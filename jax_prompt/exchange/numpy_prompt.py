@@ -1,13 +1,12 @@
 """Prompts as numpy files, the form in which the first implementation keeps and releases them."""
 
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 
 from jax_prompt.exchange.prompt_rows import as_prompt
-from jax_prompt.files import listed, write_file
+from jax_prompt.files import listed
 from jax_prompt.prompts.numpy_file import is_numpy_file, read_array
 
 
@@ -49,23 +48,3 @@ def read_numpy_prompt(path: str | os.PathLike) -> np.ndarray:
     """
     file = find_numpy_prompt(path) or Path(path)
     return as_prompt(read_array(file), f'file {file}')
-
-
-def write_numpy_prompt(path: str | os.PathLike, prompt_PD: np.ndarray,
-                       overwrite: bool = False) -> Path:
-    """Write a prompt as a numpy file, whole or not at all.
-
-    Args:
-        path: where to, under just this name.
-        prompt_PD: float32[P, D].
-        overwrite: replace a file that is there.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileExistsError: something is there and may not be replaced.
-    """
-    content = io.BytesIO()
-    np.save(content, np.ascontiguousarray(prompt_PD, '<f4'), allow_pickle=False)
-    return write_file(path, content.getvalue(), overwrite)

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.exchange.numpy_prompt import (
-    find_numpy_prompt,
-    read_numpy_prompt,
-    write_numpy_prompt,
-)
+from jax_prompt.exchange.numpy_prompt import find_numpy_prompt, read_numpy_prompt
 from jax_prompt.exchange.peft import (
     CONFIG,
     PICKLED,
@@ -27,7 +24,7 @@ from jax_prompt.exchange.peft import (
     write_peft_prompt,
 )
 from jax_prompt.exchange.t5x_prompt import is_t5x, read_t5x_prompt
-from jax_prompt.files import hub_folder, hub_id
+from jax_prompt.files import hub_folder, hub_id, write_file
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt
 from jax_prompt.prompts.layout import Layout
@@ -98,7 +95,9 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         FileExistsError: something is there that may not be replaced.
     """
     if form == 'numpy':
-        return write_numpy_prompt(destination, prompt_file.prompt.rows, overwrite)
+        content = io.BytesIO()
+        np.save(content, np.ascontiguousarray(prompt_file.prompt.rows, '<f4'), allow_pickle=False)
+        return write_file(destination, content.getvalue(), overwrite)
     if form == 'peft':
         base_model = base_model or prompt_file.metadata.base_model
         return write_peft_prompt(destination, prompt_file, base_model, overwrite)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jax_prompt.exchange.numpy_prompt import read_numpy_prompt, write_numpy_prompt
+from jax_prompt.exchange.numpy_prompt import read_numpy_prompt
 from jax_prompt.exchange.prompts_in_out import (
     export_prompt,
     import_prompt,
@@ -31,6 +31,10 @@ def save(path, array):
     with open(path, 'wb') as file:  # numpy.save appends a suffix to names without
         np.save(file, array)
     return path
+
+
+def written(path, rows, overwrite=False):
+    return export_prompt(PromptFile(Prompt(rows), METADATA), path, 'numpy', overwrite=overwrite)
 
 
 @pytest.mark.parametrize('name', ['prompt.npy', 'encoder.prompt.prompt.prompt', 'prompt'])
@@ -78,35 +82,35 @@ def test_out_and_in_again_changes_no_bit(tmp_path):
 
 
 def test_a_file_is_replaced_only_when_told(tmp_path):
-    path = write_numpy_prompt(tmp_path / 'p.npy', ROWS)
+    path = written(tmp_path / 'p.npy', ROWS)
     with pytest.raises(FileExistsError, match=r'file .*p\.npy exists already; choose another'):
-        write_numpy_prompt(path, 2 * ROWS)
+        written(path, 2 * ROWS)
     assert (read_numpy_prompt(path) == ROWS).all()
-    write_numpy_prompt(path, 2 * ROWS, overwrite=True)
+    written(path, 2 * ROWS, overwrite=True)
     assert (read_numpy_prompt(path) == 2 * ROWS).all()
     (tmp_path / 'folder').mkdir()
     with pytest.raises(FileExistsError, match='is no file'):
-        write_numpy_prompt(tmp_path / 'folder', ROWS, overwrite=True)
+        written(tmp_path / 'folder', ROWS, overwrite=True)
 
 
 def test_links_stay_links(tmp_path):
-    target = write_numpy_prompt(tmp_path / 'target', ROWS)
+    target = written(tmp_path / 'target', ROWS)
     (tmp_path / 'link').symlink_to(target)
-    write_numpy_prompt(tmp_path / 'link', 2 * ROWS, overwrite=True)
+    written(tmp_path / 'link', 2 * ROWS, overwrite=True)
     assert (tmp_path / 'link').is_symlink() and (read_numpy_prompt(target) == 2 * ROWS).all()
     (tmp_path / 'dangling').symlink_to(tmp_path / 'nowhere')
     with pytest.raises(FileExistsError, match='link to nothing'):
-        write_numpy_prompt(tmp_path / 'dangling', ROWS, overwrite=True)
+        written(tmp_path / 'dangling', ROWS, overwrite=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError('disk full')
 
-    path = write_numpy_prompt(tmp_path / 'p.npy', ROWS)
+    path = written(tmp_path / 'p.npy', ROWS)
     monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='disk full'):
-        write_numpy_prompt(path, 2 * ROWS, overwrite=True)
+        written(path, 2 * ROWS, overwrite=True)
     assert (read_numpy_prompt(path) == ROWS).all() and os.listdir(tmp_path) == ['p.npy']
 
 
