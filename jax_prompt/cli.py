@@ -49,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _leave_alone(code)
         return code
     except KeyboardInterrupt:
-        resumes = '; start the same command again to go on' if args.command == 'train' else ''
-        print(f'jax-prompt {args.command}: interrupted{resumes}', file=sys.stderr)
+        resumes = args.command == 'train' or (
+            args.command == 'predict' and args.output not in (None, '-'))
+        told = '; start the same command again to go on' if resumes else ''
+        print(f'jax-prompt {args.command}: interrupted{told}', file=sys.stderr)
         return 130
 
 
@@ -211,8 +213,6 @@ def _one_line(error: Exception) -> str:
     if _is_lost_host(error):
         return ('another host of the job was lost, so this one ends too; start all of them again '
                 f'to go on from the last checkpoint ({str(error).splitlines()[0][:200]})')
-    if hasattr(error, 'exit_code'):
-        return str(error)
     if isinstance(error, OSError) and isinstance(error.__context__, OSError) and \
             str(error).startswith(str(error.__context__)):
         error = error.__context__  # gin's stand-in for it has its text alone
@@ -220,7 +220,7 @@ def _one_line(error: Exception) -> str:
         return f'{error.strerror}: {error.filename}'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, ValueError | OSError) or hasattr(error, 'exit_code'):
         return lines[0] if lines else name
     return ': '.join([name, *lines[:1]]) + ' (--debug shows where)'
 

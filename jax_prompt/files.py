@@ -4,18 +4,25 @@ An existing file or folder is replaced only when that was asked for.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 #: What the hub allows as an id, a name or an owner and a name, and a revision that may follow.
 _HUB_ID = re.compile(r'([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?')
+#: A full disk or quota, and what may not be written to.
+_WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -126,6 +133,63 @@ def refuse_to_replace(path: Path, overwrite: bool, kind: str) -> None:
     if not overwrite and not (kind == 'folder' and not any(path.iterdir())):
         raise FileExistsError(f'{kind} {path} exists already; choose another name, '
                               'or say that it may be overwritten (--overwrite)')
+
+
+@contextlib.contextmanager
+def writing(what: str, how: str = 'mend that and start the same command again to go on'
+            ) -> Iterator[None]:
+    """Let errors that only writing can meet name what is written, and say how to go on.
+
+    Args:
+        what: is written; for the message.
+        how: to go on; for the message.
+
+    Raises:
+        OSError: in place of one, or of what a library made of one.
+    """
+    try:
+        yield
+    except Exception as error:
+        number, text = getattr(error, 'errno', None), str(error)
+        told = next((reason for code in _WRITING_ERRORS if (reason := os.strerror(code)) and
+                     (code == number or number is None and reason in text)), None)
+        if told is None:
+            raise
+        raise OSError(f'cannot write {what}: {told}; {how}') from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold a file that no second process may hold; a kill gives it back.
+
+    Args:
+        path: of the file, which is made for the purpose and goes in the end.
+        doing: what for; for the messages.
+
+    Raises:
+        ValueError: another process holds it; names that process.
+    """
+    with path.open('a+b', buffering=0) as file:
+        try:
+            import fcntl  # not on Windows, where two processes are the user's business
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                raise BlockingIOError  # the other process ends in this moment
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(100).decode(errors='replace') or 'process'
+            raise ValueError(f'another {holder} is {doing}; wait for it to end, or name another '
+                             'output') from error
+        except (ImportError, OSError) as error:  # some network file systems cannot
+            _log.warning('%s cannot be locked (%s); see to it that no second process is %s', path,
+                         getattr(error, 'strerror', error), doing)
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The command: it trains, measures and answers, and tells in one line what it cannot do."""
 
 import dataclasses
+import gc
 import gzip
 import io
 import json
@@ -11,14 +12,16 @@ import runpy
 import shlex
 import shutil
 import sys
+import time
 
 import gin
 import numpy as np
 import pytest
 
-from jax_prompt import cli
+from jax_prompt import cli, commands
 from jax_prompt.prompts.file import PromptFile, load_prompt, save_prompt
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.training.loop import Stopped
 from tests import tiny_world
 
 
@@ -481,14 +484,41 @@ def test_a_file_that_cannot_be_opened_is_named_though_gin_stands_between(capsys,
     fails(capsys, ['train'], 'jax-prompt train: No such file or directory: no/such/file\n')
 
 
-@pytest.mark.parametrize('command, resumes', [('train', True), ('predict', False)])
+def test_a_run_that_was_told_to_stop_says_so_in_one_line_though_gin_stands_between(
+        capsys, monkeypatch):
+    @gin.configurable('stopping')
+    def stopping():
+        raise Stopped('told to stop; saved at step 1')
+
+    monkeypatch.setattr(cli, '_run', lambda *_: stopping())
+    assert cli.main(['train']) == 143
+    assert capsys.readouterr().err == 'jax-prompt train: told to stop; saved at step 1\n'
+
+
+@pytest.mark.parametrize('command, resumes', [
+    (['train'], True), (['predict'], False), (['predict', '--output=-'], False),
+    (['predict', '--output=out.txt'], True)])
 def test_an_interrupt_says_how_to_go_on_where_one_can(capsys, monkeypatch, command, resumes):
     def run(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, '_run', run)
-    assert cli.main([command]) == 130
+    assert cli.main(command) == 130
     assert ('start the same command again' in capsys.readouterr().err) == resumes
+
+
+def test_an_interrupt_that_falls_where_nothing_can_be_raised_is_heeded_soon(monkeypatch):
+    """As in what JAX has Python call when it collects garbage."""
+    def collecting(phase, info):
+        gc.callbacks.remove(collecting)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
+    commands.quieten_libraries()
+    gc.callbacks.append(collecting)
+    gc.collect()
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(60)
 
 
 @pytest.mark.parametrize('changed, part', [

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 import jax
@@ -42,10 +45,28 @@ def quieten_libraries() -> None:
     """Let the project speak on standard error, and its libraries only of what went wrong."""
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
     logging.getLogger('jax_prompt').setLevel(logging.INFO)
-    # A checkpoint of kilobytes needs no paragraph; jax warns of cached programs it recompiles,
-    # tensorboardX of each NaN.
-    for name in ('absl', 'orbax', 'jax._src.compiler', 'tensorboardX'):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # jax warns of cached programs it recompiles, tensorboardX of each NaN. A checkpoint of
+    # kilobytes needs no paragraph, and what its threads meet, on a full disk say, is raised.
+    for level, names in ((logging.ERROR, ('jax._src.compiler', 'tensorboardX')),
+                         (logging.CRITICAL, ('absl', 'orbax'))):
+        for name in names:
+            logging.getLogger(name).setLevel(level)
+    sys.unraisablehook = _heed_what_cannot_be_raised
+
+
+def _heed_what_cannot_be_raised(lost: Any) -> None:
+    """Send ctrl-C again where it was lost, and say nothing of what came too late for anyone.
+
+    Python calls JAX back when it collects garbage; a KeyboardInterrupt that falls in there ends
+    nothing. Where arrays of a checkpoint meet a full disk, the first error ends the wait for all,
+    and TensorStore's threads complain that nobody waits.
+    """
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+        again.daemon = True
+        again.start()
+    elif threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(lost)
 
 
 def use_compilation_cache() -> None:

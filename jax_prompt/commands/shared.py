@@ -1,18 +1,17 @@
 """What several commands do alike: check their arguments, open a prompt, write results."""
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from jax_prompt.files import new_file
+from jax_prompt.files import new_file, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
 
-#: A full disk or quota, and what may not be written to.
-_WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+#: How to go on where a result cannot be written.
+_ANOTHER = 'mend that, or name another output'
 
 
 def require(value: Any, what: str, how: str) -> None:
@@ -89,29 +88,17 @@ def result_file(output: str) -> Iterator[TextIO]:
     if output in ('-', '/dev/stdout'):
         if hasattr(sys.stdout, 'reconfigure'):
             sys.stdout.reconfigure(encoding='utf-8')
-        with _errors_told('standard output'):
+        with writing('standard output', _ANOTHER):
             yield sys.stdout
             sys.stdout.flush()
         return
     if is_device(output) and not os.path.isdir(output):
-        with _errors_told(f'output {output}'), open(output, 'a', encoding='utf-8') as file:
+        with writing(f'output {output}', _ANOTHER), open(output, 'a', encoding='utf-8') as file:
             yield file
         return
-    with _errors_told(f'output {output}'):
+    with writing(f'output {output}', _ANOTHER):
         with new_file(check_output(output), overwrite=True, mode='w') as file:
             yield file
-
-
-@contextlib.contextmanager
-def _errors_told(what: str) -> Iterator[None]:
-    """Let errors that only writing can meet name what is written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _WRITING_ERRORS:
-            raise
-        raise OSError(f'cannot write {what}: {error.strerror}; mend that, or name another output'
-                      ) from error
 
 
 def is_device(path: str) -> bool:

@@ -8,23 +8,29 @@ their order, and the folder goes. Windows follow from the lines alone, so hosts 
 
 import contextlib
 import json
-import logging
 import os
 import pathlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from jax_prompt.files import new_file, sealed, sync_folder, write_file, write_folder
+from jax_prompt.files import (
+    locked,
+    new_file,
+    sealed,
+    sync_folder,
+    write_file,
+    write_folder,
+    writing,
+)
 from jax_prompt.parallel.hosts import check_together, from_first
 from jax_prompt.predict.inputs import Window
 
-_log = logging.getLogger(__name__)
-
 #: Describes the run; its kind tells the folder from a user's own of that name.
 _RUN, _KIND = 'run.json', 'jax_prompt_parts'
+_LOCK = 'lock'
 
 
 class Answered(NamedTuple):
@@ -70,7 +76,8 @@ class Parts:
         self.folder = self.output.with_name(f'{self.output.name}.parts')
         self._run, self._named = json.loads(json.dumps(run)), dict(named)
         self._asked: list[str] = []  # digests of the windows, as far as the input is read
-        self._lock: BinaryIO | None = None  # of the first host, for all of them
+        self._lock = contextlib.ExitStack()  # of the first host, for all of them
+        self._is_held = False
 
     def __enter__(self) -> 'Parts':
         """Make the folder, or take it up.
@@ -96,10 +103,9 @@ class Parts:
         self._leave(may_remove=jax.process_count() == 1)
 
     def _leave(self, may_remove: bool = True) -> None:
-        if self._lock is not None and may_remove and self.count() == 0:
+        if self._is_held and may_remove and self.count() == 0:
             self._remove()
-        elif self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def _begin(self) -> str:
         """Make the folder ready for all hosts; return what tells it from one on another disk."""
@@ -110,13 +116,12 @@ class Parts:
             if _KIND not in _read_object(self.folder / _RUN):
                 raise ValueError(f'{self.folder} is no folder that an earlier run began, so it is '
                                  'left alone; move it away, or name another output')
-            self._lock = _locked(self.folder / _RUN, self.output)
+            self._lock.enter_context(locked(self.folder / _LOCK, f'writing output {self.output}'))
+            self._is_held = True
             if self.count():
-                self._refuse_other(_read_object(self.folder / _RUN)['run'], self._run)
+                self._refuse_other(_read_object(self.folder / _RUN).get('run'), self._run)
             else:  # an earlier run came to nothing
-                self._lock.write(described)
-                self._lock.truncate()
-                os.fsync(self._lock.fileno())
+                write_file(self.folder / _RUN, described, overwrite=True)
         return _read_object(self.folder / _RUN)[_KIND]
 
     def _check(self, mark: str) -> None:
@@ -158,7 +163,8 @@ class Parts:
 
     def add(self, number: int, answered: Answered) -> None:
         """Keep the answers to a window; when this returns, all of them are on the disk."""
-        record = json.dumps(sealed(answered._asdict()), ensure_ascii=False)
+        record = json.dumps(sealed(answered._asdict() | {'run': sealed(self._run)['digest']}),
+                            ensure_ascii=False)
         with self._writing():
             write_file(self._path(number), record.encode(), overwrite=True)
 
@@ -196,10 +202,17 @@ class Parts:
         return self.folder / f'{number:08d}.part'
 
     def _read(self, number: int) -> Answered | None:
-        """Return the answers to a window; none where they are not what was written."""
+        """Return the answers to a window; none where they are not what was written.
+
+        Raises:
+          ValueError: they are whole and another run's.
+        """
         record = _read_object(self._path(number))
         if not record or sealed(record) != record:
             return None
+        if record.get('run') != sealed(self._run)['digest']:
+            raise ValueError(f'{self._path(number)} is of another run than {self.folder / _RUN}; '
+                             'delete it to have its lines answered again')
         return Answered(*(record[name] for name in Answered._fields))
 
     def _remove(self) -> None:
@@ -207,7 +220,7 @@ class Parts:
         for path in [*self.folder.glob('*.part'), *self.folder.glob('*.tmp')]:
             path.unlink(missing_ok=True)
         self._lock.close()  # some network file systems keep a file that is open
-        self._lock = None
+        self._is_held = False
         (self.folder / _RUN).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # where something of the user's stands in it
             self.folder.rmdir()
@@ -219,38 +232,15 @@ class Parts:
                              f'run was given to go on with it, or delete {self.folder} to start '
                              'anew')
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Let errors of the disk name the output, and say that nothing is lost."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(f'cannot write output {self.output}: {error.strerror}; mend that and '
-                          'start the same command again to go on behind what is written') from error
-
-
-def _locked(path: pathlib.Path, output: pathlib.Path) -> BinaryIO:
-    """Open a file that no second process may hold so; a kill gives it back."""
-    file = open(path, 'r+b', buffering=0)
-    try:
-        import fcntl  # not on Windows, where two processes are the user's business
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ValueError(f'another process is writing output {output}; wait for it, or name '
-                         'another output') from error
-    except (ImportError, OSError) as error:  # some network file systems cannot
-        _log.warning('output %s cannot be locked (%s); see to it that no second process writes it',
-                     output, getattr(error, 'strerror', error))
-    return file
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f'output {self.output}')
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
     """Return the JSON object of a file; an empty one where there is none."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

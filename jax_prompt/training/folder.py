@@ -1,14 +1,15 @@
 """The folder of a run: whose it is, what is written into it, and what came of it."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from jax_prompt.files import write_file
+from jax_prompt.files import locked, write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
 from jax_prompt.training.reporting import METRICS_FILE
 
@@ -21,6 +22,7 @@ CHECKPOINTS = 'checkpoints'
 CURVES_FILE = 'curves.png'
 CARD_FILE = 'card.md'
 GIN_FILE = 'operative_config.gin'
+_LOCK = 'lock'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Outcome:
     trained_numbers: int
 
 
-def claim(folder: RunFolder, identity: dict[str, Any]) -> None:
-    """Take a new folder for a run, or the folder of the same run to resume it.
+@contextlib.contextmanager
+def claimed(folder: RunFolder, identity: dict[str, Any]) -> Iterator[None]:
+    """Take a new folder for a run, or the folder of the same run to resume it, for oneself alone.
 
     Args:
       folder: made if it is not there.
@@ -86,26 +89,32 @@ def claim(folder: RunFolder, identity: dict[str, Any]) -> None:
 
     Raises:
       ValueError: when the folder holds a run of another configuration (names what differs), or
-        files that are not a run's.
+        files that are not a run's, or another process trains in it.
     """
     record = folder.path / RUN_FILE
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f'output {folder.path} is a file; expected a folder for the run')
-    if record.exists():
-        check_same(identity, _read(record), f'output folder {folder.path}')
-    elif folder.path.is_dir() and not all(map(_is_left_over, folder.path.iterdir())):
+    if folder.path.is_dir() and not record.exists() and \
+            not all(map(_is_left_over, folder.path.iterdir())):
         raise ValueError(f'output folder {folder.path} holds files but no {RUN_FILE}, so it is not '
                          'a run of jax_prompt; choose an empty or a new folder')
-    else:
-        write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
-    if folder.configuration:
-        lines = [f'{name} = {value}\n' for name, value in sorted(folder.configuration.items())]
-        write_file(folder.path / GIN_FILE, ''.join(lines).encode(), overwrite=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path / _LOCK, f'training in {folder.path}'):
+        if record.exists():
+            check_same(identity, _read(record), f'output folder {folder.path}')
+        else:
+            write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
+        for litter in folder.path.glob('.*.tmp'):  # of a killed process
+            litter.unlink()
+        if folder.configuration:
+            lines = [f'{name} = {value}\n' for name, value in sorted(folder.configuration.items())]
+            write_file(folder.path / GIN_FILE, ''.join(lines).encode(), overwrite=True)
+        yield
 
 
 def _is_left_over(path: pathlib.Path) -> bool:
     """Say whether a file is what a claim leaves that was killed before it was done."""
-    return path.name.startswith(f'.{RUN_FILE}.')
+    return path.name.startswith(f'.{RUN_FILE}.') or path.name == _LOCK
 
 
 def _read(record: pathlib.Path) -> dict[str, Any]:

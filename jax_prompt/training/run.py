@@ -1,5 +1,6 @@
 """Train a prompt: put a run together, run it, and leave its folder complete."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from jax_prompt.files import sealed
+from jax_prompt.files import sealed, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
@@ -28,7 +29,7 @@ from jax_prompt.training.folder import (
     Outcome,
     RunFolder,
     check_same,
-    claim,
+    claimed,
 )
 from jax_prompt.training.identity import run_identity
 from jax_prompt.training.loop import Progress, Run, fit
@@ -83,18 +84,17 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
               functools.partial(_keep_best, folder, model, problem, method, settings.seed),
               lambda best: _results(run, best), on_evaluation)
     identity = run_identity(run, prompt)
-    _claim(folder, identity)
-    store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
-    try:
+    with writing(f"the run's folder {folder.path}"), contextlib.ExitStack() as held:
+        _claim(folder, identity, held)
+        store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
+        held.callback(store.close)
         progress = fit(run, store, functools.partial(MetricsLog, folder.path),
                        quiet or not is_first())
-    finally:
-        store.close()
-    outcome = _outcome(run, folder, progress)
-    if is_first():
-        draw_curves(folder.metrics, folder.path / CURVES_FILE)
-        write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
-    return outcome
+        outcome = _outcome(run, folder, progress)
+        if is_first():
+            draw_curves(folder.metrics, folder.path / CURVES_FILE)
+            write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
+        return outcome
 
 
 def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
@@ -113,11 +113,11 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
     return initial, constants
 
 
-def _claim(folder: RunFolder, identity: dict[str, Any]) -> None:
+def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitStack) -> None:
     """Take the run's folder on the first host, and see that all hosts mean the same run."""
 
     def take() -> dict[str, Any]:
-        claim(folder, identity)
+        held.enter_context(claimed(folder, identity))
         return identity
 
     check_same(identity, from_first(take), 'the first host')

@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -156,6 +157,28 @@ def test_a_part_that_is_not_what_was_written_is_answered_again(output, change):
     assert_done(output)
 
 
+def test_a_part_of_another_run_is_refused(output):
+    begin(output, 2, run={'settings': {'window': 3, 'seed': 3}})
+    foreign = part(output, 1).read_bytes()
+    shutil.rmtree(part(output, 1).parent)
+    begin(output, 1)
+    part(output, 1).write_bytes(foreign)
+    with pytest.raises(ValueError, match='00000001.part is of another run than .*run.json; delete'):
+        work(output)
+    part(output, 1).unlink()
+    assert work(output) == [1, 2, 3]
+    assert_done(output)
+
+
+@pytest.mark.parametrize('text', ['{}', '{"jax_prompt_parts": "0"}', '{"run": 1}', 8000 * '['])
+def test_a_run_whose_description_was_changed_is_refused(output, text):
+    begin(output, 2)
+    part(output, 1).with_name('run.json').write_text(text)
+    with pytest.raises(ValueError, match='no folder that an earlier run began|was left by another'):
+        work(output)
+    assert part(output, 1).exists()
+
+
 def test_a_part_of_another_window_is_refused(output):
     begin(output, 2)
     part(output, 2).write_bytes(part(output, 1).read_bytes())
@@ -274,7 +297,8 @@ def test_no_line_is_answered_by_no_line(output):
 
 def test_two_processes_do_not_write_one_output(output):
     with Parts(output, RUN, {}):
-        with pytest.raises(ValueError, match='another process is writing output .*out.txt; wait'):
+        with pytest.raises(ValueError, match=f'another process {os.getpid()} on .* is writing '
+                                             'output .*out.txt; wait for it to end, or name'):
             work(output)
     work(output)
     assert_done(output)
@@ -287,7 +311,7 @@ def test_a_file_system_that_cannot_lock_is_warned_of(output, monkeypatch, caplog
     monkeypatch.setattr(fcntl, 'flock', flock)
     work(output)
     assert_done(output)
-    assert 'out.txt cannot be locked (Function not implemented); see to it' in caplog.text
+    assert 'lock cannot be locked (Function not implemented); see to it' in caplog.text
 
 
 @pytest.mark.parametrize('size', [50, 300, len(ANSWERS) - 1])  # the run, a part, the whole

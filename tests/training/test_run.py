@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -73,7 +74,7 @@ def finished(model, task, prompt, settings, tmp_path_factory):
 def short(model, task, prompt, settings, tmp_path_factory):
     """The folder of a run of one step, into which a killed start had written before."""
     folder = tmp_path_factory.mktemp('short')
-    (folder / '.run.json.abcd').write_text('{"half')
+    (folder / '.run.json.7.tmp').write_text('{"half')
     train(model, task, folder, prompt, adafactor(warmup_schedule(0.3, 0, 9, 'linear')),
           settings(steps=1), quiet=True)
     return folder
@@ -167,6 +168,41 @@ def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tm
     assert AFTER in outcome.results and (tmp_path / 'card.md').is_file()
 
 
+@pytest.mark.parametrize('size', [300, 2000])  # the run's record, a checkpoint
+def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
+        model, task, prompt, settings, short, tmp_path, size):
+    arguments = (model, task, tmp_path / 'run', prompt,
+                 adafactor(warmup_schedule(0.3, 0, 9, 'linear')), settings(steps=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # as a full disk: writing fails behind so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        with pytest.raises(OSError, match="^cannot write the run's folder .*/run: File too large; "
+                                          'mend that and start the same command again to go on$'):
+            train(*arguments, quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / 'run' / 'run.json').exists() == (size > 300)
+    train(*arguments, quiet=True)
+    for name in ('prompt.safetensors', 'metrics.jsonl'):
+        assert (tmp_path / 'run' / name).read_bytes() == (short / name).read_bytes()
+
+
+def test_a_second_training_in_one_folder_is_refused_and_the_first_goes_on(
+        model, task, prompt, settings, tmp_path):
+    told = []
+
+    def on_evaluation(step, metrics):
+        with pytest.raises(ValueError, match=f'another process {os.getpid()} on .* is training in '
+                                             '.*/run; wait for it to end, or name another'):
+            train(model, task, tmp_path / 'run', prompt, settings=settings(steps=1), quiet=True)
+        told.append(step)
+        return True
+
+    train(model, task, tmp_path / 'run', prompt, settings=settings(steps=1), quiet=True,
+          on_evaluation=on_evaluation)
+    assert told == [0, 1] and not (tmp_path / 'run' / 'lock').exists()
+
+
 @pytest.mark.parametrize('left', ['foreign', 'nothing'])
 def test_a_prompt_file_that_was_changed_or_lost_is_the_runs_best_again(
         model, task, prompt, settings, finished, short, tmp_path, left):
@@ -202,6 +238,7 @@ def test_metrics_that_were_changed_or_lost_are_refused(model, task, prompt, sett
 
 def test_a_folder_claimed_by_a_killed_start_is_taken(short):
     assert json.loads((short / 'run.json').read_text()) and (short / 'card.md').is_file()
+    assert not list(short.glob('.*'))
 
 
 def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_path):
