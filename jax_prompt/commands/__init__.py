@@ -45,12 +45,11 @@ def quieten_libraries() -> None:
     """Let the project speak on standard error, and its libraries only of what went wrong."""
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
     logging.getLogger('jax_prompt').setLevel(logging.INFO)
-    # jax warns of cached programs it recompiles, tensorboardX of each NaN. A checkpoint of
-    # kilobytes needs no paragraph, and what its threads meet, on a full disk say, is raised.
-    for level, names in ((logging.ERROR, ('jax._src.compiler', 'tensorboardX')),
-                         (logging.CRITICAL, ('absl', 'orbax'))):
-        for name in names:
-            logging.getLogger(name).setLevel(level)
+    # jax warns of cached programs it recompiles. A checkpoint of kilobytes needs no paragraph, and
+    # what Orbax's threads meet, on a full disk say, reaches the main thread as an error.
+    for name, level in (('jax._src.compiler', logging.ERROR), ('absl', logging.CRITICAL),
+                        ('orbax', logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
     sys.unraisablehook = _heed_what_cannot_be_raised
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,12 +108,24 @@ class MetricsLog:
 
     def _write_events(self, step: int, split: str, values: dict[str, float]) -> None:
         """Write the metrics as TensorBoard scalars named `split/name`."""
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # costs those who train a fifth of a second
+        # costs those who train a fifth of a second
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import RecordWriter
 
-            self._events = SummaryWriter(str(self._folder / TENSORBOARD_FOLDER))
-        for name, value in values.items():
-            self._events.add_scalar(f'{split}/{name}', value, step)
+        # Its SummaryWriter leaves the writing to a thread, which dies of a full disk and is waited
+        # for without end.
+        if self._events is None:
+            folder = self._folder / TENSORBOARD_FOLDER
+            folder.mkdir(exist_ok=True)
+            self._events = RecordWriter(
+                str(folder / f'events.out.tfevents.{time.time():.6f}.{os.getpid()}'))
+            self._events.write(Event(wall_time=time.time(), file_version='brain.Event:2')
+                               .SerializeToString())
+        summary = Summary(value=[Summary.Value(tag=f'{split}/{name}', simple_value=value)
+                                 for name, value in values.items()])
+        self._events.write(Event(wall_time=time.time(), step=step, summary=summary)
+                           .SerializeToString())
 
     def flush(self) -> None:
         """Put everything written so far on disk; call it before a checkpoint is saved."""
