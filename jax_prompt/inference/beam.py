@@ -1,5 +1,7 @@
 """Beam search with a key and value cache: G counts a row's beams, C their 2 G best continuations.
 
+(Where E tokens end a sequence, read (1 + E) G for 2 G.)
+
 Beams are query positions: the G unfinished sequences of a row stand side by side where the decoder
 expects positions, so that all share the row's cross keys and values, which are in memory once. The
 self-attention cache is only ever appended to. When beams change places, what changes is a small
@@ -32,6 +34,7 @@ from jax_prompt.inference.generate import (
     NOT_FINITE,
     Limits,
     check_limits,
+    is_end,
     largest,
     stack_limits,
     without_end,
@@ -202,13 +205,13 @@ def _advance(model: Model, frozen: Params, rows: BeamRows, now: _Search) -> _Sea
     finite_B = now.finite_B & (jnp.isfinite(log_total_BG).all(axis=1) | ~now.open_B)
     parents_BC, tokens_BC, scores_BC = _best_continuations(
         logits_BGV, log_total_BG, now.live.scores_BG,
-        now.position < rows.limits.min_tokens_B, model.tokens.eos)
+        now.position < rows.limits.min_tokens_B, model.tokens.ends)
     written_BCL = jax.lax.dynamic_update_slice_in_dim(
         _gather(now.live.tokens_BGL, parents_BC), tokens_BC[:, :, None], now.position, axis=2)
     continued = Beams(written_BCL, scores_BC)
 
     at_limit_B = now.position + 1 >= rows.limits.max_tokens_B
-    ends_BC = (tokens_BC == model.tokens.eos) | at_limit_B[:, None]
+    ends_BC = is_end(tokens_BC, model.tokens.ends) | at_limit_B[:, None]
     found, is_found_BG = _add_found(now, continued, ends_BC, rows)
     scores_BG, chosen_BG = jax.lax.top_k(jnp.where(ends_BC, scores_BC + _NEVER, scores_BC),
                                          num_beams)
@@ -242,24 +245,26 @@ def _read(model: Model, frozen: Params, now: _Search) -> tuple[Array, Array, Par
 
 
 def _best_continuations(logits_BGV: Array, log_total_BG: Array, scores_BG: Array,
-                        too_early_B: Array, eos_id: int) -> tuple[Array, Array, Array]:
-    """Return the 2 G best next tokens of a row, the best first: (beam, token, score), all [B, 2G].
+                        too_early_B: Array, ends: Sequence[int]) -> tuple[Array, Array, Array]:
+    """Return a row's C best next tokens, the best first: (beam, token, score), all [B, C].
 
-    The best of each beam are found first: those of all are among them.
+    C is so large that G of them are no end token. The best of each beam are found first: those of
+    all are among them.
     """
     num_beams, too_early_B11 = logits_BGV.shape[1], too_early_B[:, None, None]
-    values, tokens = largest(without_end(logits_BGV, too_early_B11, eos_id, 2), 2 * num_beams)
+    count = (1 + len(ends)) * num_beams
+    values, tokens = largest(without_end(logits_BGV, too_early_B11, ends, 2), count)
     scores = values - log_total_BG[..., None] + scores_BG[..., None]
-    flat = (len(scores_BG), num_beams * 2 * num_beams)
-    scores_BC, where_BC = jax.lax.top_k(scores.reshape(flat), 2 * num_beams)
-    return where_BC // (2 * num_beams), _gather(tokens.reshape(flat), where_BC), scores_BC
+    flat = (len(scores_BG), num_beams * count)
+    scores_BC, where_BC = jax.lax.top_k(scores.reshape(flat), count)
+    return where_BC // count, _gather(tokens.reshape(flat), where_BC), scores_BC
 
 
 def _add_found(now: _Search, continued: Beams, ends_BC: Array,
                rows: BeamRows) -> tuple[Beams, Array]:
     """Merge the sequences that have just ended with those found before; keep the best G."""
     num_beams = now.last_BG.shape[1]
-    among_first_C = jnp.arange(2 * num_beams) < num_beams  # the others are there to go on
+    among_first_C = jnp.arange(ends_BC.shape[1]) < num_beams  # the others are there to go on
     eligible_BC = ends_BC & among_first_C & now.open_B[:, None]
     penalty_B = rows.penalty_BL[:, now.position]
     scores_BC = jnp.where(eligible_BC, continued.scores_BG / penalty_B[:, None], _NEVER)

@@ -4,6 +4,8 @@ The loop here writes one sequence a row; what it writes is up to `choose`: the l
 (`greedy`), or a drawn one (`sampling.py`). Beam search is in `beam.py`.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -108,11 +110,11 @@ def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Ge
 
 
 def check_beams(model: Model, num_beams: int) -> None:
-    """Refuse, with ValueError, a number of beams below 2 or above half the vocabulary."""
-    if not 2 <= num_beams <= model.vocab_size // 2:
-        raise ValueError(f'num_beams={num_beams}; expected from 2 to '
-                         f'{model.vocab_size // 2}, half of the vocabulary; one beam is '
-                         'greedy decoding, which make_generator compiles')
+    """Refuse, with ValueError, a number of beams below 2 or too large for the vocabulary."""
+    most = model.vocab_size // (1 + len(model.tokens.ends))
+    if not 2 <= num_beams <= most:
+        raise ValueError(f'num_beams={num_beams}; expected from 2 to {most} for this vocabulary; '
+                         'one beam is greedy decoding, which make_generator compiles')
 
 
 def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
@@ -141,13 +143,13 @@ def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         ended_B = now.ended_B
         if limits is not None:
             logits_VB = without_end(logits_VB, now.position < limits.min_tokens_B,
-                                    tokens.eos, axis=0)
+                                    tokens.ends, axis=0)
             ended_B |= now.position + 1 >= limits.max_tokens_B
         chosen_B = choose(logits_VB, now.position)
         chosen_B = jnp.where(now.ended_B, tokens.pad, chosen_B)
         tokens_BL = jax.lax.dynamic_update_slice_in_dim(
             now.tokens_BL, chosen_B[:, None], now.position, axis=1)
-        ended_B |= (chosen_B == tokens.eos) | (chosen_B == NOT_FINITE)
+        ended_B |= is_end(chosen_B, tokens.ends) | (chosen_B == NOT_FINITE)
         return _Decoding(now.position + 1, chosen_B, ended_B, tokens_BL, cache)
 
     start = _Decoding(
@@ -176,21 +178,26 @@ def next_logits(model: Model, frozen: Params, last_B: Array, cache: Params) -> t
     return model.step_logits(frozen, hidden_B1D[:, 0], cache), cache
 
 
-def without_end(logits: Array, too_early: Array, eos_id: int, axis: int) -> Array:
-    """Make the end token impossible where it is too early.
+def is_end(ids: Array, ends: Sequence[int]) -> Array:
+    """Tell which of the ids are end tokens."""
+    return functools.reduce(jnp.logical_or, (ids == end for end in ends))
+
+
+def without_end(logits: Array, too_early: Array, ends: Sequence[int], axis: int) -> Array:
+    """Make the end tokens impossible where it is too early.
 
     Args:
       logits: float32[...], the vocabulary along `axis`.
       too_early: bool, to be broadcast to the logits.
-      eos_id: the end token.
+      ends: the end tokens.
       axis: of the vocabulary.
 
     Returns:
       float32[...], like the logits.
     """
     # Not set in place: XLA on CPU copies all of them for that, three times.
-    ends = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) == eos_id
-    return jnp.where(too_early & ends, -jnp.inf, logits)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    return jnp.where(too_early & is_end(ids, ends), -jnp.inf, logits)
 
 
 def largest(scores: Array, count: int) -> tuple[Array, Array]:
@@ -249,7 +256,6 @@ def stack_limits(rows: Sequence[tuple[int, int | None]], max_length: int) -> Lim
                   np.array([max_length if high is None else high for _, high in rows], np.int32))
 
 
-def before_end(tokens_L: np.ndarray, eos_id: int) -> list[int]:
+def before_end(tokens_L: np.ndarray, ends: Sequence[int]) -> list[int]:
     """Return the tokens in front of the first end token: int32[L] -> a list of at most L."""
-    tokens = np.asarray(tokens_L).tolist()
-    return tokens[:tokens.index(eos_id)] if eos_id in tokens else tokens
+    return list(itertools.takewhile(lambda token: token not in ends, np.asarray(tokens_L).tolist()))

@@ -225,7 +225,7 @@ class Running:
     def _tokens(self, row: Row, tokens_L: np.ndarray) -> Prediction:
         if (tokens_L == NOT_FINITE).any():
             raise _not_finite(row)
-        kept = before_end(tokens_L[:row.max_tokens], self.opened.model.tokens.eos)
+        kept = before_end(tokens_L[:row.max_tokens], self.opened.model.tokens.ends)
         return Prediction(self.opened.vocabulary.decode(kept).strip())
 
 

@@ -101,6 +101,10 @@ class Family(Protocol):
                equal: Callable[[str, str], bool]) -> ModelConfig:
         """Decide by the tensors that are there, and equal, what `config.json` leaves open."""
 
+    def with_generation(self, config: ModelConfig, said: dict[str, Any],
+                        where: str) -> ModelConfig:
+        """Heed a parsed `generation_config.json`: where to start and end."""
+
     def from_dict(self, fields: dict[str, Any]) -> ModelConfig:
         """Read what `ModelConfig.to_dict` gave."""
 

@@ -16,11 +16,18 @@ class Tokens(NamedTuple):
       pad: fills what has no token.
       eos: ends an input and a target.
       start: what the decoder reads first.
+      other_ends: end what is generated as `eos` does, and nothing else.
     """
 
     pad: int
     eos: int
     start: int
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end what is generated."""
+        return self.eos, *self.other_ends
 
 
 class Model(Protocol):

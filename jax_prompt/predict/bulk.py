@@ -210,6 +210,7 @@ def _run(engine: Engine, settings: BulkSettings) -> dict[str, Any]:
     return {
         'version': __version__,
         'model': opened.fingerprint,
+        'end tokens': list(opened.model.tokens.ends),
         'vocabulary': opened.vocabulary_fingerprint,
         'numerics': dict(opened.model.numerics),
         'weight dtype': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)}),

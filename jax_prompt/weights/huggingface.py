@@ -20,8 +20,8 @@ TORCH_WEIGHTS = 'pytorch_model.bin'
 TORCH_INDEX = 'pytorch_model.bin.index.json'
 
 #: What a model needs of a hub repository beside its weights: its shape and its vocabulary.
-_HUB_PATTERNS = ['config.json', 'tokenizer.json', 'spiece.model', 'tokenizer_config.json',
-                 'special_tokens_map.json', 'added_tokens.json']
+_HUB_PATTERNS = ['config.json', 'generation_config.json', 'tokenizer.json', 'spiece.model',
+                 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json']
 _HUB_WEIGHTS = ['model*.safetensors', INDEX]
 #: Repositories have both kinds: the second is asked for only where the first is not there.
 _HUB_TORCH_WEIGHTS = ['pytorch_model*.bin', TORCH_INDEX]

@@ -77,7 +77,7 @@ def load_weights(source: str | pathlib.Path, dtype: str = 'float32', shardings: 
         else:
             folder, name = locate(source)
             source = str(folder)
-            checkpoint = _open(folder, name, stack)
+            checkpoint = _with_generation(_open(folder, name, stack), folder)
         kept = checkpoint.weights
         if None not in (kept, weights) and (weights == 'int8') != (kept == 'int8'):
             raise ValueError(f'{source} was converted to {kept}, but {weights} is wanted; convert '
@@ -119,6 +119,19 @@ def locate(source: str) -> tuple[pathlib.Path, str]:
         return download(source), known[0]
     except ValueError as error:
         raise ValueError(f'no folder {source!r} here, and {error}') from error
+
+
+def _with_generation(checkpoint: Checkpoint, folder: pathlib.Path) -> Checkpoint:
+    """Heed `generation_config.json`; what was converted has heeded it."""
+    path = folder / 'generation_config.json'
+    if checkpoint.weights is not None or not path.is_file():
+        return checkpoint
+    from jax_prompt.models.families import FAMILIES
+    from jax_prompt.weights.huggingface import read_json
+    config = checkpoint.config
+    said = read_json(path, 'it says where generation starts and ends')
+    return checkpoint._replace(config=FAMILIES[config.family].with_generation(
+        config, said, str(path)))
 
 
 def _called(folder: pathlib.PurePath) -> str:

@@ -60,7 +60,8 @@ def torch_reference(case: Case) -> PyTorch:
 
 
 def torch_beams(reference: PyTorch, ids: np.ndarray, num_beams: int,
-                settings: BeamSettings) -> tuple[np.ndarray, np.ndarray]:
+                settings: BeamSettings, ends: tuple[int, ...] = (1,)
+                ) -> tuple[np.ndarray, np.ndarray]:
     """Return transformers' int32[B, G, LENGTH] sequences, the best first, and float32[B, G]."""
     with reference.torch.no_grad():
         found = reference.model.generate(
@@ -68,11 +69,12 @@ def torch_beams(reference: PyTorch, ids: np.ndarray, num_beams: int,
             num_beams=num_beams, num_return_sequences=num_beams,
             length_penalty=settings.length_penalty, early_stopping=settings.early_stopping,
             min_new_tokens=settings.min_tokens or None, return_dict_in_generate=True,
-            output_scores=True)
+            output_scores=True, eos_token_id=list(ends))
     tokens = found.sequences[:, 1:].numpy()
     tokens = np.pad(tokens, ((0, 0), (0, LENGTH - tokens.shape[1])))
     # transformers fills up with end tokens where the pad token is 0.
-    after_end = np.cumsum(tokens == 1, axis=1) - (tokens == 1) > 0
+    is_end = np.isin(tokens, ends)
+    after_end = np.cumsum(is_end, axis=1) - is_end > 0
     tokens = np.where(after_end, 0, tokens).astype(np.int32)
     return (tokens.reshape(len(ids), num_beams, LENGTH),
             found.sequences_scores.numpy().reshape(len(ids), num_beams))

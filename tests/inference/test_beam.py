@@ -1,5 +1,6 @@
 """Beam search: transformers' answers token for token, whatever the neighbours' settings."""
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -224,6 +225,23 @@ def test_beams_share_the_cross_keys_and_move_no_cache(one):
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_several_end_tokens_end_what_pytorch_ends_with_them(one):
+    pytest.importorskip('torch', reason='PyTorch is not installed')
+    ends = (1, 18, 5)
+    model = T5(dataclasses.replace(one.model.config, other_eos_token_ids=ends[1:]))
+    reference = beam_reference.torch_reference(one)
+    for settings in (SETTINGS[0], SETTINGS[-1]):  # the last wants four tokens before an end
+        tokens, scores = beam_reference.torch_beams(reference, one.ids(True), 3, settings, ends)
+        assert len(np.intersect1d(ends, tokens[:, 0])) > 1, 'more than one of them must end a row'
+        assert_equal(search(one, 3, settings, model=model), tokens, scores)
+    greedy = reference.model.generate(
+        **reference.inputs(one.ids(True), one.prompt), max_new_tokens=LENGTH, do_sample=False,
+        eos_token_id=list(ends), pad_token_id=0)[:, 1:].numpy()
+    ours = np.asarray(make_generator(model, LENGTH)(one.frozen, one.prompt, one.ids(True)))
+    np.testing.assert_array_equal(ours[:, :greedy.shape[1]], greedy)
+    assert len(np.intersect1d(ends, greedy)) > 1 and not ours[:, greedy.shape[1]:].any()
 
 
 @pytest.mark.slow

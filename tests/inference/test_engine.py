@@ -82,7 +82,7 @@ def offline(opened, file, text):
     if task.label_words is None:
         tokens = np.asarray(generator(opened.model, 12)(opened.frozen, prompt, ids_1S))[0]
         tokens = tokens[:task.targets_length]
-        words = opened.vocabulary.decode(before_end(tokens, opened.model.tokens.eos))
+        words = opened.vocabulary.decode(before_end(tokens, opened.model.tokens.ends))
         return Prediction(words.strip())
     score = make_label_scorer(opened.model,
                               [opened.vocabulary.encode(word) for word in task.label_words])

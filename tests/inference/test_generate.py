@@ -222,9 +222,9 @@ def test_the_loop_does_not_touch_the_encoders_outputs(one_case):
 
 
 def test_text_ends_before_the_first_end_token():
-    assert before_end(np.array([5, 0, 7, 1, 9, 1]), eos_id=1) == [5, 0, 7]
-    assert before_end(np.array([5, 7]), eos_id=1) == [5, 7]
-    assert before_end(np.array([1, 0]), eos_id=1) == []
+    assert before_end(np.array([5, 0, 7, 1, 9, 1]), (1, 9)) == [5, 0, 7]
+    assert before_end(np.array([5, 7]), (1,)) == [5, 7]
+    assert before_end(np.array([5, 9, 1]), (1, 9)) == [5]
 
 
 def test_an_impossible_length_is_refused(one_case):

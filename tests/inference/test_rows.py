@@ -10,6 +10,7 @@ from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.rank import LabelSet
 from jax_prompt.inference.rows import Prediction, Row, Running
 from jax_prompt.inference.sampling import SamplingSettings
+from jax_prompt.models.base import Tokens
 
 LABELS = LabelSet(('dull', 'great'), np.zeros((2, 2), np.int32), np.zeros((2, 2), np.float32))
 
@@ -22,7 +23,7 @@ def make_row(labels=LABELS, max_tokens=4, options=None):
 def running(rows, *parts):
     """Return a batch whose parts, (numbers of rows, values), are there already."""
     opened = types.SimpleNamespace(
-        model=types.SimpleNamespace(tokens=types.SimpleNamespace(eos=1)),
+        model=types.SimpleNamespace(tokens=Tokens(pad=0, eos=1, start=0)),
         vocabulary=types.SimpleNamespace(decode=str))
     return Running(tuple(rows), tuple((numbers, lambda values=values: np.array(values))
                                       for numbers, values in parts), opened)

@@ -73,10 +73,6 @@ def family(request):
         ids, targets, mask = batch(config.vocab_size)
         logits = module(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask),
                         decoder_input_ids=torch.from_numpy(targets)).logits.numpy()
-    if kind == 'UMT5' and own_head and not hasattr(config, 'scale_decoder_outputs'):
-        # transformers 5.0 to 5.23 scale umT5's decoder outputs whatever its head is; 4, 5.24, and
-        # T5X, where the model is from, only before a tied head.
-        logits *= config.d_model ** 0.5
     return module, logits
 
 
@@ -130,6 +126,23 @@ def save_torch_shards(module, folder):
 SAVERS = (save_whole, save_shards, save_torch, save_torch_shards)
 
 
+def assert_former_files_are_read_as_transformers_does(folder):
+    """Before 5.24 transformers wrote the configuration of a umT5 so, whatever its head."""
+    path = folder / 'config.json'
+    content = path.read_text()
+    said = json.loads(content) | dict(tie_word_embeddings=True, transformers_version='5.23.0')
+    said.pop('scale_decoder_outputs', None)
+    path.write_text(json.dumps(said))
+    module = transformers.UMT5ForConditionalGeneration.from_pretrained(folder).eval()
+    model = load_weights(folder)
+    assert not model.config.tied_head and model.config.scale_decoder_outputs
+    ids, targets, mask = map(torch.from_numpy, batch(model.config.vocab_size))
+    with torch.no_grad():
+        expected = module(input_ids=ids, attention_mask=mask, decoder_input_ids=targets).logits
+    np.testing.assert_allclose(our_logits(model), expected.numpy(), rtol=1e-4, atol=1e-4)
+    path.write_text(content)
+
+
 def test_logits_are_pytorchs(family, tmp_path):
     """From safetensors and pytorch_model.bin, whole and in shards; from T5X; converted."""
     module, expected = family
@@ -145,6 +158,8 @@ def test_logits_are_pytorchs(family, tmp_path):
     write_t5x(tmp_path / 't5x', t5x_tree(whole.frozen, scanned=True))
     shutil.copyfile(tmp_path / 'save_whole' / 'config.json', tmp_path / 't5x' / 'config.json')
     models['t5x'] = load_weights(tmp_path / 't5x')
+    if 'umt5' in module.config.model_type:
+        assert_former_files_are_read_as_transformers_does(tmp_path / 'save_whole')
     for kind, model in models.items():
         assert model.fingerprint == whole.fingerprint, kind
         assert jax.tree.all(jax.tree.map(np.array_equal, model.frozen, whole.frozen)), kind

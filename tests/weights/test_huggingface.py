@@ -1,5 +1,6 @@
 """Weights in Hugging Face's format: every tensor in its place, every fault named."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jax_prompt.models.t5.model import T5
 from jax_prompt.weights import huggingface
 from jax_prompt.weights.convert import convert_model
 from jax_prompt.weights.load import load_weights
@@ -187,9 +189,18 @@ def test_tensors_nobody_ever_read_are_accepted(plain_config, random_tree, huggin
     (dict(tie_word_embeddings=True, model_type='mt5', transformers_version='5.23.0'), None, True,
      False),
     (dict(tie_word_embeddings=None, model_type='mt5'), 'own', False, False),
+    # Before 5.24 it wrote of a umT5 what all its readers take for scaled, whatever the head.
+    (dict(tie_word_embeddings=True, model_type='umt5', transformers_version='5.23.0'), 'own', False,
+     True),
+    (dict(tie_word_embeddings=True, model_type='umt5', transformers_version='5.0.0'), None, True,
+     True),
+    (dict(tie_word_embeddings=False, model_type='umt5', transformers_version='4.31.0'), 'own',
+     False, False),
 ])
 def test_how_the_head_is_settled(says, head, tied, scaled, plain_config, random_tree,
-                                 hugging_face_folder):
+                                 hugging_face_folder, caplog):
+    umt5 = says.get('model_type') == 'umt5'
+    plain_config = CONFIGS['umt5'] if umt5 else plain_config
     frozen = random_tree(plain_config)
 
     def edit(tensors):
@@ -200,6 +211,70 @@ def test_how_the_head_is_settled(says, head, tied, scaled, plain_config, random_
     config, got, *_ = load_weights(hugging_face_folder(frozen, plain_config, edit=edit, **says))
     assert (config.tied_head, config.scale_decoder_outputs) == (tied, scaled)
     assert ('lm_head' in got) == (not tied)
+    assert ('scales the outputs of every umT5' in caplog.text) == (umt5 and scaled and not tied)
+
+
+@pytest.mark.parametrize('says, message', [
+    (dict(architectures=['T5Model']), 'tiny-t5 was saved from T5Model, without a head to write'),
+    (dict(architectures=['T5EncoderModel', 'X']), 'was saved from T5EncoderModel, without a head'),
+    (dict(architectures=['T5Model'], transformers_version='5.24.0'), 'from T5Model, without a'),
+    (dict(architectures=['T5WithLMHeadModel']), None), (dict(architectures=[]), None),
+    (dict(architectures='T5Model'), "has architectures='T5Model'; expected list"),
+    (dict(is_gated_act=False), "feed_forward_proj='gated-gelu', but is_gated_act=False"),
+    (dict(dense_act_fn='relu'), "feed_forward_proj='gated-gelu', but .* dense_act_fn='relu'; set"),
+    (dict(dense_act_fn='gelu_new', is_gated_act=True), None),
+    (dict(model_type='mt5', scale_decoder_outputs=True), 'scale_decoder_outputs=true for an mT5'),
+    (dict(model_type='mt5', scale_decoder_outputs=False), None),
+    (dict(decoder_start_token_id=24), "special id 24 .*; expected ids below vocab_size=24"),
+])
+def test_what_contradicts_itself_is_refused(says, message, plain_config, random_tree,
+                                            hugging_face_folder):
+    folder = hugging_face_folder(random_tree(plain_config), plain_config, tie_word_embeddings=True,
+                                 edit=lambda tensors: tensors.pop('lm_head.weight'), **says)
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        load_weights(folder)
+
+
+@pytest.mark.parametrize('says, generation, expected, told', [
+    (dict(eos_token_id=[1, 20]), None, (0, 1, (20,)), ''),
+    ({}, dict(eos_token_id=[20, 1, 3, 20]), (0, 1, (20, 3)), ''),
+    (dict(eos_token_id=2), dict(eos_token_id=5, decoder_start_token_id=4), (4, 2, (5,)),
+     'decoder_start_token_id=4 where the configuration has 0; the decoder starts with 4'),
+    ({}, dict(forced_bos_token_id=3, suppress_tokens=[1, 2], num_beams=1, do_sample=True,
+              no_repeat_ngram_size=0, max_length=20), (0, 1, ()), 'generation_config.json asks for '
+     'forced_bos_token_id=3, suppress_tokens=[1, 2], do_sample=True, which is not heeded'),
+    (dict(num_beams=4), None, (0, 1, ()), 'config.json asks for num_beams=4, which is not heeded'),
+])
+def test_what_generation_is_asked_for_is_heeded_or_told(
+        says, generation, expected, told, plain_config, random_tree, hugging_face_folder, caplog,
+        tmp_path):
+    folder = hugging_face_folder(random_tree(plain_config), plain_config, **says)
+    fingerprint = load_weights(folder).fingerprint
+    if generation is not None:
+        (folder / 'generation_config.json').write_text(json.dumps(generation))
+    caplog.clear()
+    loaded = load_weights(folder)
+    converted = load_weights(convert_model(folder, tmp_path / 'out', 'float32'))
+    for config in (loaded.config, converted.config):
+        assert (config.decoder_start_token_id, config.eos_token_id,
+                config.other_eos_token_ids) == expected
+        assert T5(config).tokens.ends == (expected[1], *expected[2])
+        hash(config)
+    assert told in caplog.text and bool(told) == bool(caplog.text)
+    # Ends tell no model from another, its start does.
+    assert (loaded.fingerprint == fingerprint) == (expected[0] == 0)
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"eos_token_id": [1, "x"]}', 'generation_config.json has eos_token_id=.*expected an id'),
+    ('{"decoder_start_token_id": 99}', 'special id 99 .padding, end or start'),
+    ('{"eos', 'generation_config.json is not valid JSON'), ('[1]', 'expected an object')])
+def test_a_damaged_generation_config_is_refused(content, message, plain_config, random_tree,
+                                                hugging_face_folder):
+    folder = hugging_face_folder(random_tree(plain_config), plain_config)
+    (folder / 'generation_config.json').write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_weights(folder)
 
 
 def test_a_tied_head_that_differs_is_refused(plain_config, random_tree, hugging_face_folder):

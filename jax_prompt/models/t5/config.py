@@ -14,7 +14,7 @@ HEAD = 'lm_head.weight'
 _PROJECTIONS = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
 _RELATIVE_BIAS = 'block.0.layer.0.SelfAttention.relative_attention_bias.weight'
 #: Fields that change neither the function that the frozen model computes nor who it is.
-_NOT_IDENTITY = ('name', 'dropout_rate')
+_NOT_IDENTITY = ('name', 'dropout_rate', 'other_eos_token_ids')
 #: A table of the tensors of a billion layers, which a damaged file claims, would never be done.
 _MOST_LAYERS = 1024
 
@@ -48,6 +48,7 @@ class T5Config:
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
       layer_norm_epsilon: of RMSNorm.
       pad_token_id, eos_token_id, decoder_start_token_id: special ids.
+      other_eos_token_ids: tokens that end what is generated as well.
       dropout_rate: the rate the model was pretrained with; used only where training asks for it.
       name: what the model is called in messages and prompt files.
     """
@@ -70,6 +71,7 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
+    other_eos_token_ids: tuple[int, ...] = ()
     dropout_rate: float = 0.1
     name: str = 't5'
 
@@ -89,6 +91,12 @@ class T5Config:
             raise ValueError(f'T5 config {self.name!r} has {self.num_layers}+'
                              f'{self.num_decoder_layers} layers; expected at most {_MOST_LAYERS} '
                              'a stack')
+        object.__setattr__(self, 'other_eos_token_ids', tuple(self.other_eos_token_ids))
+        ids = (self.pad_token_id, self.eos_token_id, self.decoder_start_token_id,
+               *self.other_eos_token_ids)
+        if max(ids) >= self.vocab_size:
+            raise ValueError(f'T5 config {self.name!r} has the special id {max(ids)} (padding, end '
+                             f'or start); expected ids below vocab_size={self.vocab_size}')
         if self.activation not in ACTIVATIONS:
             raise ValueError(f'T5 config {self.name!r} has activation={self.activation!r}; '
                              f'expected one of {", ".join(ACTIVATIONS)}')

@@ -5,6 +5,7 @@ A module as `models.architecture.Family` describes it, and what the formats that
 """
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Callable, Container, Mapping
@@ -20,20 +21,31 @@ _ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'silu': 'silu', 'swish': 'si
 _NEEDED = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
 _OPTIONAL = ('relative_attention_num_buckets', 'relative_attention_max_distance',
              'layer_norm_epsilon', 'pad_token_id', 'decoder_start_token_id', 'dropout_rate')
+#: What Hugging Face's files may ask of generation beside start and ends.
+_UNHEEDED = ('forced_bos_token_id', 'forced_eos_token_id', 'forced_decoder_ids', 'suppress_tokens',
+             'begin_suppress_tokens', 'bad_words_ids', 'force_words_ids', 'sequence_bias',
+             'stop_strings', 'min_length', 'min_new_tokens', 'no_repeat_ngram_size',
+             'encoder_no_repeat_ngram_size', 'repetition_penalty', 'encoder_repetition_penalty',
+             'exponential_decay_length_penalty', 'guidance_scale', 'do_sample', 'num_beams')
 #: The types that fields of a config.json may have; each may be null, too.
 _FIELD_KINDS = {
     'model_type': (str,), 'feed_forward_proj': (str,), 'tie_word_embeddings': (bool,),
-    'scale_decoder_outputs': (bool,), 'eos_token_id': (int, list), 'pad_token_id': (int,),
+    'scale_decoder_outputs': (bool,), 'is_gated_act': (bool,), 'dense_act_fn': (str,),
+    'architectures': (list,), 'eos_token_id': (int, list), 'pad_token_id': (int,),
     'decoder_start_token_id': (int,), 'layer_norm_epsilon': (int, float),
     'dropout_rate': (int, float), **dict.fromkeys((
         *_NEEDED, 'num_decoder_layers', 'relative_attention_num_buckets',
         'relative_attention_max_distance'), (int,)),
 }
 _LONGEST_TEXT = 100
+#: The ends of the names of transformers' classes that have a head.
+_WITH_HEAD = ('ForConditionalGeneration', 'WithLMHeadModel')
 
 _BIAS = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
 _QUERY = 'encoder.block.0.layer.0.SelfAttention.q.weight'
 _OUT = 'encoder.block.0.layer.1.DenseReluDense.wo.weight'
+
+_log = logging.getLogger(__name__)
 
 
 def from_hugging_face(said: dict[str, Any], where: str, name: str) -> T5Config:
@@ -60,9 +72,11 @@ def from_hugging_face(said: dict[str, Any], where: str, name: str) -> T5Config:
     model_type = said.get('model_type') or 't5'
     default = 'relu' if model_type == 't5' else 'gated-gelu'
     activation, gated = _activation(said.get('feed_forward_proj') or default, where)
+    _refuse_contradictions(said, where, activation, gated)
+    _tell_unheeded(said, where)
     tied = said.get('tie_word_embeddings', model_type != 'mt5') is not False
     scaled = said.get('scale_decoder_outputs', tied and model_type != 'mt5')
-    eos = said.get('eos_token_id', 1)
+    ends = _ends(said) or [1]
     optional = {field: said[field] for field in _OPTIONAL if said.get(field) is not None}
     return T5Config(
         vocab_size=said['vocab_size'], d_model=said['d_model'], d_kv=said['d_kv'],
@@ -70,8 +84,36 @@ def from_hugging_face(said: dict[str, Any], where: str, name: str) -> T5Config:
         num_decoder_layers=said.get('num_decoder_layers') or said['num_layers'],
         activation=activation, gated=gated, tied_head=tied, scale_decoder_outputs=scaled,
         per_layer_relative_bias=model_type == 'umt5',
-        eos_token_id=eos[0] if isinstance(eos, list) else (1 if eos is None else eos),
-        name=name, **optional)
+        eos_token_id=ends[0], other_eos_token_ids=ends[1:], name=name, **optional)
+
+
+def with_generation(config: T5Config, said: dict[str, Any], where: str) -> T5Config:
+    """Heed a `generation_config.json`, as transformers does when it generates.
+
+    The end token of config.json stays the one that targets are trained with; all others end what
+    is generated. What else it asks for is told, not done.
+
+    Args:
+      config: by all other files.
+      said: the parsed JSON.
+      where: the file, for messages.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ValueError: for an id that is none.
+    """
+    _check_fields(said, where)
+    _tell_unheeded(said, where)
+    start = said.get('decoder_start_token_id')
+    if start not in (None, config.decoder_start_token_id):
+        _log.warning('%s has decoder_start_token_id=%d where the configuration has %d; the decoder '
+                     'starts with %d', where, start, config.decoder_start_token_id, start)
+    ends = dict.fromkeys([config.eos_token_id, *config.other_eos_token_ids, *_ends(said)])
+    return dataclasses.replace(
+        config, other_eos_token_ids=tuple(ends)[1:],
+        decoder_start_token_id=config.decoder_start_token_id if start is None else start)
 
 
 def from_dict(fields: dict[str, Any]) -> T5Config:
@@ -90,8 +132,9 @@ def settle(config: T5Config, said: dict[str, Any], tensors: Container[str],
 
     transformers 5 writes `tie_word_embeddings: true` for every T5, mT5 and umT5, and for T5, since
     release 5.24 for umT5 too, `scale_decoder_outputs`; mT5 it never scales
-    (`models/*/configuration_*.py`). Before it, the class default of mT5 and umT5 changed between
-    releases.
+    (`models/*/configuration_*.py`). Without that key a umT5 of it is scaled, whatever its head is,
+    by the releases before 5.24 as by those since. Before it, the class default of mT5 and umT5
+    changed between releases.
 
     Args:
       config: by `said` alone.
@@ -101,16 +144,27 @@ def settle(config: T5Config, said: dict[str, Any], tensors: Container[str],
 
     Returns:
       The configuration with the head that the model has.
+
+    Raises:
+      ValueError: the files are of a model without a head.
     """
+    saved_as = said.get('architectures') or []
+    if HEAD not in tensors and saved_as and not str(saved_as[0]).endswith(_WITH_HEAD):
+        raise ValueError(f'{config.name} was saved from {saved_as[0]!s:.60}, without a head to '
+                         'write with; save it from T5ForConditionalGeneration, or name that in '
+                         'architectures of its config.json if its head is the embedding table')
     model_type = said.get('model_type') or 't5'
     version = str(said.get('transformers_version', '0')).split('.')[0]
     by_5 = 'scale_decoder_outputs' in said or (version.isdigit() and int(version) >= 5)
     if not by_5 and ('tie_word_embeddings' in said or model_type == 't5'):
         return config
     tied = HEAD not in tensors or (EMBEDDING in tensors and equal(HEAD, EMBEDDING))
-    scaled = config.scale_decoder_outputs
-    if 'scale_decoder_outputs' not in said and model_type != 't5':
-        scaled = tied and not (by_5 and model_type == 'mt5')
+    scaled = config.scale_decoder_outputs if by_5 else tied
+    if by_5 and scaled and not tied and 'scale_decoder_outputs' not in said:
+        _log.warning('%s was saved by a transformers that scales the outputs of every umT5 by '
+                     'd_model**-0.5, as do all that read the file, and so it is here; if the '
+                     'weights are not meant so, set scale_decoder_outputs to false in its '
+                     'config.json', config.name)
     return dataclasses.replace(config, tied_head=tied, scale_decoder_outputs=scaled)
 
 
@@ -179,6 +233,33 @@ def _check_fields(said: dict[str, Any], where: str) -> None:
         ids = value if isinstance(value, list) else [0 if value is None else value]
         if not ids or any(type(one) is not int or not 0 <= one < 2**31 for one in ids):
             raise ValueError(f'{where} has {field}={value!r:.60}; expected an id of a token')
+
+
+def _ends(said: dict[str, Any]) -> list[int]:
+    """The end tokens that a file names, one or several."""
+    ends = said.get('eos_token_id')
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _tell_unheeded(said: dict[str, Any], where: str) -> None:
+    """Log what a file asks of generation and does not get."""
+    asked = [f'{field}={value!r:.40}' for field in _UNHEEDED
+             if (value := said.get(field)) and (value is True or value != 1)]
+    if asked:
+        _log.warning('%s asks for %s, which is not heeded; decoding does what the command or '
+                     'request says', where, ', '.join(asked))
+
+
+def _refuse_contradictions(said: dict[str, Any], where: str, activation: str, gated: bool) -> None:
+    """Raise ValueError where fields say different things, of which transformers heeds one."""
+    is_gated, act = said.get('is_gated_act'), said.get('dense_act_fn')
+    if is_gated not in (None, gated) or (act is not None and _ACTIVATIONS.get(act) != activation):
+        raise ValueError(f'{where} has feed_forward_proj={said.get("feed_forward_proj")!r}, but '
+                         f'is_gated_act={is_gated!r} and dense_act_fn={act!r}; set all three to '
+                         'what the model was trained with, or leave the last two out')
+    if said.get('model_type') == 'mt5' and said.get('scale_decoder_outputs'):
+        raise ValueError(f'{where} has scale_decoder_outputs=true for an mT5, which transformers '
+                         'never scales; remove it, or set model_type to the family it is of')
 
 
 def _activation(feed_forward_proj: str, where: str) -> tuple[str, bool]:

@@ -86,7 +86,8 @@ class T5:
     def tokens(self) -> Tokens:
         """The special ids."""
         cfg = self.config
-        return Tokens(cfg.pad_token_id, cfg.eos_token_id, cfg.decoder_start_token_id)
+        return Tokens(cfg.pad_token_id, cfg.eos_token_id, cfg.decoder_start_token_id,
+                      cfg.other_eos_token_ids)
 
     @property
     def d_model(self) -> int:
