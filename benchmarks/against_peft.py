@@ -279,7 +279,9 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
         model, frozen = opened.model, opened.frozen
     else:
         config = t5_1_1(args.model.rsplit('-', 1)[1])
-        model = T5(config, jnp.dtype(dtype), scan_layers=not on_cpu, remat=remat,
+        factors = jnp.dtype(dtype) if on_cpu and dtype == 'bfloat16' else None
+        model = T5(config, jnp.float32 if on_cpu else jnp.dtype(dtype), factors=factors,
+                   scan_layers=not on_cpu, remat=remat,
                    attention=attention)
         frozen = jax.jit(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))()
     method, optimizer = direct(), optimizers.adafactor()
@@ -306,7 +308,7 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
         return device['peak_bytes_in_use'] if device else peak_of_process()
 
     # Rematerialisation's extra work does not count: the fraction is of what a step must do.
-    plain = make_train_step(T5(model.config, model.dtype), method, optimizer)
+    plain = make_train_step(T5(model.config, model.dtype, factors=model.factors), method, optimizer)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))
     traced = plain.trace(fresh(), shapes, batches[0])
     flops = products(traced.jaxpr.jaxpr) if args.data == 'fixed' else None

@@ -33,6 +33,7 @@ from jax_prompt.models.t5.attention import check_device, cudnn_attention, fused_
 from jax_prompt.models.t5.config import T5Config, t5_1_1
 from jax_prompt.models.t5.layers import Attention
 from jax_prompt.models.t5.positions import bias_from_table, mask_bias, relative_buckets
+from jax_prompt.models.t5.products import Precision
 
 #: From a case: attend(query, key, value, given) -> result, and what is given beside.
 Contender = Callable[..., tuple[Callable, Any]]
@@ -117,7 +118,7 @@ def make_case(config: T5Config, rows: str, batch_size: int, length: int) -> Case
 def xla(case: Case, dtype: jnp.dtype = jnp.bfloat16):
     """Attend as the model does with attention='xla'; heads stand before positions."""
     heads, width = case.operands[0].shape[2:]
-    module = Attention(T5Config(1, 1, width, 1, heads, 1, 1), dtype, 0.0)
+    module = Attention(T5Config(1, 1, width, 1, heads, 1, 1), Precision(dtype), 0.0)
     biases = (case.bias.astype(jnp.float32), mask_bias(case.mask, case.segments, case.segments))
 
     def attend(query, key, value, biases):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +14,14 @@ from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
 from jax_prompt.models.base import Model
 from jax_prompt.models.families import FAMILIES
 from jax_prompt.models.t5.attention import check_device
+from jax_prompt.models.t5.products import bfloat16_is_faster
+from jax_prompt.parallel.hosts import from_first
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
 from jax_prompt.types import Params, count_parameters
 from jax_prompt.weights.load import load_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,8 @@ class OpenedModel:
       fingerprint: tells its weights from any others.
       vocabulary_fingerprint: tells its vocabulary from any other.
       vocabulary_source: where its vocabulary was loaded from; None for the model's own folder.
+      reopen: opens it in a given dtype, where its own was chosen by measuring: a run that is
+        resumed keeps the one that it was begun in.
     """
 
     model: Model
@@ -75,6 +83,7 @@ class OpenedModel:
     fingerprint: str
     vocabulary_fingerprint: str
     vocabulary_source: str | None = None
+    reopen: Callable[[str], 'OpenedModel'] | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -104,8 +113,9 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
       source: a Hugging Face folder or repository id, a folder of ONNX files, or
         `package:NAME/folder`; see `weights.load.load_weights`.
       vocabulary: the tokenizer's source where the model's folder has none.
-      dtype: 'float32' or 'bfloat16' for weights and activations; None for float32 on CPU and
-        bfloat16 elsewhere. (Not float16: T5 overflows in it.)
+      dtype: 'float32'; 'bfloat16' for weights and activations, on CPU for weights and the factors
+        of products, see `models.t5.products`; 'auto' for the faster one of both, which on CPU is
+        measured; None for float32 on CPU and bfloat16 elsewhere. (Not float16: T5 overflows in it.)
       remat: 'none', 'dots' or 'full': what to recompute in the backward pass to save memory.
       name: what to call it; None for its folder's or repository's name.
       mesh: how the devices share the work; None for the batch spread over all of them.
@@ -124,7 +134,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
     layers = layers or LayerSettings()
     check_device(layers.attention)
     on_cpu = jax.default_backend() == 'cpu'
-    dtype = dtype or ('float32' if on_cpu else 'bfloat16')
+    asked, dtype = dtype, _chosen(dtype, on_cpu)
     mesh = mesh or MeshSettings()
     devices = make_mesh(mesh.shape, jax.local_devices() if mesh.each_host else None)
     shardings = functools.partial(frozen_shardings, devices,
@@ -135,9 +145,24 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
                          "a folder, a tokenizer.json, a SentencePiece .model or 'byt5'")
     words = load_vocabulary(vocabulary or str(loaded.folder))
     model = FAMILIES[loaded.config.family].model(
-        loaded.config, dtype=jnp.dtype(dtype), remat=remat, attention=layers.attention,
+        loaded.config, remat=remat, attention=layers.attention,
+        dtype=jnp.dtype('float32' if on_cpu else dtype),
+        factors=jnp.dtype(dtype) if on_cpu and dtype == 'bfloat16' else None,
         scan_layers=not on_cpu if layers.scan is None else layers.scan,
         activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
     return OpenedModel(model, loaded.frozen, devices, words, source,
                        name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
-                       vocabulary)
+                       vocabulary, None if asked != 'auto' else lambda other: open_model(
+                           source, vocabulary, other, remat, name, mesh, weights, layers))
+
+
+def _chosen(dtype: str | None, on_cpu: bool) -> str:
+    """Return the dtype that is asked for; of 'auto' the faster one, the same on all hosts."""
+    if dtype is None or (dtype == 'auto' and not on_cpu):
+        return 'float32' if on_cpu else 'bfloat16'
+    if dtype != 'auto':
+        return dtype
+    faster = from_first(bfloat16_is_faster)
+    _log.info('model.dtype=auto: %s', 'bfloat16, whose products are faster here' if faster else
+              'float32, since products of bfloat16 are no faster here')
+    return 'bfloat16' if faster else 'float32'

@@ -100,6 +100,8 @@ def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
     return [
         ('frozen model', run.opened.name),
         ('model fingerprint', f'`{run.opened.fingerprint}`'),
+        ('computed with', ', '.join(f'{name}={value}' for name, value
+                                    in run.opened.model.numerics.items())),
         ('layout', prompt.layout.describe(prompt.rows)),
         ('method', described(config_of(run.method))),
         ('rows', f'{prompt.rows}'),

@@ -112,6 +112,16 @@ def claimed(folder: RunFolder, identity: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def recorded(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what decides the trajectory of the run in a folder; None where there is none.
+
+    Raises:
+      ValueError: it is not readable, or of another version.
+    """
+    record = folder.path / RUN_FILE
+    return _read(record) if record.exists() else None
+
+
 def _is_left_over(path: pathlib.Path) -> bool:
     """Say whether a file is what a claim leaves that was killed before it was done."""
     return path.name.startswith(f'.{RUN_FILE}.') or path.name == _LOCK

@@ -30,6 +30,7 @@ from jax_prompt.training.folder import (
     RunFolder,
     check_same,
     claimed,
+    recorded,
 )
 from jax_prompt.training.identity import run_identity
 from jax_prompt.training.loop import Progress, Run, fit
@@ -74,12 +75,13 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
     """
     settings, prompt = settings or TrainSettings(), prompt or PromptSettings()
     optimizer = optimizer or optimizers.adafactor()
+    folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
+    model = _as_begun(model, folder)
     problem = make_problem(model, task, prompt, settings)
     if prompt.initializer is None:
         prompt = dataclasses.replace(prompt, initializer=default_start(task, prompt.rows))
     method = prompt.method or direct()
     initial, constants = _start(model, method, prompt, settings.seed)
-    folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
     run = Run(model, problem, method, initial, constants, optimizer, settings,
               functools.partial(_keep_best, folder, model, problem, method, settings.seed),
               lambda best: _results(run, best), on_evaluation)
@@ -95,6 +97,18 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
             draw_curves(folder.metrics, folder.path / CURVES_FILE)
             write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
         return outcome
+
+
+def _as_begun(opened: OpenedModel, folder: RunFolder) -> OpenedModel:
+    """Return a model whose dtype was chosen by measuring in the one that the run was begun in."""
+    if opened.reopen is None:
+        return opened
+    begun = from_first(lambda: recorded(folder) or {}).get('model', opened.model.numerics)
+    dtypes = [{told.get('dtype'), told.get('factors')} - {None}
+              for told in (begun, opened.model.numerics)]
+    if dtypes[0] == dtypes[1]:
+        return opened
+    return opened.reopen('bfloat16' if 'bfloat16' in dtypes[0] else 'float32')
 
 
 def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,

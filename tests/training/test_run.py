@@ -473,3 +473,22 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
     subprocess.run(killed, check=True, env=environment, capture_output=True)
     for name in ('prompt.safetensors', 'metrics.jsonl'):
         assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+
+
+def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, settings, tmp_path,
+                                                     monkeypatch):
+    """Wherever it goes on, and whatever would be faster there."""
+    def opened(faster):
+        monkeypatch.setattr('jax_prompt.models.open.bfloat16_is_faster', lambda: faster)
+        return open_model(str(world / 'model'), dtype='auto')
+
+    def begun(folder):
+        return json.loads((folder / 'run.json').read_text())['model']
+
+    for faster, factors, weights in ((True, 'bfloat16', ['bfloat16']), (False, None, ['float32'])):
+        folder = tmp_path / str(faster)
+        for steps, measured in ((1, faster), (2, not faster)):
+            train(opened(measured), task, folder, prompt, settings=settings(steps=steps),
+                  quiet=True)
+            assert (begun(folder).get('factors'), begun(folder)['weights']) == (factors, weights)
+    assert 'factors=bfloat16' in (tmp_path / 'True' / 'card.md').read_text()

@@ -19,7 +19,7 @@ def init_stack(rng: Array, layer: EncoderLayer | DecoderLayer, depth: int) -> Pa
       `layers`, `final_norm` and, where the layers share it, `relative_bias`.
     """
     cfg = layer.config
-    hidden = jnp.zeros((1, 1, cfg.d_model), layer.dtype)
+    hidden = jnp.zeros((1, 1, cfg.d_model), layer.precision.activations)
     args = (hidden, (), jnp.zeros((1, 1), jnp.int32))
     if isinstance(layer, DecoderLayer):
         args = (hidden, *args, ())

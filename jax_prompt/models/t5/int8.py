@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.models.t5.products import Precision
 from jax_prompt.parallel.rules import path_name
 from jax_prompt.types import Array, Params
 
@@ -64,24 +65,25 @@ class Int8:
         """Bytes of values and scales."""
         return self.values.nbytes + self.scale.nbytes
 
-    def product(self, equation: str, inputs: Array, dtype: jnp.dtype) -> Array:
+    def product(self, equation: str, inputs: Array, precision: Precision) -> Array:
         """Multiply by the kernel, whose scales stand along letters of the result or of the inputs.
 
         Args:
           equation: an einsum's, inputs first; every letter stands in two of its three terms.
-          inputs: dtype[...].
-          dtype: that is multiplied in.
+          inputs: activations.
+          precision: that is multiplied in.
 
         Returns:
-          dtype[...], the product.
+          The product, activations again.
         """
         before, letters, after = _letters(equation)
         channels = {letter for letter, size in zip(letters, self.scale.shape, strict=True)
                     if size > 1}
         if channels <= set(after):
-            return _scaled(_product(equation, dtype, inputs, self.values), after, self.scale,
+            return _scaled(_product(equation, precision, inputs, self.values), after, self.scale,
                            letters)
-        return _product(equation, dtype, _scaled(inputs, before, self.scale, letters), self.values)
+        return _product(equation, precision, _scaled(inputs, before, self.scale, letters),
+                        self.values)
 
 
 def summed_axes(path: str) -> tuple[int, ...] | None:
@@ -171,23 +173,23 @@ def widen(params: Any, dtype: jnp.dtype) -> Any:
 # With the plain derivative, a scan over layers would keep every layer's wide kernel for the
 # backward pass: the whole stack. Here the eight-bit values are what is kept, and those are there.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product(equation: str, dtype: jnp.dtype, inputs: Array, values: Array) -> Array:
+def _product(equation: str, precision: Precision, inputs: Array, values: Array) -> Array:
     """Multiply by unscaled eight-bit values."""
-    return jnp.einsum(equation, inputs, values.astype(dtype))
+    return precision.multiply(equation, inputs, values)
 
 
-def _product_forward(equation: str, dtype: jnp.dtype, inputs: Array,
+def _product_forward(equation: str, precision: Precision, inputs: Array,
                      values: Array) -> tuple[Array, Array]:
     # The einsum itself, so that rematerialisation sees a product whose result it may keep. The
     # barrier keeps one product from being fused into the next: where both are computed again, that
     # overflows the stack of the TPU's compiler (libtpu 0.0.42).
-    return jax.lax.optimization_barrier(jnp.einsum(equation, inputs, values.astype(dtype))), values
+    return jax.lax.optimization_barrier(precision.multiply(equation, inputs, values)), values
 
 
-def _product_backward(equation: str, dtype: jnp.dtype, values: Array,
+def _product_backward(equation: str, precision: Precision, values: Array,
                       gradient: Array) -> tuple[Array, None]:
     before, letters, after = _letters(equation)
-    return jnp.einsum(f'{after},{letters}->{before}', gradient, values.astype(dtype)), None
+    return precision.multiply(f'{after},{letters}->{before}', gradient, values), None
 
 
 _product.defvjp(_product_forward, _product_backward)

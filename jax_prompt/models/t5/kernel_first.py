@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.models.t5.int8 import Int8, summed_axes
+from jax_prompt.models.t5.products import Precision
 from jax_prompt.types import Array, Params
 
 #: Where the copy stands in a parameter tree.
@@ -44,22 +45,21 @@ class KernelFirst:
 
     values: Any
 
-    def product(self, equation: str, inputs: Array, dtype: jnp.dtype) -> Array:
+    def product(self, equation: str, inputs: Array, precision: Precision) -> Array:
         """Multiply with the kernel as the left operand.
 
         Args:
           equation: an einsum's, inputs first, each letter in two of its three terms.
-          inputs: dtype[...].
-          dtype: that is multiplied in.
+          inputs: activations.
+          precision: that is multiplied in.
 
         Returns:
-          dtype[...], the product.
+          The product, activations again.
         """
         before, letters, after = re.split(',|->', equation)
         outputs = ''.join(letter for letter in letters if letter in after)
         rows = ''.join(letter for letter in before if letter in after)
-        result = jnp.einsum(f'{letters},{before}->{outputs}{rows}', self.values.astype(dtype),
-                            inputs)
+        result = precision.multiply(f'{letters},{before}->{outputs}{rows}', self.values, inputs)
         return jnp.einsum(f'{outputs}{rows}->{after}', result)
 
 

@@ -15,6 +15,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import Int8
 from jax_prompt.models.t5.kernel_first import KernelFirst
 from jax_prompt.models.t5.positions import Biases, bias_from_table
+from jax_prompt.models.t5.products import Precision
 from jax_prompt.types import Array
 
 _ACTIVATIONS = {
@@ -56,7 +57,7 @@ class Projection(nn.Module):
     equation: str
     shape: tuple[int, ...]
     stddev: float
-    dtype: jnp.dtype
+    precision: Precision
 
     def setup(self):
         self.kernel = self.param('kernel', nn.initializers.normal(self.stddev), self.shape)
@@ -67,8 +68,8 @@ class Projection(nn.Module):
     def multiply(self, equation: str, inputs: Array) -> Array:
         """Multiply by the kernel in another way than the usual."""
         if isinstance(self.kernel, Int8 | KernelFirst):
-            return self.kernel.product(equation, inputs, self.dtype)
-        return jnp.einsum(equation, inputs, self.kernel.astype(self.dtype))
+            return self.kernel.product(equation, inputs, self.precision)
+        return self.precision.multiply(equation, inputs, self.kernel)
 
 
 class RelativeBias(nn.Module):
@@ -92,7 +93,7 @@ class Attention(nn.Module):
     """
 
     config: T5Config
-    dtype: jnp.dtype
+    precision: Precision
     dropout_rate: float
     own_bias: bool = False
     activation_sharding: NamedSharding | None = None
@@ -101,12 +102,12 @@ class Attention(nn.Module):
         cfg = self.config
         heads = (cfg.d_model, cfg.num_heads, cfg.d_kv)
         into = 'BSD,DHK->BSHK'
-        self.norm = RMSNorm(cfg.layer_norm_epsilon, self.dtype)
-        self.query = Projection(into, heads, (cfg.d_model * cfg.d_kv)**-0.5, self.dtype)
-        self.key = Projection(into, heads, cfg.d_model**-0.5, self.dtype)
-        self.value = Projection(into, heads, cfg.d_model**-0.5, self.dtype)
+        self.norm = RMSNorm(cfg.layer_norm_epsilon, self.precision.activations)
+        self.query = Projection(into, heads, (cfg.d_model * cfg.d_kv)**-0.5, self.precision)
+        self.key = Projection(into, heads, cfg.d_model**-0.5, self.precision)
+        self.value = Projection(into, heads, cfg.d_model**-0.5, self.precision)
         self.out = Projection('BHSK,HKD->BSD', (cfg.num_heads, cfg.d_kv, cfg.d_model),
-                              (cfg.num_heads * cfg.d_kv)**-0.5, self.dtype)
+                              (cfg.num_heads * cfg.d_kv)**-0.5, self.precision)
         self.drop = nn.Dropout(self.dropout_rate)
         if self.own_bias:
             self.relative_bias = RelativeBias(cfg)
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         """Turn logits into attention weights, in float32; dropout is applied to them."""
         for bias in biases:
             logits_BHST += bias
-        weights_BHST = jax.nn.softmax(logits_BHST, axis=-1).astype(self.dtype)
+        weights_BHST = jax.nn.softmax(logits_BHST, axis=-1).astype(self.precision.activations)
         return self.drop(weights_BHST, deterministic=not self.has_rng('dropout'))
 
     def project_out(self, mixed_BHSK: Array) -> Array:
@@ -135,9 +136,10 @@ class Attention(nn.Module):
     def mix(self, query_BHSK: Array, keys_values: tuple[Array, Array], biases: Biases) -> Array:
         """Mix the values for every query, [B, H, S, K]."""
         keys_BHTK, values_BHTK = keys_values
-        logits_BHST = jnp.einsum('BHSK,BHTK->BHST', query_BHSK, keys_BHTK,
-                                 preferred_element_type=jnp.float32)
-        return jnp.einsum('BHST,BHTK->BHSK', self.weights(logits_BHST, biases), values_BHTK)
+        logits_BHST = self.precision.multiply('BHSK,BHTK->BHST', query_BHSK, keys_BHTK,
+                                              jnp.float32)
+        return self.precision.multiply('BHST,BHTK->BHSK', self.weights(logits_BHST, biases),
+                                       values_BHTK)
 
     def attend(self, normed_BSD: Array, keys_values: tuple[Array, Array],
                biases: Biases) -> Array:
@@ -156,7 +158,7 @@ class Attention(nn.Module):
     def _fused_self_attend(self, normed_BSD: Array, fused: FusedBias, own: Biases) -> Array:
         """Attend among the positions of one sequence with the fused kernel."""
         if own:
-            fused = fused.with_positions(*own, self.dtype)
+            fused = fused.with_positions(*own, self.precision.activations)
         heads = [projection(normed_BSD) for projection in (self.query, self.key, self.value)]
         mixed_BSHK = fused_attention(*heads, fused, self.activation_sharding)
         return self.out.multiply('BSHK,HKD->BSD', mixed_BSHK)
@@ -190,9 +192,9 @@ class Attention(nn.Module):
         query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self._heads(self.query, normed_BLD))
         # These are larger than the kernel: where its D is split, it is the kernel that should move.
         query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
-        logits_BHLT = jnp.einsum('BHLD,BTD->BHLT', query_BHLD, encoded_BTD,
-                                 preferred_element_type=jnp.float32)
-        mixed_BHLD = jnp.einsum('BHLT,BTD->BHLD', self.weights(logits_BHLT, biases), encoded_BTD)
+        multiply = self.precision.multiply
+        logits_BHLT = multiply('BHLD,BTD->BHLT', query_BHLD, encoded_BTD, jnp.float32)
+        mixed_BHLD = multiply('BHLT,BTD->BHLD', self.weights(logits_BHLT, biases), encoded_BTD)
         mixed_BHLD = keep_rows_apart(mixed_BHLD, self.activation_sharding)
         return self.project_out(self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD))
 
@@ -201,7 +203,7 @@ class FeedForward(nn.Module):
     """Normalise, widen, (gate,) activate, narrow: the increment of one feed-forward block."""
 
     config: T5Config
-    dtype: jnp.dtype
+    precision: Precision
     dropout_rate: float
 
     @nn.compact
@@ -209,16 +211,17 @@ class FeedForward(nn.Module):
         cfg = self.config
         drop = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng('dropout'))
         activation = _ACTIVATIONS[cfg.activation]
-        normed_BSD = RMSNorm(cfg.layer_norm_epsilon, self.dtype, name='norm')(hidden_BSD)
+        normed_BSD = RMSNorm(cfg.layer_norm_epsilon, self.precision.activations,
+                             name='norm')(hidden_BSD)
 
         def widen(name: str) -> Array:
             return Projection('BSD,DF->BSF', (cfg.d_model, cfg.d_ff), cfg.d_model**-0.5,
-                              self.dtype, name=name)(normed_BSD)
+                              self.precision, name=name)(normed_BSD)
 
         wide_BSF = activation(widen('wi_0')) * widen('wi_1') if cfg.gated else activation(
             widen('wi'))
         narrow_BSD = Projection('BSF,FD->BSD', (cfg.d_ff, cfg.d_model), cfg.d_ff**-0.5,
-                                self.dtype, name='wo')(drop(wide_BSF))
+                                self.precision, name='wo')(drop(wide_BSF))
         return drop(narrow_BSD)
 
 
@@ -226,12 +229,12 @@ class EncoderLayer(nn.Module):
     """One layer of the encoder: self-attention, then feed-forward."""
 
     config: T5Config
-    dtype: jnp.dtype
+    precision: Precision
     dropout_rate: float = 0.0
     activation_sharding: NamedSharding | None = None
 
     def setup(self):
-        args = (self.config, self.dtype, self.dropout_rate)
+        args = (self.config, self.precision, self.dropout_rate)
         self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias,
                                         activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
@@ -245,12 +248,12 @@ class DecoderLayer(nn.Module):
     """One layer of the decoder: self-attention, attention to the encoder, feed-forward."""
 
     config: T5Config
-    dtype: jnp.dtype
+    precision: Precision
     dropout_rate: float = 0.0
     activation_sharding: NamedSharding | None = None
 
     def setup(self):
-        args = (self.config, self.dtype, self.dropout_rate)
+        args = (self.config, self.precision, self.dropout_rate)
         self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
         self.cross_attention = Attention(*args, activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)

@@ -21,6 +21,7 @@ The model knows nothing of prompts: it encodes embeddings, wherever they came fr
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,6 +40,7 @@ from jax_prompt.models.t5.positions import (
     mask_bias,
     relative_buckets,
 )
+from jax_prompt.models.t5.products import Precision
 from jax_prompt.models.t5.rules import RULES
 from jax_prompt.models.t5.stack import REMAT_POLICIES, final_norm, run_stack
 from jax_prompt.types import Array, Params
@@ -59,6 +61,8 @@ class T5:
         `attention.py`. It treats the position bias as frozen.
       activation_sharding: where hidden states [B, S, D] live, `batch_sharding(mesh)`. Without it,
         weights that are split over `data` make the compiler split D and sum activations there.
+      factors: dtype that products round their factors to, bfloat16 beside float32 activations on
+        CPUs with units for it, see `products.py`; None for `dtype`.
     """
 
     config: T5Config
@@ -68,6 +72,7 @@ class T5:
     dropout_rate: float = 0.0
     attention: str = 'xla'
     activation_sharding: jax.sharding.NamedSharding | None = None
+    factors: jnp.dtype | None = None
 
     def __post_init__(self):
         if self.remat not in REMAT_POLICIES:
@@ -102,8 +107,14 @@ class T5:
     @property
     def numerics(self) -> dict[str, Any]:
         """All that changes how results are rounded, ready for JSON."""
-        return {'dtype': str(jnp.dtype(self.dtype)), 'scan_layers': self.scan_layers,
+        told = {'dtype': str(jnp.dtype(self.dtype)), 'scan_layers': self.scan_layers,
                 'remat': self.remat, 'attention': self.attention}
+        return told | ({'factors': str(jnp.dtype(self.factors))} if self.factors else {})
+
+    @property
+    def precision(self) -> Precision:
+        """In what the layers compute."""
+        return Precision(self.dtype, self.factors)
 
     def with_dropout(self, rate: float) -> 'T5':
         """Return the model with another dropout rate."""
@@ -129,8 +140,8 @@ class T5:
         tree = {
             'token_embedder': {'embedding': jax.random.normal(keys[0], (cfg.vocab_size,
                                                                         cfg.d_model))},
-            'encoder': init_stack(keys[1], self._encoder_layer(), cfg.num_layers),
-            'decoder': init_stack(keys[2], self._decoder_layer(), cfg.num_decoder_layers),
+            'encoder': init_stack(keys[1], self._layer(EncoderLayer), cfg.num_layers),
+            'decoder': init_stack(keys[2], self._layer(DecoderLayer), cfg.num_decoder_layers),
         }
         if not cfg.tied_head:
             kernel = jax.random.normal(keys[3], (cfg.d_model, cfg.vocab_size))
@@ -175,7 +186,7 @@ class T5:
             biases = fused_bias(biases, mask_BS, segment_ids_BS, self.dtype)
         else:
             biases += (mask_bias(mask_BS, segment_ids_BS, segment_ids_BS),)
-        return run_stack(self, self._encoder_layer(), stack, hidden_BSD, (biases, buckets),
+        return run_stack(self, self._layer(EncoderLayer), stack, hidden_BSD, (biases, buckets),
                          dropout_rng)[:, :length]
 
     def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
@@ -206,7 +217,7 @@ class T5:
         if decoder_segments is not None:
             biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
         cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
-        return run_stack(self, self._decoder_layer(), stack, hidden_BLD,
+        return run_stack(self, self._layer(DecoderLayer), stack, hidden_BLD,
                          (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
@@ -215,8 +226,7 @@ class T5:
             equation, kernel = 'BLD,VD->BLV', frozen['token_embedder']['embedding']
         else:
             equation, kernel = 'BLD,DV->BLV', frozen['lm_head']['kernel']
-        return jnp.einsum(equation, self._scaled(hidden_BLD), kernel.astype(self.dtype),
-                          preferred_element_type=jnp.float32)
+        return self.precision.multiply(equation, self._scaled(hidden_BLD), kernel, jnp.float32)
 
     def step_logits(self, frozen: Params, hidden_BD: Array, cache: Params) -> Array:
         """Score the vocabulary for one position a row: dtype[B, D] -> float32[V, B].
@@ -227,8 +237,7 @@ class T5:
         if self.scan_layers:
             return self.logits(frozen, hidden_BD[:, None])[:, 0].T
         kernel = cache['steps'].get('head', frozen['token_embedder']['embedding'])
-        return jnp.einsum('VD,BD->VB', kernel.astype(self.dtype), self._scaled(hidden_BD),
-                          preferred_element_type=jnp.float32)
+        return self.precision.multiply('VD,BD->VB', kernel, self._scaled(hidden_BD), jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
                    max_length: int) -> Params:
@@ -247,18 +256,19 @@ class T5:
           would be copies of all weights and caches at every position. (`kernel_first.with_steps`
           does it for the weights once and for all.)
         """
-        cfg, layer = self.config, self._decoder_layer()
+        cfg, layer, kept = self.config, self._layer(DecoderLayer), self.precision.kept
 
         def project(params):
-            return layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
+            found = layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
+            return jax.tree.map(lambda one: one.astype(kept), found)
 
         room = (encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
         if self.scan_layers:
-            empty = jnp.zeros((cfg.num_decoder_layers, *room), self.dtype)
+            empty = jnp.zeros((cfg.num_decoder_layers, *room), kept)
             layers = {'self': (empty, empty),
                       'cross': jax.lax.map(project, frozen['decoder']['layers'])}
         else:
-            empty, steps = jnp.zeros(room, self.dtype), steps_of(frozen)
+            empty, steps = jnp.zeros(room, kept), steps_of(frozen)
             layers = {'steps': steps, 'self': [(empty, empty)] * cfg.num_decoder_layers,
                       'cross': [project(params) for params in steps['layers']]}
         return layers | {'cross_bias': mask_bias(encoder_mask_BS, None, None),
@@ -281,7 +291,7 @@ class T5:
         Returns:
           (dtype[B, G, D] to be given to `logits`, the cache for the next position).
         """
-        layer, stack, index = self._decoder_layer(), frozen['decoder'], cache['index']
+        layer, stack, index = self._layer(DecoderLayer), frozen['decoder'], cache['index']
         ways = hidden_BGD.shape[1]
         keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2]) // ways
         buckets = self._buckets(index[None], keys, bidirectional=False)
@@ -312,11 +322,8 @@ class T5:
             return hidden
         return hidden * jnp.asarray(self.config.d_model**-0.5, self.dtype)
 
-    def _encoder_layer(self) -> EncoderLayer:
-        return EncoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
-
-    def _decoder_layer(self) -> DecoderLayer:
-        return DecoderLayer(self.config, self.dtype, self.dropout_rate, self.activation_sharding)
+    def _layer(self, kind: Callable) -> Any:
+        return kind(self.config, self.precision, self.dropout_rate, self.activation_sharding)
 
     def _buckets(self, queries: Array, keys: Array, bidirectional: bool) -> Array:
         """Return int32[Q, T] buckets of key positions as seen from query positions."""

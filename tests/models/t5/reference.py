@@ -105,18 +105,24 @@ def torch_model(config: T5Config, frozen: dict):
     return model
 
 
-def torch_answers(config: T5Config) -> dict[str, np.ndarray]:
-    """Return PyTorch's logits, loss and gradient of the prompt."""
+def torch_answers(config: T5Config, frozen: dict | None = None, data: dict | None = None,
+                  held=None, dtype=None) -> dict[str, np.ndarray]:
+    """Return PyTorch's logits, loss and gradient of the prompt.
+
+    By a model of weights that are rounded to the dtype `held`, computing in another.
+    """
     import torch
 
-    data = {name: torch.from_numpy(array) for name, array in make_inputs(config).items()}
-    model = torch_model(config, make_frozen(config))
+    data = {name: torch.from_numpy(array) for name, array in (data or make_inputs(config)).items()}
+    model = torch_model(config, frozen or make_frozen(config))
+    model = model.to(held or torch.float32).to(dtype or torch.float32)
     prompt = data['prompt'].clone().requires_grad_(True)
     ids = data['ids'].long()
-    embedded = torch.cat([prompt.expand(len(ids), -1, -1), model.shared(ids)], dim=1)
+    rows = prompt.to(model.dtype).expand(len(ids), -1, -1)
+    embedded = torch.cat([rows, model.shared(ids)], dim=1)
     mask = torch.cat([torch.ones(len(ids), NUM_ROWS, dtype=torch.long), (ids != 0).long()], dim=1)
     logits = model(inputs_embeds=embedded, attention_mask=mask,
-                   decoder_input_ids=data['inputs'].long()).logits
+                   decoder_input_ids=data['inputs'].long()).logits.float()
     log_z = torch.logsumexp(logits, dim=-1)
     chosen = torch.gather(logits, -1, data['targets'].long()[..., None])[..., 0]
     loss = ((log_z - chosen + Z_LOSS * log_z**2) * data['weights']).sum()

@@ -22,6 +22,7 @@ from jax_prompt.models.t5.int8 import (
 )
 from jax_prompt.models.t5.layers import Attention
 from jax_prompt.models.t5.model import T5
+from jax_prompt.models.t5.products import Precision
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.step import token_loss
 from jax_prompt.types import count_parameters
@@ -224,7 +225,7 @@ def test_long_targets_too():
     rng = np.random.default_rng(0)
     hidden_BLD, encoded_BTD = (rng.standard_normal((2, length, 24)).astype(np.float32)
                                for length in (9, 11))
-    attention = Attention(config, jnp.float32, 0.0)
+    attention = Attention(config, Precision(jnp.float32), 0.0)
 
     @jax.jit
     def attend(hidden_BLD, params):

@@ -13,6 +13,7 @@ from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.kernel_first import STEPS, KernelFirst, with_steps
+from jax_prompt.models.t5.products import Precision
 from tests.inference.conftest import SHAPES, make_case
 from tests.inference.whole import make_beam_generator
 
@@ -99,5 +100,6 @@ def test_a_product_is_the_einsum(equation, kernel):
     inputs = draw.normal(size=[sizes[letter] for letter in equation.split(',')[0]])
     weights = draw.normal(size=kernel)
     np.testing.assert_allclose(
-        KernelFirst(jnp.asarray(weights)).product(equation, jnp.asarray(inputs), jnp.float32),
+        KernelFirst(jnp.asarray(weights)).product(equation, jnp.asarray(inputs),
+                                                 Precision(jnp.float32)),
         np.einsum(equation, inputs, weights), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,126 @@
+"""Products of bfloat16 factors into float32: what they give, forward and backward, and where."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_prompt.data.tasks.reviews import rotten_tomatoes
+from jax_prompt.models.forward import score
+from jax_prompt.models.open import open_model
+from jax_prompt.models.t5 import products
+from jax_prompt.models.t5.int8 import quantise_tree
+from jax_prompt.models.t5.model import T5
+from jax_prompt.models.t5.products import Precision, bfloat16_is_faster
+from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.training.step import token_loss
+from tests.models.t5 import reference
+
+ROUNDED = Precision(jnp.float32, jnp.bfloat16)
+
+
+def rounded(array):
+    return np.asarray(jnp.asarray(array).astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize('equation, left, right', [
+    ('BSD,DHK->BSHK', (2, 3, 8), (8, 2, 5)), ('BHSK,BHTK->BHST', (2, 2, 3, 5), (2, 2, 4, 5))])
+def test_a_product_and_its_gradients_are_those_of_rounded_factors(equation, left, right):
+    draw = np.random.default_rng(0).standard_normal
+    left, right = (draw(shape).astype(np.float32) for shape in (left, right))
+    result, pull_back = jax.vjp(functools.partial(ROUNDED.multiply, equation), left,
+                                jnp.asarray(right, jnp.bfloat16))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, np.einsum(equation, rounded(left), rounded(right)),
+                               rtol=1e-5, atol=1e-5)
+    gradient = draw(result.shape).astype(np.float32)
+    first, second, last = equation.replace('->', ',').split(',')
+    to_left, to_right = pull_back(gradient)
+    assert (to_left.dtype, to_right.dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_allclose(
+        to_left, np.einsum(f'{last},{second}->{first}', rounded(gradient), rounded(right)),
+        rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        to_right.astype(jnp.float32),
+        np.einsum(f'{first},{last}->{second}', rounded(left), rounded(gradient)),
+        rtol=1e-2, atol=1e-2)
+
+
+def _loss(model, frozen, prompt_PD, data):
+    batch = reference.as_batch(data, model.vocab_size)
+    return token_loss(score(model, frozen, Prompt(prompt_PD), batch),
+                      batch['decoder_target_tokens'], batch['decoder_loss_weights'])[0]
+
+
+def _error(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def _tiny():
+    config = reference.make_config('t5_1_1')
+    return config, reference.make_frozen(config), reference.make_inputs(config)
+
+
+def _demo():
+    """The demo's model on sentences, cut to one length."""
+    opened = open_model('package:traceforge_title_model/data/span')
+    texts = list(itertools.islice(rotten_tomatoes().texts('test'), 8))
+    tokens = [opened.vocabulary.encode(text)[:16] + [1] for text, _ in texts]
+    ids = np.zeros((8, 17), np.int32)
+    for row, one in zip(ids, tokens, strict=True):
+        row[:len(one)] = one
+    targets = np.asarray([opened.vocabulary.encode(label)[:1] + [1] for _, label in texts])
+    frozen = jax.tree.map(np.asarray, opened.frozen)
+    return opened.model.config, frozen, {
+        'ids': ids, 'targets': targets.astype(np.int32), 'weights': np.ones((8, 2), np.float32),
+        'inputs': np.pad(targets[:, :1], ((0, 0), (1, 0))).astype(np.int32),
+        'prompt': frozen['token_embedder']['embedding'][[100, 900, 1700, 2500]]}
+
+
+@pytest.mark.parametrize('make, share', [
+    (_tiny, 1.0), pytest.param(_demo, 0.5, marks=pytest.mark.slow)])
+def test_gradients_are_nearer_to_float32_than_those_of_pytorch_in_bfloat16(make, share):
+    """With the same weights, held in bfloat16: what is rounded once is not what is compared.
+
+    In the tiny model everything is drawn large, so that roundings grow from layer to layer.
+    """
+    torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+    config, frozen, data = make()
+    wanted, theirs = (reference.torch_answers(config, frozen, data, torch.bfloat16, dtype)[
+        'gradient'] for dtype in (torch.float32, torch.bfloat16))
+    model = T5(config, factors=jnp.bfloat16)
+    ours = jax.jit(jax.grad(functools.partial(_loss, model, data=data), argnums=1))(
+        jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), frozen), data['prompt'])
+    assert 1e-4 < _error(ours, wanted) < share * _error(theirs, wanted)
+
+
+@pytest.mark.parametrize('int8', [False, True])
+def test_no_product_of_a_step_has_a_factor_in_float32_but_that_with_the_prompt(int8):
+    """One that has does not run on the units; the prompt's rows are not to be rounded."""
+    config = reference.make_config('umt5')
+    frozen = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16),
+                          reference.make_frozen(config))
+    model = T5(config, factors=jnp.bfloat16)
+    data = reference.make_inputs(config)
+    step = jax.grad(functools.partial(
+        _loss, model, quantise_tree(frozen) if int8 else frozen, data=data))
+    kinds = {}
+    for line in jax.jit(step).lower(data['prompt']).as_text().splitlines():
+        if 'stablehlo.dot_general' in line:
+            types = line.rpartition(' : ')[2]
+            kinds[types] = types.count('bf16>')
+    assert len(kinds) > 8 and sorted(kinds.values())[1:] == [2] * (len(kinds) - 1)
+    (wide,) = [types for types, count in kinds.items() if count != 2]
+    assert f'x{reference.NUM_ROWS}x' in wide
+
+
+def test_the_faster_dtype_is_the_one_that_took_less_time(monkeypatch):
+    assert bfloat16_is_faster() in (False, True)
+    for seconds, faster in (((2.0, 1.0), True), ((1.0, 1.0), False), ((1.0, 2.0), False)):
+        taken = dict(zip((jnp.float32, jnp.bfloat16), seconds, strict=True))
+        monkeypatch.setattr(products, '_seconds', lambda _, one, __, taken=taken: taken[
+            one.dtype.type])
+        assert bfloat16_is_faster() is faster
