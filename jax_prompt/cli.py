@@ -17,6 +17,8 @@ from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
 #: The exit code where another host was lost: sysexits.h's EX_TEMPFAIL, for "try again".
 LOST_HOST = 75
+#: Characters of a message, of which a list or a value may be a part that is cut nowhere else.
+_LONGEST_LINE = 1000
 #: What the collectives' libraries say when a host is gone.
 _GONE = ('connection closed by peer', 'connection reset by peer', 'connection refused',
          'heartbeat', 'task died', 'broken pipe', 'coordination service')
@@ -32,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0; 2 for what the user can mend, told in one line on standard error; 143 where
       SIGTERM stopped a run that can go on; 75 where another host of the job was lost.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # what stands in for it may hold any text
+            stream.reconfigure(errors='backslashreplace')
     args, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
         code = _run(args, bindings)
@@ -43,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        print(f'jax-prompt {args.command}: {_one_line(error)}', file=sys.stderr)
+        line = _one_line(error)
+        more = f'... ({len(line):,} characters)' if len(line) > _LONGEST_LINE else ''
+        print(f'jax-prompt {args.command}: {line[:_LONGEST_LINE]}{more}', file=sys.stderr)
         code = LOST_HOST if _is_lost_host(error) else getattr(error, 'exit_code', 2)
         if _has_company() and not hasattr(error, 'exit_code'):
             _leave_alone(code)
@@ -142,14 +149,14 @@ def _bindings_of(args: argparse.Namespace) -> list[str]:
 
 
 def _task_bindings(task: str) -> list[str]:
-    """Bind the task that --task names."""
-    endings = [end + zipped for end in ('.csv', '.tsv', '.jsonl') for zipped in ('', '.gz')]
-    if task.lower().endswith(tuple(endings)):
-        return ['TASK=@file_task()', f'file_task.train_file={task}']
+    """Bind the task that --task names; what looks like a file is one, be it of a kind to refuse."""
     from jax_prompt import commands
 
     if task in commands.TASKS:
         return [f'TASK=@{task}()']
+    if (task.lower().endswith(commands.FILE_ENDINGS) or os.sep in task
+            or os.path.exists(task)):
+        return ['TASK=@file_task()', f'file_task.train_file={task}']
     return ['TASK=@registered_task()', f'registered_task.name={task}']
 
 
@@ -166,8 +173,8 @@ def find_gin_file(name: str) -> str:
       FileNotFoundError: saying where it was looked for.
     """
     for folder in (pathlib.Path(), *gin_folders()):
-        if (folder / name).is_file():
-            return str(folder / name)
+        if (path := folder / os.path.expanduser(name)).is_file():
+            return str(path)
     raise FileNotFoundError(f'no gin file {name!r}, neither here ({pathlib.Path().resolve()}) nor '
                             'among those that come with jax_prompt')
 
@@ -206,7 +213,7 @@ def _is_lost_host(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the error's own line, without what gin adds below it.
+    """Return the error's own line, cut to what a terminal shows, without what gin adds below it.
 
     What is neither a ValueError nor the system's was not foreseen, so its kind is told as well.
     """

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 from jax_prompt import cli, commands
+from jax_prompt.commands import argument_types
+from jax_prompt.flags import FLAGS
 from jax_prompt.prompts.file import PromptFile, load_prompt, save_prompt
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.loop import Stopped
@@ -198,6 +200,12 @@ BAD_SETTINGS = [
     (['--model=missing/folder/of/mine'], ['missing/folder/of/mine']),
     (['--gin.model.dtype=float16'], ['float16']),
     (['--gin.model.remat=some'], ["remat='some'"]),
+    (['--task=rows.json'], ['rows.json is a .json file; expected .csv, .tsv or .jsonl, plain or']),
+    (['--task=rows.csv.zip'], ['rows.csv.zip is a .zip file; expected .csv, .tsv or .jsonl']),
+    (['--task=../rows'], ['../rows is a file whose name has no ending; expected .csv, .tsv or']),
+    (['--gin.file_task.labels=' + repr({str(i): 'word' for i in range(5000)})],
+     ["labels of task reviews are {'0': 'word',", 'characters); expected at least two']),
+    (['--gin.file_task.target_column=' + 'x' * 5000], ["xxx... (5,002 characters) is not there"]),
     (['--gin.layout.placement=beside', '--gin.prompt.layout=@layout()'], ["'beside'"]),
     (['--gin.prompt.initializer=@from_array()', '--gin.from_array.source=missing.npy'],
      ['missing.npy']),
@@ -243,7 +251,9 @@ def test_bad_settings_are_told_in_one_line_and_nothing_is_written(
 BAD_GIN_FILES = [
     ('prompt.rows = (1,\n', ['not readable as gin', 'mine.gin']),
     ('\nprompt.rows == 2\n', ['not readable as gin', 'line 2 of', 'mine.gin']),
-    ('import no_such_module\n', ['no_such_module', 'line 1 of', 'mine.gin']),
+    ('import no_such_module\n', ['no_such_module', 'line 1 of', 'mine.gin', 'put it into',
+                                 'or name its folder in PYTHONPATH']),
+    ('import hurt_module\n', ['module hurt_module cannot be imported: SyntaxError: ', 'line 1 of']),
     ("\ninclude 'other.gin'\n", ["'other.gin'", 'line 2 of', 'mine.gin']),
     ("include 'mine.gin'\n", ['includes itself', 'mine.gin']),
     ('model.name = 123\n', ['model.name is 123; expected text or None', 'line 1 of']),
@@ -255,9 +265,66 @@ BAD_GIN_FILES = [
 @pytest.mark.parametrize('text, parts', BAD_GIN_FILES, ids=range(len(BAD_GIN_FILES)))
 def test_bad_gin_files_are_told_in_one_line(world, tmp_path, capsys, text, parts):
     (tmp_path / 'mine.gin').write_text(text)
+    (tmp_path / 'hurt_module.py').write_text('def f(:\n')
     fails(capsys, train_arguments(world, tmp_path / 'run', f'--gin_file={tmp_path}/mine.gin'),
           *parts)
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_gin_file_imports_what_stands_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    (tmp_path / 'beside_the_gin_file.py').write_text('FOUND = True')
+    (tmp_path / 'mine.gin').write_text('import beside_the_gin_file\nprompt.rows = 3\n')
+    assert configured(files=[str(tmp_path / 'mine.gin')])('prompt.rows') == 3
+    assert sys.modules['beside_the_gin_file'].FOUND
+
+
+def test_paths_may_begin_at_home(tmp_path, monkeypatch):
+    for command, flags in FLAGS.items():
+        for flag in flags:
+            if flag.metavar in ('FILE', 'FOLDER', 'PATH', 'SOURCE'):
+                assert flag.binding.split('.')[-1] in argument_types.PATHS, (command, flag)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.gin').write_text('OUT = "~/out"\ninclude "~/more.gin"\n')
+    (tmp_path / 'more.gin').write_text('file_task.train_file = %OUT\n')
+    configured('file_task.inputs_template=~/{text}', files=[cli.find_gin_file('~/mine.gin')])
+    with pytest.raises(ValueError, match=f'{tmp_path}/out is a file whose name has no ending'):
+        gin.get_configurable('file_task')()
+    (tmp_path / 'a.csv').write_text('text,label\nx,1\n')
+    task = gin.get_configurable('file_task')('~/a.csv', '~/a.csv')
+    assert list(task.texts('train')) == [('~/x', '1')]
+
+
+def test_all_else_is_known_good_before_a_model_is_opened(world, run, tmp_path, capsys):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'notes.txt').touch()
+    data, prompt = f'--task={world / "reviews.csv"}', f'--prompt={run / "prompt.safetensors"}'
+    for arguments, part in (
+            (['train', '--task=none.csv', '--output=run'], 'data file none.csv does not exist'),
+            (['train', data, f'--output={tmp_path}/full'], 'holds files but no run.json'),
+            (['train', data, f'--output={tmp_path}/full/notes.txt/run'], 'notes.txt is a file'),
+            (['train', data, '--gin.file_task.labels=("0", "2")', '--output=run'],
+             "label '1' in column 'label' at reviews.csv line"),
+            (['evaluate', data, '--prompt=none.safetensors'], 'none.safetensors'),
+            (['evaluate', data, prompt], "inputs_template 'review : {text}' but"),
+            (['predict', '--prompt=none.safetensors', '--inputs=/dev/null'], 'none.safetensors'),
+            (['predict', prompt, '--inputs=none.txt'], 'no inputs at none.txt'),
+            (['predict', prompt, '--inputs=a.parquet'], 'no inputs at a.parquet'),
+            (['predict', prompt, f'--inputs={world}/reviews.csv'], 'neither plain lines nor JSON'),
+            (['serve', '--prompts=none'], 'the folder of prompts none does not exist'),
+            (['import', data, '--source=x', f'--output={tmp_path}/full/notes.txt'], 'exists alrea'),
+            (['inspect', '--prompt=none.safetensors'], 'none.safetensors')):
+        fails(capsys, [*arguments, '--model=no/such/model'], part)
+
+
+def test_what_standard_output_cannot_write_is_escaped(world, run, tmp_path, monkeypatch):
+    prompt = shutil.copy(run / 'prompt.safetensors', tmp_path / 'größe 运行.safetensors')
+    for encoding, shown in (('ascii', rb'gr\xf6\xdfe \u8fd0\u884c'),
+                            ('latin-1', b'gr\xf6\xdfe \\u8fd0')):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(out, encoding))
+        assert cli.main(['inspect', f'--prompt={prompt}']) == 0
+        assert shown in out.getvalue() and b'5 rows of 16 numbers' in out.getvalue()
 
 
 def configured(*bindings, files=()):
@@ -341,7 +408,8 @@ def test_settings_without_effect_are_warned_of(world, run, tmp_path, caplog):
 
 def test_missing_pieces_are_asked_for(world, tmp_path, capsys):
     fails(capsys, ['train', f'--model={world / "model"}', '--task=no_such_task'], 'no_such_task')
-    fails(capsys, ['train', f'--output={tmp_path}/run'], 'model', 'source')
+    fails(capsys, ['train', f'--output={tmp_path}/run', f'--task={world / "reviews.csv"}'],
+          'model', 'source')
     fails(capsys, ['train', f'--model={world / "model"}', f'--output={tmp_path}/run'], 'no task')
     fails(capsys, ['train', f'--model={world / "model"}', f'--task={world / "reviews.csv"}',
                    '--gin.file_task.labels=auto'], 'no output folder')
@@ -464,6 +532,7 @@ def test_a_closed_pipe_ends_quietly(world, run, tmp_path, capsys, monkeypatch):
     (KeyError('oops'), ["KeyError: 'oops' (--debug shows where)"]),
     (TypeError('first\nsecond'), ['TypeError: first (--debug']),
     (AssertionError(), ['AssertionError (--debug']),
+    (ValueError('long ' * 9999), ['train: long long ', '... (49,994 characters)\n']),
 ])
 def test_whatever_is_raised_is_told_in_one_line(capsys, monkeypatch, raised, parts):
     def run(*_):

@@ -73,7 +73,7 @@ def test_a_converted_model_is_used_like_the_one_that_it_was(world, prompt, tmp_p
     output = tmp_path / 'int8'
     arguments = ['convert', f'--model={world / "model"}', '--weights=int8', f'--output={output}']
     assert cli.main(arguments) == 0
-    fails(capsys, arguments, str(output), 'allow overwriting')
+    fails(capsys, arguments, str(output), 'may be overwritten')
     assert cli.main([*arguments, '--overwrite']) == 0
     small, wide = open_model(str(output)), open_model(str(world / 'model'))
     assert small.num_bytes < 0.5 * wide.num_bytes and small.fingerprint == wide.fingerprint

@@ -1,5 +1,6 @@
 """What the commands do: one module a command, configured by gin."""
 
+import copy
 import logging
 import os
 import signal
@@ -23,8 +24,10 @@ from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.train import train_command
+from jax_prompt.data.tasks.rows import FILE_ENDINGS
 
-__all__ = ['COMMANDS', 'CONFIGURABLES', 'TASKS', 'configure', 'quieten_libraries', 'run']
+__all__ = ['COMMANDS', 'CONFIGURABLES', 'FILE_ENDINGS', 'TASKS', 'configure',
+           'quieten_libraries', 'run']
 
 #: By the names that gin knows them by; `import` is a word of gin's own.
 COMMANDS = {
@@ -93,7 +96,10 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
         use_compilation_cache()
     effective = configure(files, bindings, folders)
     gin_setup.check_use(effective, command, COMMANDS)
-    return gin.get_configurable(command)()
+    model = gin.get_bindings(command, resolve_references=False).get('model')
+    # What gin evaluates by copying it is left for the command to open, once all else is known good.
+    opener = [] if model is None else [lambda: copy.deepcopy(model)]
+    return gin.get_configurable(command)(*opener)
 
 
 def configure(files: Sequence[str], bindings: Sequence[str],

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import re
 import types
 import typing
@@ -10,8 +11,13 @@ from typing import Any
 
 import typeguard
 
+from jax_prompt.files import brief
+
 _TOLD = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
          type(None): 'None', Callable: 'a function'}
+#: Parameters that name files and folders.
+PATHS = {'source', 'vocabulary', 'model', 'prompt', 'prompts', 'inputs', 'output', 'train_file',
+         'validation_file', 'test_file'}
 _LITERALS = (str, int, float, tuple, list, dict, type(None))
 
 
@@ -28,13 +34,16 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def checked(name: str, constructor: Callable, names: Mapping[str, Callable]) -> Callable:
-    """Return a constructor, known to gin as `name`, that refuses arguments of a wrong type."""
+    """Return a constructor, known to gin as `name`, that checks its arguments and expands ~."""
     signature, hints = inspect.signature(constructor), hints_of(constructor)
 
     def construct(*args: Any, **kwargs: Any) -> Any:
-        for parameter, value in signature.bind_partial(*args, **kwargs).arguments.items():
+        bound = signature.bind_partial(*args, **kwargs)
+        for parameter, value in bound.arguments.items():
             check(f'{name}.{parameter}', value, hints.get(parameter, Any), names)
-        return constructor(*args, **kwargs)
+            if parameter in PATHS and isinstance(value, str):
+                bound.arguments[parameter] = os.path.expanduser(value)  # no shell does so after a =
+        return constructor(*bound.args, **bound.kwargs)
 
     construct.__module__, construct.__signature__ = constructor.__module__, signature
     return construct
@@ -63,7 +72,7 @@ def check(name: str, value: Any, hint: Any, names: Mapping[str, Callable]) -> No
     made = [key for key in names if names[key] in wanted]
     if isinstance(value, str) and value.strip('@()') in names:
         made = [value.strip('@()')]
-    shown = repr(value) if isinstance(value, _LITERALS) else type(value).__name__
+    shown = brief(value) if isinstance(value, _LITERALS) else type(value).__name__
     raise ValueError(f'{name} is {shown}; expected {" or ".join(map(_told, wanted))}'
                      + (f'; write @{made[0]}()' if made else ''))
 

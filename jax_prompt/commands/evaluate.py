@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_prompt.commands.shared import open_prompt, print_table, require
+from jax_prompt.commands.shared import Opener, check_model, print_table, require
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
@@ -13,15 +13,14 @@ from jax_prompt.inference.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
-from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import is_first
-from jax_prompt.prompts.file import PromptFile
+from jax_prompt.prompts.file import PromptFile, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.training.settings import TrainSettings
 
 
-def evaluate_command(model: OpenedModel | None = None,
+def evaluate_command(model: Opener | None = None,
                      task: TextTask | RegisteredTask | None = None, prompt: str | None = None,
                      split: str = 'test', settings: TrainSettings | None = None,
                      calibration: bool = False, allow_other_model: bool = False,
@@ -35,20 +34,23 @@ def evaluate_command(model: OpenedModel | None = None,
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     settings = settings or TrainSettings()
-    layout, tuned = Layout('before'), no_prompt(model.model.d_model)
-    if prompt is not None:
-        loaded = open_prompt('evaluate', prompt, model, allow_other_model)
-        if not allow_other_task:
-            _check_task(loaded, task)
-        layout, tuned = loaded.metadata.layout, loaded.prompt
+    loaded = None if prompt is None else load_prompt(prompt)
+    if loaded is not None and not allow_other_task:
+        _check_task(loaded, task)
     if calibration and task.label_words is None:
         raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
                          'labels; leave --calibration out')
-    evaluator = Evaluator(model, task, layout, settings.evaluate_by, settings.evaluation_batch_size)
+    opened = model()
+    layout, tuned = Layout('before'), no_prompt(opened.model.d_model)
+    if loaded is not None:
+        check_model('evaluate', loaded, opened, allow_other_model)
+        layout, tuned = loaded.metadata.layout, loaded.prompt
+    evaluator = Evaluator(opened, task, layout, settings.evaluate_by,
+                          settings.evaluation_batch_size)
     if calibration and 'rank' not in evaluator.ways:
         raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
                          f'{evaluator.ways}; add rank to it, or leave --calibration out')
-    examples = load_examples(task, split, model.vocabulary)
+    examples = load_examples(task, split, opened.vocabulary)
     metrics, predictions = evaluator.measure(tuned, examples)
     if is_first():
         name = 'no prompt' if prompt is None else prompt

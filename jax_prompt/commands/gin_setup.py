@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -156,9 +157,22 @@ def _read_file(path: str, folders: Sequence[str],
             yield from _read_file(included, folders, (*chain, os.path.realpath(path)))
         elif isinstance(statement, ImportStatement):
             with _located(_where(statement)):
-                importlib.import_module(statement.module)
+                _import(statement.module, os.path.dirname(os.path.abspath(path)))
         elif isinstance(statement, BindingStatement):
             yield statement
+
+
+def _import(module: str, folder: str) -> None:
+    """Import what a gin file asks for; it may stand beside the file or in the working folder."""
+    sys.path += [one for one in (folder, os.getcwd()) if one not in sys.path]
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        hint = ''
+        if isinstance(error, ModuleNotFoundError) and module.startswith(f'{error.name}'):
+            hint = f'; put it into {folder}, or name its folder in PYTHONPATH'
+        raise ValueError(f'module {module} cannot be imported: {type(error).__name__}: '
+                         f'{first_line(error)}{hint}') from error
 
 
 def _statements(path: str) -> Iterator[Any]:
@@ -173,8 +187,9 @@ def _statements(path: str) -> Iterator[Any]:
 def _included(statement: IncludeStatement, by: str, folders: Sequence[str]) -> str:
     """Find an included file: beside the including one, in the package, then from here."""
     for folder in (os.path.dirname(by), *folders, ''):
-        if os.path.isfile(os.path.join(folder, statement.filename)):
-            return os.path.join(folder, statement.filename)
+        path = os.path.join(folder, os.path.expanduser(statement.filename))
+        if os.path.isfile(path):
+            return path
     raise FileNotFoundError(f'no gin file {statement.filename!r} to include ({_where(statement)})')
 
 

@@ -5,23 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.commands.shared import require
+from jax_prompt.commands.shared import Opener, require
 from jax_prompt.exchange.prompts_in_out import inspect_prompt
-from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch
 
 
-def inspect_command(prompt: str | None = None, model: OpenedModel | None = None,
+def inspect_command(model: Opener | None = None, prompt: str | None = None,
                     count: int = 5, json_only: bool = False,
                     parameter: str | None = None) -> int:
     """Tell what a prompt file holds, and with a model the words nearest to its rows."""
     require(prompt, 'prompt file', '--prompt=FILE')
-    words = {}
+    told = inspect_prompt(prompt, count=count, parameter=parameter)
     if model is not None:
-        words = {'table_VD': fetch(model.model.embedding_table(model.frozen)).astype(np.float32),
-                 'word': lambda token: model.vocabulary.decode([token]),
-                 'num_words': model.vocabulary.vocab_size}
-    told = inspect_prompt(prompt, count=count, parameter=parameter, **words)
+        opened = model()
+        words = {'table_VD': fetch(opened.model.embedding_table(opened.frozen)).astype(np.float32),
+                 'word': lambda token: opened.vocabulary.decode([token]),
+                 'num_words': opened.vocabulary.vocab_size}
+        told = inspect_prompt(prompt, count=count, parameter=parameter, **words)
     print(json.dumps(told, indent=1, ensure_ascii=False) if json_only else _describe(told))
     return 0
 

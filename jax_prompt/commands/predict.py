@@ -9,16 +9,17 @@ import pathlib
 import jax
 
 from jax_prompt.commands.shared import (
+    Opener,
     check_output,
     flag_named,
     is_device,
     require,
     result_file,
 )
+from jax_prompt.data.tasks.rows import FILE_ENDINGS
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
-from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import check_together, is_first
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
@@ -29,10 +30,10 @@ from jax_prompt.prompts.versions import BadName, split_name, version_order
 _log = logging.getLogger(__name__)
 
 #: Inputs that are no lines of their own, by the ends of their names.
-_OTHER_FORMATS = ('.csv', '.tsv', '.json')
+_OTHER_FORMATS = tuple(end for end in FILE_ENDINGS if end not in ('.txt', '.jsonl'))
 
 
-def predict_command(model: OpenedModel | None = None, prompt: str | None = None,
+def predict_command(model: Opener | None = None, prompt: str | None = None,
                     prompts: str | None = None, inputs: str = '-', output: str = '-',
                     lines: LineSettings | None = None, answers: AnswerSettings | None = None,
                     allow_other_model: bool = False) -> int:
@@ -47,7 +48,7 @@ def predict_command(model: OpenedModel | None = None, prompt: str | None = None,
     answered into a file goes on where a killed run stopped.
 
     Args:
-      model: answers.
+      model: opens what answers.
       prompt: a prompt file, for all lines that name no other.
       prompts: a folder of prompt files.
       inputs: a file, or '-' for standard input.
@@ -74,20 +75,23 @@ def predict_command(model: OpenedModel | None = None, prompt: str | None = None,
         None if prompt is None else prompt_name(prompt),
         dataclasses.replace(lines, format=format_of(inputs, lines.format)),
         answers or AnswerSettings())
-    engine = Engine(model, Shapes.for_batches_of(lines.batch_size),
+    loaded = {name: load_prompt(file) for name, file in prompt_files(prompt, prompts).items()}
+    as_they_come = '-' in (inputs, output) or is_device(output) or is_device(inputs)
+    if as_they_come and jax.process_count() > 1:
+        raise ValueError('several hosts answer a file into a file; name both with --inputs and '
+                         '--output')
+    if not as_they_come:
+        check_together(lambda: check_output(output))
+    engine = Engine(model(), Shapes.for_batches_of(lines.batch_size),
                     decodings=settings.answers.decodings)
-    for name, file in prompt_files(prompt, prompts).items():
+    for name, file in loaded.items():
         with flag_named('predict'):
-            engine.add(name, load_prompt(file), allow_other_model)
+            engine.add(name, file, allow_other_model)
     settings.answers.check_effects(None if lines.prompt_column is not None
                                    else engine.prompt(settings.prompt).labels is not None)
-    if inputs == '-' or output == '-' or is_device(output) or is_device(inputs):
-        if jax.process_count() > 1:
-            raise ValueError('several hosts answer a file into a file; name both with --inputs and '
-                             '--output')
+    if as_they_come:
         total, cut = _answer_stream(engine, inputs, output, settings)
     else:
-        check_together(lambda: check_output(output))
         with ProgressBar(os.path.getsize(inputs), unit='lines', label='{percent:.1f} %') as bar:
             total, cut = predict_file(engine, inputs, output, settings, bar)
     if cut and is_first():

@@ -3,15 +3,19 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from jax_prompt.files import new_file, writing
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.prompts.file import PromptFile, check_prompt, load_prompt
+from jax_prompt.prompts.file import PromptFile, check_prompt
 
 #: How to go on where a result cannot be written.
 _ANOTHER = 'mend that, or name another output'
+
+
+#: Opens the model. Commands call it when all else is known good: it may read gigabytes.
+Opener = Callable[[], OpenedModel]
 
 
 def require(value: Any, what: str, how: str) -> None:
@@ -20,29 +24,24 @@ def require(value: Any, what: str, how: str) -> None:
         raise ValueError(f'no {what} given; name one with {how} or in a gin file')
 
 
-def open_prompt(command: str, path: str, model: OpenedModel,
-                 allow_other_model: bool) -> PromptFile:
-    """Load a prompt file and check that it belongs to the model.
+def check_model(command: str, loaded: PromptFile, model: OpenedModel,
+                allow_other_model: bool) -> None:
+    """Check that a prompt file belongs to the model.
 
     Args:
       command: whose flag accepts one of another model; for the message.
-      path: of the file.
+      loaded: the prompt file.
       model: that it is for.
       allow_other_model: accept one that was trained for other weights of the same width.
 
-    Returns:
-      The prompt file.
-
     Raises:
-      ValueError, OSError: it cannot be read, or is another model's.
+      ValueError: it is another model's.
     """
-    loaded = load_prompt(path)
     with flag_named(command):
         check_prompt(loaded, d_model=model.model.d_model, model_name=model.name,
                      model_fingerprint=model.fingerprint,
                      vocabulary_fingerprint=model.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
-    return loaded
 
 
 @contextlib.contextmanager

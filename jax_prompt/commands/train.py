@@ -5,18 +5,17 @@ import pathlib
 import optax
 
 from jax_prompt.commands import gin_setup
-from jax_prompt.commands.shared import print_table, require
+from jax_prompt.commands.shared import Opener, print_table, require
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.models.open import OpenedModel
-from jax_prompt.parallel.hosts import is_first
+from jax_prompt.parallel.hosts import from_first, is_first
 from jax_prompt.training.card import size_line
-from jax_prompt.training.folder import RunFolder
+from jax_prompt.training.folder import RunFolder, check_folder
 from jax_prompt.training.run import Outcome, train
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 
-def train_command(model: OpenedModel | None = None, task: TextTask | RegisteredTask | None = None,
+def train_command(model: Opener | None = None, task: TextTask | RegisteredTask | None = None,
                   output: str | None = None, prompt: PromptSettings | None = None,
                   optimizer: optax.GradientTransformation | None = None,
                   settings: TrainSettings | None = None, quiet: bool = False) -> int:
@@ -25,7 +24,8 @@ def train_command(model: OpenedModel | None = None, task: TextTask | RegisteredT
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     require(output, 'output folder', '--output=FOLDER')
     folder = RunFolder(pathlib.Path(output), gin_setup.operative_configuration('train'))
-    outcome = train(model, task, folder, prompt, optimizer, settings, quiet)
+    from_first(lambda: check_folder(folder.path))
+    outcome = train(model(), task, folder, prompt, optimizer, settings, quiet)
     if is_first():
         _print_outcome(outcome, task)
     return 0

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -92,12 +93,7 @@ def claimed(folder: RunFolder, identity: dict[str, Any]) -> Iterator[None]:
         files that are not a run's, or another process trains in it.
     """
     record = folder.path / RUN_FILE
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ValueError(f'output {folder.path} is a file; expected a folder for the run')
-    if folder.path.is_dir() and not record.exists() and \
-            not all(map(_is_left_over, folder.path.iterdir())):
-        raise ValueError(f'output folder {folder.path} holds files but no {RUN_FILE}, so it is not '
-                         'a run of jax_prompt; choose an empty or a new folder')
+    check_folder(folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.path / _LOCK, f'training in {folder.path}'):
         if record.exists():
@@ -120,6 +116,22 @@ def recorded(folder: RunFolder) -> dict[str, Any] | None:
     """
     record = folder.path / RUN_FILE
     return _read(record) if record.exists() else None
+
+
+def check_folder(path: pathlib.Path) -> None:
+    """Check that a folder can be a run's, which needs no model.
+
+    Raises:
+      ValueError: it is none and cannot be made, or holds what is not a run's.
+    """
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = 'a file' if there.is_file() else 'nothing that can be written into'
+        raise ValueError(f'output {path} cannot be a folder for the run: {there} is {what}')
+    if path.is_dir() and not (path / RUN_FILE).exists() and \
+            not all(map(_is_left_over, path.iterdir())):
+        raise ValueError(f'output folder {path} holds files but no {RUN_FILE}, so it is not a run '
+                         'of jax_prompt; choose an empty or a new folder')
 
 
 def _is_left_over(path: pathlib.Path) -> bool:

@@ -111,7 +111,7 @@ def test_a_rare_label_is_learned_though_its_texts_were_cut_off(write, labels, ca
     (('good', 'bad', 'GOOD'), r"look alike: 'GOOD' \(33 rows\), 'good' \(34 rows\); .* a mapping"),
     (('für', 'gegen', 'fu\u0308r'), r"look alike: 'fu.u0308r' \(33 rows\), 'f.xfcr' \(34 rows\)"),
     (('a', 'b', 'a\u200b'), r"look alike: 'a' \(34 rows\), 'a.u200b' \(33 rows\)"),
-    (('1', '0', '1.0', '0.0'), r"'0' \(25 rows\), '0.0' \(.*, and so do 1 other groups"),
+    (('1', '0', '1.0', '0.0'), r"'0' \(25 rows\), '0.0' \(.* \(and 1 more groups\); make"),
     (('a', 'b', ' '), "'label' at a.csv line 4 holds ' '; 33 of 100 rows have no label; fill them"),
     (('a', 'NaN', 'b', ''), "'label' at a.csv line 3 holds 'NaN'; 50 of 100 rows have no label"),
     ([f'answer {i}' for i in range(60)], "'label' holds 60 different values in 100 rows .'answer "

@@ -50,14 +50,14 @@ def test_it_is_trained(outcome):
 
 
 def test_it_is_evaluated(opened, task, outcome, capsys):
-    assert evaluate_command(opened, task, str(outcome.folder.prompt), 'test') == 0
+    assert evaluate_command(lambda: opened, task, str(outcome.folder.prompt), 'test') == 0
     assert f'{100 * outcome.results[AFTER]["accuracy"]:.2f}%' in capsys.readouterr().out
 
 
 def test_it_predicts_files(opened, outcome, tmp_path):
     (tmp_path / 'in.txt').write_text('the film was great\nthe plot was dull\n')
-    assert predict_command(opened, str(outcome.folder.prompt), inputs=str(tmp_path / 'in.txt'),
-                           output=str(tmp_path / 'out.txt')) == 0
+    assert predict_command(lambda: opened, str(outcome.folder.prompt), None,
+                           str(tmp_path / 'in.txt'), str(tmp_path / 'out.txt')) == 0
     assert set((tmp_path / 'out.txt').read_text().split()) <= {'negative', 'positive'}
 
 

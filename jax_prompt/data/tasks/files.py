@@ -146,7 +146,7 @@ def _labels_of(task: TextTask, rows: Sequence[Row]) -> tuple[str, ...]:
     doubtful = [values for values in alike.values() if len(values) > 1]
     if doubtful:
         shown = ', '.join(f'{value!a:.100} ({counts[value]:,} rows)' for value in doubtful[0][:4])
-        more = f', and so do {len(doubtful) - 1:,} other groups' if len(doubtful) > 1 else ''
+        more = f' (and {len(doubtful) - 1:,} more groups)' if len(doubtful) > 1 else ''
         raise ValueError(
             f'labels of task {task.name} look alike: {shown}{more}; make them one in the file, or '
             'give a mapping from each value to its word in place of labels=auto')

@@ -26,9 +26,9 @@ _KINDS = {'.csv': {'delimiter': ',', 'strict': True},
           '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE}, '.jsonl': {}}
 _EXPECTED = 'expected .csv, .tsv or .jsonl, plain or .gz'
 
-#: Endings of other files that may hold rows; what ends so is a file and not the name of a task.
-OTHER_KINDS = ('.json', '.txt', '.xlsx', '.xls', '.ods', '.parquet', '.arrow', '.feather', '.pkl',
-               '.gz', '.zip', '.bz2', '.xz', '.zst', '.tar', '.db', '.sqlite', '.tfrecord')
+#: Endings of files that may hold rows, read or not: what ends so is not the name of a task.
+FILE_ENDINGS = (*_KINDS, '.json', '.txt', '.xlsx', '.xls', '.ods', '.parquet', '.arrow', '.feather',
+                '.pkl', '.gz', '.zip', '.bz2', '.xz', '.zst', '.tar', '.db', '.sqlite', '.tfrecord')
 
 #: Characters as they are spelled in gin, for the command line, which takes text as it is.
 _SPELLED = {'\\t': '\t', '\\\\': '\\'}
