@@ -17,6 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+#: What a tokenizer is read from, besides the model's config.json: the files that are looked for
+#: beside the weights, copied with a converted model, and asked of a hub.
+TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'spiece.model', 'sentencepiece.model',
+                   'vocab.json', 'merges.txt', 'vocab.txt', 'added_tokens.json',
+                   'special_tokens_map.json')
+
 #: What the hub allows as an id, a name or an owner and a name, and a revision that may follow.
 _HUB_ID = re.compile(r'([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?')
 #: A full disk or quota, and what may not be written to.

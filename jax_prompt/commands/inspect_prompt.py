@@ -19,7 +19,7 @@ def inspect_command(model: Opener | None = None, prompt: str | None = None,
     if model is not None:
         opened = model()
         words = {'table_VD': fetch(opened.model.embedding_table(opened.frozen)).astype(np.float32),
-                 'word': lambda token: opened.vocabulary.decode([token]),
+                 'word': opened.vocabulary.word,
                  'num_words': opened.vocabulary.vocab_size}
         told = inspect_prompt(prompt, count=count, parameter=parameter, **words)
     print(json.dumps(told, indent=1, ensure_ascii=False) if json_only else _describe(told))

@@ -87,6 +87,7 @@ class FeatureConverter:
         marker_id: the id of the layout's marker, where it has one.
         first_row: where the prompt's rows begin among those of all prompts; its first virtual
             token is id V + first_row.
+        ends_inputs: whether an input is ended, as its tokenizer does; without text it always is.
     """
 
     layout: Layout
@@ -99,6 +100,7 @@ class FeatureConverter:
     decoder_start_id: int = 0
     marker_id: int | None = None
     first_row: int = 0
+    ends_inputs: bool = True
 
     @classmethod
     def for_model(cls, task: Any, vocabulary: Any, model: Model, layout: Layout,
@@ -124,11 +126,18 @@ class FeatureConverter:
             inputs_length=task.inputs_length, targets_length=task.targets_length,
             eos_id=model.tokens.eos, pad_id=model.tokens.pad,
             decoder_start_id=model.tokens.start,
+            ends_inputs=getattr(vocabulary, 'ends_inputs', True),
             marker_id=vocabulary.token_id(layout.marker) if layout.placement == 'marker' else None)
+
+    @property
+    def tokens_wanted(self) -> int | None:
+        """Return how many tokens of an input tell its ids and whether it is cut; None for all."""
+        return None if self.layout.placement == 'marker' else self.inputs_length + 1
 
     def input_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
         """Return an input's ids with virtual and end tokens, and whether text was cut."""
-        ids, cut = self.layout.insert(tokens, self.num_rows, self.vocab_size, self.eos_id,
+        end = self.eos_id if self.ends_inputs or not len(tokens) else None
+        ids, cut = self.layout.insert(tokens, self.num_rows, self.vocab_size, end,
                                       self.inputs_length, self.marker_id)
         ids[ids >= self.vocab_size] += self.first_row
         return ids, cut

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.quiet_tensorflow import seqio, tf
-from jax_prompt.data.vocabularies import vocabulary_fingerprint
 
 
 def as_seqio(vocabulary: Any) -> seqio.Vocabulary:
@@ -38,7 +37,7 @@ class SeqioVocabulary(seqio.Vocabulary):
     @property
     def fingerprint(self) -> str:
         """Return the wrapped vocabulary's fingerprint."""
-        return vocabulary_fingerprint(self._vocabulary)
+        return self._vocabulary.fingerprint
 
     @property
     def _base_vocab_size(self) -> int:
@@ -48,9 +47,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         """Return the id of one vocabulary entry, or None."""
         return self._vocabulary.token_id(token)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
         """Tokenize many texts."""
-        return self._vocabulary.encode_batch(texts)
+        return self._vocabulary.encode_batch(texts, limit)
 
     def _encode(self, s: str | bytes) -> list[int]:
         return self._vocabulary.encode(s.decode() if isinstance(s, bytes) else s)

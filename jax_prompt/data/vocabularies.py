@@ -1,23 +1,26 @@
 """Vocabularies: text to token ids and back, from every place a T5 tokenizer comes in.
 
-A vocabulary here is a `HuggingFaceVocabulary`, or one of `t5_vocabularies`: all have `encode`,
-`encode_batch`, `decode`, `token_id`, `pieces`, `eos_id`, `unk_id`, `pad_id` and `vocab_size`. None
-needs TensorFlow; `seqio_tasks.as_seqio` makes a seqio.Vocabulary of it.
+A vocabulary here is anything with seqio's `encode`, `decode`, `eos_id`, `unk_id`, `pad_id` and
+`vocab_size`. `HuggingFaceVocabulary` needs no TensorFlow, so that a start does not pay five seconds
+for importing it; `seqio_tasks.as_seqio` makes a seqio.Vocabulary of it.
 """
 
 import functools
 import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from jax_prompt.data.t5_vocabularies import ByteVocabulary, SentencePieceVocabulary
-from jax_prompt.files import first_line, package_path
+from jax_prompt.data.codecs import ByteCodec, RustCodec
+from jax_prompt.data.tokenizer_folder import read_tokenizer, telling
+from jax_prompt.files import TOKENIZER_FILES, first_line, hub_folder, hub_id, package_path
 
-PAD_ID = 0  # T5's and seqio's
+PAD_ID = 0  # seqio.PAD_ID
 
 # Encoded into the fingerprint, so that a vocabulary of the same pieces that splits differently
 # does not pass for the same. No runs of spaces: files made for one model disagree there.
@@ -27,102 +30,152 @@ _PROBES = (
     'Übergrößen, naïveté, 北京, привет, 🙂',
 )
 
-# Encodings hold the text of each token too: all of IMDB's at once take a gigabyte.
-_ENCODED_AT_ONCE = 1024
+# A space where a text can be cut without any effect on the tokens before it: alone between ASCII
+# characters, letters or digits, which no normalisation joins across it.
+_BOUNDARY = re.compile(r'[!-~\w](?= [!-~\w])')
+# A text is cut that has more characters than this for each token that is wanted.
+_CHARACTERS_PER_TOKEN = 16
 
 
 class HuggingFaceVocabulary:
-    """Read a Hugging Face tokenizer the way seqio reads SentencePiece.
+    """Give the ids that a tokenizer of transformers gives, in the way of a seqio vocabulary.
 
-    Truncation and padding that a tokenizer.json brings along are switched off, and no special
-    token is added: lengths and the end token are the feature converter's business.
+    A start token that the tokenizer puts in front of its texts, such as CodeT5's `<s>`, is part of
+    what is encoded; the end token is the feature converter's business. Truncation and padding that
+    a tokenizer.json brings along are switched off.
 
     Example:
         >>> vocabulary = load_vocabulary('t5-small-folder/tokenizer.json')  # doctest: +SKIP
         >>> vocabulary.encode('a good film')  # doctest: +SKIP
         [3, 9, 207, 814]
+
+    Attributes:
+        eos_id, pad_id: of the end token and of padding.
+        unk_id: of the unknown token; None for bytes, which need none.
+        vocab_size: one more than the highest id.
+        start_ids: what the tokenizer puts in front of each text.
+        ends_inputs: whether it ends a text; targets are ended in any case.
     """
 
-    def __init__(self, tokenizer: Tokenizer, eos_token: str = '</s>', pad_token: str = '<pad>',
-                 unk_token: str = '<unk>', name: str = 'tokenizer'):
-        """Wrap a copy of a tokenizer.
+    def __init__(self, codec: Any, eos_token: str | None = '</s>',
+                 pad_token: str | None = '<pad>', unk_token: str | None = '<unk>',
+                 name: str = 'tokenizer'):
+        """Take over a codec, or a `tokenizers.Tokenizer`, and the names of its special tokens.
 
         Raises:
-            ValueError: a special token is missing, or padding is not id 0 (T5's and seqio's).
+            ValueError: a special token is missing, padding is not id 0 (T5's and seqio's), or texts
+                are ended by something else than the end token.
         """
         self.name = name
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        special = {token: self._tokenizer.token_to_id(token)
-                   for token in (eos_token, pad_token, unk_token)}
-        for token, index in special.items():
-            if index is None:
-                raise ValueError(
-                    f'{name} has no token {token!r}; a T5 tokenizer has {", ".join(special)}')
-        if special[pad_token] != PAD_ID:
-            raise ValueError(f'{name} pads with id {special[pad_token]}; T5 pads with id {PAD_ID}')
-        self.eos_id = special[eos_token]
-        self.pad_id = special[pad_token]
-        self.unk_id = special[unk_token]
+        self._codec = RustCodec(codec) if isinstance(codec, Tokenizer) else codec
+        entries = self._codec.entries
+        special = {'end': eos_token, 'padding': pad_token, 'unknown': unk_token}
+        for what, token in special.items():
+            if token not in entries and not (token is None and what == 'unknown'):
+                raise ValueError(f'{name} has no token {token!r}; a T5 tokenizer has '
+                                 f'{", ".join(map(str, special.values()))}' if token else
+                                 f'{name} names no {what} token; a T5 tokenizer has one')
+        if entries[pad_token] != PAD_ID:
+            raise ValueError(f'{name} pads with id {entries[pad_token]}; T5 pads with id {PAD_ID}')
+        if unk_token is None and not self._codec.has_all_bytes:
+            raise ValueError(f'{name} names no unknown token and has no entry for each byte, so '
+                             'there are texts that it cannot write; name its unk_token in '
+                             'tokenizer_config.json')
+        self.eos_id, self.pad_id = entries[eos_token], PAD_ID
+        self.unk_id = entries.get(unk_token)
         # Ids may have holes; whatever is looked up in a table needs the highest.
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
-
-    @classmethod
-    def from_file(cls, path: str) -> 'HuggingFaceVocabulary':
-        """Read a tokenizer.json, and the special tokens of the tokenizer_config.json beside it."""
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f'tokenizer file {path} does not exist')
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise ValueError(f'{path} is not a tokenizer.json: {first_line(error)}') from None
-        return cls(tokenizer, name=str(path), **_special_tokens(os.path.dirname(path)))
+        self.vocab_size = 1 + max(entries.values())
+        with telling(f'{name} cannot tokenize'):
+            self.start_ids, end = self._codec.template()
+        if end not in ([], [self.eos_id]):
+            raise ValueError(f'{name} ends a text with {end}; a T5 tokenizer ends it with '
+                             f'[{self.eos_id}], {eos_token}, or not at all')
+        self.ends_inputs = bool(end)
 
     def encode(self, text: str) -> list[int]:
         """Tokenize one text, without an end token."""
-        return self._clean(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize many texts on all cores; the same ids as `encode` gives one by one."""
-        ids = []
-        for start in range(0, len(texts), _ENCODED_AT_ONCE):
-            encodings = self._tokenizer.encode_batch_fast(
-                list(texts[start:start + _ENCODED_AT_ONCE]), add_special_tokens=False)
-            ids += [self._clean(encoding.ids) for encoding in encodings]
-        return ids
+    def encode_words(self, text: str) -> list[int]:
+        """Tokenize words that no text begins with: without a start token either."""
+        return self.encode(text)[len(self.start_ids):]
 
-    def _clean(self, ids: list[int]) -> list[int]:
-        """Turn '</s>' and '<pad>' written out in a text into unknowns, as SentencePiece does.
+    def encode_batch(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Tokenize many texts on all cores; the same ids as `encode` gives one by one.
 
-        As themselves they would end the text, or be masked, in its middle.
+        Args:
+            texts: any number of them.
+            limit: how many ids of each are wanted at most. Of a long text then only a beginning is
+                tokenized, where that provably gives these ids: up to white space between two words,
+                by a tokenizer that splits there before all else. Other texts are tokenized whole.
+
+        Returns:
+            All ids of each text, or at least `limit` of them.
         """
-        if self.eos_id in ids or self.pad_id in ids:
-            return [self.unk_id if i in (self.eos_id, self.pad_id) else i for i in ids]
+        wanted = {row: text for row, text in enumerate(texts)}
+        ids: list[list[int]] = [[] for _ in texts]
+        length = None if limit is None else limit * _CHARACTERS_PER_TOKEN
+        while wanted:
+            begun = {row: self._beginning(text, length) for row, text in wanted.items()}
+            with telling(f'{self.name} cannot tokenize a text'):
+                encoded = self._codec.encode(list(begun.values()))
+            for row, some in zip(begun, encoded, strict=True):
+                ids[row] = self.start_ids + self._without_padding(some)
+                if len(begun[row]) == len(wanted[row]) or len(ids[row]) >= limit:
+                    del wanted[row]
+            length = length and 4 * length
         return ids
+
+    def _beginning(self, text: str, length: int | None) -> str:
+        """Return the text, or about so many of its characters that are tokenized alike."""
+        if length is None or len(text) <= 2 * length or not self._codec.splits_at_spaces:
+            return text
+        boundary = _BOUNDARY.search(text, length)
+        return text[:boundary.end()] if boundary else text
+
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """Turn '<pad>' written out in a text into unknowns: padding is masked wherever it stands.
+
+        It is the one token that transformers gives otherwise; it attends to this padding.
+        """
+        if self.pad_id not in ids:
+            return ids
+        ids = [self.unk_id if index == self.pad_id else index for index in ids]
+        return [index for index in ids if index is not None]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text up to the first end token; ids of no vocabulary entry become unknowns."""
-        kept = []
-        for index in map(int, ids):
-            if index == self.eos_id:
-                break
-            if index != self.pad_id:
-                kept.append(index if 0 <= index < self.vocab_size else self.unk_id)
-        return self._tokenizer.decode(kept, skip_special_tokens=False)
+        """Return the text up to the first end token, without special tokens.
+
+        These are the unknown token and sentinels too, as by transformers with
+        `skip_special_tokens`; ids of no vocabulary entry are left out as well.
+        """
+        kept = list(itertools.takewhile(lambda index: index != self.eos_id, map(int, ids)))
+        with telling(f'{self.name} cannot decode'):
+            return self._codec.decode(
+                [index for index in kept if index != self.pad_id and 0 <= index < self.vocab_size])
+
+    def word(self, index: int) -> str:
+        """Return how to show one entry: its text, or the name of a special token."""
+        return self.decode([index]) or self._codec.token(index) or f'[{index}]'
 
     def token_id(self, token: str) -> int | None:
-        """Return the id of one vocabulary entry, or None."""
-        return self._tokenizer.token_to_id(token)
-
-    def pieces(self) -> list[tuple[str, int]]:
-        """Return all entries with their ids, by id."""
-        return sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        """Return the id of one vocabulary entry such as '<extra_id_99>', or None."""
+        entries = self._codec.entries
+        return entries.get(token, entries.get('▁' + token))  # mT5 has sentinels that begin a word
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return `vocabulary_fingerprint` of this vocabulary."""
-        return _fingerprint(self, self.pieces())
+        """Return 16 hexadecimal digits that two vocabularies share when they give the same ids.
+
+        They cover the entries, their ids and the encoding of a few probe texts, not the file: the
+        SentencePiece and the JSON form of one tokenizer agree, and so do versions of the libraries.
+        """
+        pieces = [(piece.removeprefix('▁') if piece.startswith('▁<extra_id_') else piece, index)
+                  for piece, index in self._codec.pieces()]
+        probes = [self.encode(text) for text in _PROBES]
+        content = json.dumps([pieces, self.eos_id, self.unk_id, probes]
+                             + ([] if self.ends_inputs else ['without end']))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, HuggingFaceVocabulary) and self.fingerprint == other.fingerprint
@@ -134,16 +187,13 @@ class HuggingFaceVocabulary:
         return f'HuggingFaceVocabulary({self.name}, size={self.vocab_size})'
 
 
-def load_vocabulary(source: str) -> Any:
+def load_vocabulary(source: str) -> HuggingFaceVocabulary:
     """Load a vocabulary from wherever it is.
 
     Args:
-        source: a tokenizer.json; a SentencePiece `.model` file; a folder with one of them (a
-            Hugging Face model's); 'package:NAME/sub/tokenizer.json' or 'package:NAME/sub' inside
-            an installed Python package; 'byt5' for bytes; or a Hugging Face repository id.
-
-    Returns:
-        A `HuggingFaceVocabulary`, a `SentencePieceVocabulary` or a `ByteVocabulary`.
+        source: a folder of tokenizer files (a Hugging Face model's); a tokenizer.json; a
+            SentencePiece `.model` file; 'package:NAME/sub/tokenizer.json' or 'package:NAME/sub'
+            inside an installed Python package; 'byt5' for bytes; or a Hugging Face repository id.
 
     Raises:
         FileNotFoundError: no such file, package or repository.
@@ -151,95 +201,30 @@ def load_vocabulary(source: str) -> Any:
     """
     path = os.path.expanduser(str(source))
     if path == 'byt5':
-        return ByteVocabulary()
+        return HuggingFaceVocabulary(ByteCodec(), name=path)
     if path.startswith('package:'):
         path = str(package_path(path))
-    if os.path.isdir(path):
-        return _from_folder(path)
-    if path.endswith('.model'):
-        return SentencePieceVocabulary(path)
-    if path.endswith('.json') or path.startswith(('.', '/')) or os.path.isfile(path):
-        return HuggingFaceVocabulary.from_file(path)
-    return _from_transformers(path)
+    elif not (os.path.exists(path) or path.endswith(('.json', '.model'))
+              or path.startswith(('.', '/'))):
+        path = _from_hub(path)
+    return HuggingFaceVocabulary(name=path, **read_tokenizer(path)._asdict())
 
 
-def encode_batch(vocabulary: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenize many texts with any vocabulary, without end tokens."""
+def encode_batch(vocabulary: Any, texts: Sequence[str],
+                 limit: int | None = None) -> list[list[int]]:
+    """Tokenize many texts with any vocabulary, without end tokens; at least `limit` of the ids."""
     if hasattr(vocabulary, 'encode_batch'):
-        return vocabulary.encode_batch(texts)
+        return vocabulary.encode_batch(texts, limit)
     return [list(vocabulary.encode(text)) for text in texts]
 
 
-def vocabulary_fingerprint(vocabulary: Any) -> str:
-    """Return 16 hexadecimal digits that two vocabularies share when they give the same ids.
-
-    It covers the entries, their ids and the encoding of a few probe texts, not the file: the
-    SentencePiece and the JSON form of one tokenizer agree, and so do versions of the libraries.
-    """
-    if hasattr(vocabulary, 'fingerprint'):
-        return vocabulary.fingerprint
-    return _fingerprint(vocabulary, vocabulary.pieces())
-
-
-def _fingerprint(vocabulary: Any, pieces: list[tuple[str, int]]) -> str:
-    """Hash entries and the encoding of the probes."""
-    pieces = [(piece.removeprefix('▁') if piece.startswith('▁<extra_id_') else piece, index)
-              for piece, index in pieces]
-    probes = [[int(i) for i in vocabulary.encode(text)] for text in _PROBES]
-    content = json.dumps([pieces, vocabulary.eos_id, vocabulary.unk_id, probes])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _special_tokens(folder: str) -> dict[str, str]:
-    """Read the names of the special tokens from a folder's tokenizer_config.json, if any."""
-    path = os.path.join(folder, 'tokenizer_config.json')
-    if not os.path.isfile(path):
-        return {}
+def _from_hub(source: str) -> str:
+    """Return the folder with a repository's tokenizer files."""
     try:
-        with open(path, encoding='utf-8') as file:
-            config = json.load(file)
+        if hub_id(source) is None:
+            raise ValueError(f'{source!r} is no repository id')
+        return str(hub_folder(source, ['config.json', *TOKENIZER_FILES]))
     except ValueError as error:
-        raise ValueError(f'{path} is not JSON: {first_line(error)}') from None
-    found = {}
-    for key in ('eos_token', 'pad_token', 'unk_token'):
-        value = config.get(key)
-        value = value.get('content') if isinstance(value, dict) else value
-        if isinstance(value, str):
-            found[key] = value
-    return found
-
-
-def _from_folder(folder: str) -> Any:
-    """Load what a folder holds: tokenizer.json, a SentencePiece model, or a ByT5 configuration."""
-    path = os.path.join(folder, 'tokenizer.json')
-    if os.path.isfile(path):
-        return HuggingFaceVocabulary.from_file(path)
-    for name in ('spiece.model', 'sentencepiece.model'):
-        if os.path.isfile(os.path.join(folder, name)):
-            return SentencePieceVocabulary(os.path.join(folder, name))
-    if os.path.isfile(os.path.join(folder, 'tokenizer_config.json')):
-        return _from_transformers(folder)
-    raise FileNotFoundError(
-        f'folder {folder} has no tokenizer: neither tokenizer.json, spiece.model nor '
-        'tokenizer_config.json; copy the files of the model, or name a tokenizer file')
-
-
-def _from_transformers(name: str) -> Any:
-    """Load a tokenizer by transformers, which knows the hub and the older formats."""
-    from transformers import AutoTokenizer  # slow to import, and seldom needed
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the hub's, the network's and the parsers' own kinds
         raise FileNotFoundError(
-            f'no tokenizer {name!r}: neither a file or folder here nor a Hugging Face repository '
-            f'that can be loaded ({first_line(error)})') from None
-    if type(tokenizer).__name__.startswith('ByT5'):
-        return ByteVocabulary()
-    backend = getattr(tokenizer, 'backend_tokenizer', None)
-    if not isinstance(backend, Tokenizer):
-        raise ValueError(
-            f'tokenizer {name!r} is a {type(tokenizer).__name__} without a tokenizer.json form; '
-            'name its SentencePiece .model file instead')
-    return HuggingFaceVocabulary(backend, str(tokenizer.eos_token), str(tokenizer.pad_token),
-                                 str(tokenizer.unk_token), name=name)
+            f'no tokenizer {source!r}: neither a file or folder here nor a Hugging Face repository '
+            f'that can be loaded ({first_line(error)})') from error

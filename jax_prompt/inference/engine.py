@@ -177,8 +177,9 @@ class Engine:
         group = (self._how.rank_group(labels) if rank else
                  self._how.generation_group(max_tokens, decoding, options))
         texts = [prompt.render(one, where(number)) for number, one in enumerate(inputs)]
+        tokenized = encode_batch(self.opened.vocabulary, texts, prompt.converter.tokens_wanted)
         rows = []
-        for number, tokens in enumerate(encode_batch(self.opened.vocabulary, texts)):
+        for number, tokens in enumerate(tokenized):
             ids, cut = prompt.ids(tokens, where(number))
             rows.append(Row(prompt, ids, cut, labels if rank else None, max_tokens, decoding,
                             options, group))

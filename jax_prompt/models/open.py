@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.data.vocabularies import load_vocabulary
 from jax_prompt.models.base import Model
 from jax_prompt.models.families import FAMILIES
 from jax_prompt.models.t5.attention import check_device
@@ -151,7 +151,7 @@ def open_model(source: str | None = None, vocabulary: str | None = None, dtype: 
         scan_layers=not on_cpu if layers.scan is None else layers.scan,
         activation_sharding=batch_sharding(devices) if devices.size > 1 else None)
     return OpenedModel(model, loaded.frozen, devices, words, source,
-                       name or loaded.name, loaded.fingerprint, vocabulary_fingerprint(words),
+                       name or loaded.name, loaded.fingerprint, words.fingerprint,
                        vocabulary, None if asked != 'auto' else lambda other: open_model(
                            source, vocabulary, other, remat, name, mesh, weights, layers))
 

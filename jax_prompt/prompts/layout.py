@@ -71,7 +71,7 @@ class Layout:
         return before
 
     def insert(
-        self, tokens, num_rows: int, vocab_size: int, eos_id: int,
+        self, tokens, num_rows: int, vocab_size: int, eos_id: int | None,
         max_length: int | None = None, marker_id: int | None = None,
     ) -> tuple[np.ndarray, bool]:
         """Trim a text, close it with the end token and insert the virtual tokens.
@@ -84,7 +84,7 @@ class Layout:
             tokens: int32[T], the text's ids without an end token.
             num_rows: P; virtual ids are `vocab_size..vocab_size+P-1`, each inserted once, in order.
             vocab_size: V, rows of the frozen embedding table.
-            eos_id: the end token.
+            eos_id: the end token; None for none.
             max_length: the most text tokens and end token together; None for no limit.
             marker_id: the id of `self.marker`, needed for placement 'marker'.
 
@@ -112,8 +112,9 @@ class Layout:
                 raise ValueError(
                     f'max_length is {max_length}; at least 1 is needed to hold the end token'
                 )
-            keep = min(keep, max_length - 1)
-        text, end = tokens[:keep], np.array([eos_id], np.int32)
+            keep = min(keep, max_length - (eos_id is not None))
+        text = tokens[:keep]
+        end = np.array([] if eos_id is None else [eos_id], np.int32)
         rows = np.arange(vocab_size, vocab_size + num_rows, dtype=np.int32)
         if cut is not None:
             parts = [text[:cut], rows, text[cut:], end]

@@ -263,7 +263,7 @@ class Service:
         ids, cosines = nearest_words(
             version.prompt.file.prompt.rows, opened.model.embedding_table(opened.frozen), count,
             num_special_ids=0, num_words=opened.vocabulary.vocab_size)
-        return [[(opened.vocabulary.decode([token]) or f'[{token}]', cosine)
+        return [[(opened.vocabulary.word(token), cosine)
                  for token, cosine in zip(*row, strict=True)]
                 for row in zip(ids.tolist(), cosines.tolist(), strict=True)]
 

@@ -9,13 +9,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import jax_prompt
-from jax_prompt.files import sealed, write_file
+from jax_prompt.files import TOKENIZER_FILES, sealed, write_file
 from jax_prompt.weights.assemble import check_weights, named_leaves
 from jax_prompt.weights.converted import FORMAT, RECORD, TREE, checksums, is_converted
 from jax_prompt.weights.load import Weights, load_weights
-
-_TOKENIZER_FILES = ('tokenizer.json', 'spiece.model', 'tokenizer_config.json',
-                    'special_tokens_map.json', 'added_tokens.json')
 
 
 def convert_model(source: str | pathlib.Path, output: str | pathlib.Path,
@@ -65,7 +62,8 @@ def _write(folder: pathlib.Path, loaded: Weights, weights: str, dtype: str) -> N
     leaves = {name: np.ascontiguousarray(leaf)
               for name, leaf in named_leaves(loaded.frozen).items()}
     save_file(leaves, folder / TREE)
-    for name in _TOKENIZER_FILES if loaded.folder is not None else ():
+    # config.json says which tokenizer they are read by.
+    for name in (*TOKENIZER_FILES, 'config.json') if loaded.folder is not None else ():
         if (loaded.folder / name).is_file():
             shutil.copyfile(loaded.folder / name, folder / name)
     record = sealed(dict(

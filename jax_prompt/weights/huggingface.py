@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from jax_prompt.files import hub_folder
+from jax_prompt.files import TOKENIZER_FILES, hub_folder
 from jax_prompt.models.families import family_of
 from jax_prompt.weights.safetensors_file import open_safetensors
 from jax_prompt.weights.tensors import Checkpoint, RawFile, Stored, equal
@@ -20,8 +20,7 @@ TORCH_WEIGHTS = 'pytorch_model.bin'
 TORCH_INDEX = 'pytorch_model.bin.index.json'
 
 #: What a model needs of a hub repository beside its weights: its shape and its vocabulary.
-_HUB_PATTERNS = ['config.json', 'generation_config.json', 'tokenizer.json', 'spiece.model',
-                 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json']
+_HUB_PATTERNS = ['config.json', 'generation_config.json', *TOKENIZER_FILES]
 _HUB_WEIGHTS = ['model*.safetensors', INDEX]
 #: Repositories have both kinds: the second is asked for only where the first is not there.
 _HUB_TORCH_WEIGHTS = ['pytorch_model*.bin', TORCH_INDEX]

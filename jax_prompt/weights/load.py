@@ -5,14 +5,13 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from jax_prompt.files import hub_id, package_path
+from jax_prompt.files import TOKENIZER_FILES, hub_id, package_path
 from jax_prompt.models.architecture import ModelConfig
 from jax_prompt.types import Params
 from jax_prompt.weights.assemble import Shardings, assemble, check_weights
 from jax_prompt.weights.tensors import Checkpoint
 
 _PACKAGE = 'package:'
-_TOKENIZER_FILES = ('tokenizer.json', 'spiece.model', 'tokenizer_config.json')
 _HUGGING_FACE = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
                  'pytorch_model.bin.index.json')
 _BUCKET = 'gs://'
@@ -84,7 +83,7 @@ def load_weights(source: str | pathlib.Path, dtype: str = 'float32', shardings: 
                              f'the model again with weights={weights}, or leave weights out')
         frozen, fingerprint = assemble(checkpoint, source, dtype,
                                        kept if kept == 'int8' else weights, shardings)
-    has_tokenizer = folder and any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    has_tokenizer = folder and any((folder / file).is_file() for file in TOKENIZER_FILES)
     return Weights(checkpoint.config, frozen, fingerprint, checkpoint.config.name,
                    folder if has_tokenizer else None)
 

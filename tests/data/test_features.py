@@ -1,4 +1,5 @@
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -54,6 +55,22 @@ def test_marker_is_looked_up_in_the_vocabulary(vocabulary):
     assert vocabulary.decode([i for i in ids if i < V]).split() == ['a', 'good', 'film']
     with pytest.raises(ValueError, match="example 1 of toy train: marker '<extra_id_1>'"):
         fitted.convert(examples([vocabulary.encode('a film')]))
+
+
+@pytest.mark.parametrize('layout, expected', [
+    (Layout(), [*PROMPT, 5, 6]), (Layout('after', after_end=True), [5, 6, *PROMPT])])
+def test_an_input_is_ended_as_its_tokenizer_ends_it(layout, expected):
+    endless = converter(layout, ends_inputs=False)
+    features = endless.convert(examples([[5, 6], [], list(range(5, 14))]))
+    assert features.encoder[0].tolist() == expected
+    assert [i for i in features.encoder[1] if i < V] == [1]  # attention needs something to read
+    assert [i for i in features.encoder[2] if i < V] == list(range(5, 13))
+    assert features.targets[0].tolist() == [9, 1]
+    fitted = FeatureConverter.for_model(
+        TextTask('toy', {}, '{text}'), types.SimpleNamespace(vocab_size=V, eos_id=1, pad_id=0,
+                                                             ends_inputs=False),
+        model(), layout, P)
+    assert not fitted.ends_inputs
 
 
 def test_no_rows_is_the_plain_input():

@@ -11,7 +11,7 @@ from jax_prompt.data.seqio_adaptors import PromptFeatureConverter
 from jax_prompt.data.seqio_tasks import as_seqio
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.data.vocabularies import encode_batch, vocabulary_fingerprint
+from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.prompts.layout import Layout
 
 TEXTS = ['a good film', 'the plot is thin', '', 'slow </s> bad', 'qué']
@@ -50,7 +50,7 @@ def test_vocabulary_is_seqios_and_gives_the_same_ids(vocabulary):
         assert adapted.encode(text) == adapted.encode_tf(tf.constant(text)).numpy().tolist() == ids
         assert adapted.decode([*ids, 1, 5]) == vocabulary.decode(ids)
     assert encode_batch(adapted, TEXTS) == vocabulary.encode_batch(TEXTS)
-    assert vocabulary_fingerprint(adapted) == vocabulary.fingerprint
+    assert adapted.fingerprint == vocabulary.fingerprint
     assert adapted.token_id('<extra_id_1>') == vocabulary.token_id('<extra_id_1>')
 
 

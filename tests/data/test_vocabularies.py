@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from jax_prompt.data.vocabularies import (
-    HuggingFaceVocabulary,
-    encode_batch,
-    load_vocabulary,
-    vocabulary_fingerprint,
-)
+from jax_prompt.data.vocabularies import HuggingFaceVocabulary, encode_batch, load_vocabulary
 
 LONG = 'the plot is thin and slow and dull and the film is bad'
 
@@ -47,13 +42,6 @@ def test_truncation_padding_and_end_token_of_the_file_are_off(baked_file):
     assert vocabulary.encode_batch([LONG, 'a film'])[0] == ids
 
 
-def test_loading_leaves_the_given_tokenizer_as_it_was(build_tokenizer):
-    tokenizer = build_tokenizer()
-    tokenizer.enable_truncation(4)
-    HuggingFaceVocabulary(tokenizer)
-    assert len(tokenizer.encode(LONG).ids) == 4
-
-
 def test_ids_of_special_tokens_and_sizes(vocabulary, tokenizer):
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
     assert vocabulary.vocab_size == tokenizer.get_vocab_size()
@@ -64,15 +52,16 @@ def test_text_comes_back(vocabulary):
 
 
 def test_encode_batch_equals_encode_one_by_one(vocabulary, monkeypatch):
-    monkeypatch.setattr('jax_prompt.data.vocabularies._ENCODED_AT_ONCE', 2)
+    monkeypatch.setattr('jax_prompt.data.codecs._ENCODED_AT_ONCE', 2)
     texts = [LONG, '', 'a </s> film', 'qué', 'good <extra_id_0>']
     assert vocabulary.encode_batch(texts) == [vocabulary.encode(text) for text in texts]
 
 
-def test_end_and_padding_written_in_a_text_stay_text(vocabulary):
-    ids = vocabulary.encode('a </s> film <pad> bad')
-    assert not {vocabulary.pad_id, vocabulary.eos_id} & set(ids)
-    assert ids.count(vocabulary.unk_id) == 2
+def test_special_tokens_written_in_a_text_are_themselves_but_for_padding(vocabulary):
+    ids = vocabulary.encode('a </s> film <pad> <unk> <extra_id_1>')
+    assert vocabulary.pad_id not in ids
+    assert (ids.count(vocabulary.eos_id), ids.count(vocabulary.unk_id)) == (1, 2)
+    assert ids[-1] == vocabulary.token_id('<extra_id_1>')
 
 
 def test_decode_stops_at_the_end_and_drops_padding(vocabulary):
@@ -81,10 +70,12 @@ def test_decode_stops_at_the_end_and_drops_padding(vocabulary):
     assert vocabulary.decode([]) == ''
 
 
-def test_decode_shows_ids_beyond_the_vocabulary_as_unknown(vocabulary):
-    good = vocabulary.encode('good')
-    text = vocabulary.decode([*good, vocabulary.vocab_size + 3])
-    assert text == vocabulary.decode([*good, vocabulary.unk_id])
+def test_decode_leaves_out_what_is_no_text(vocabulary):
+    good, sentinel = vocabulary.encode('good')[0], vocabulary.token_id('<extra_id_1>')
+    assert vocabulary.decode([good, vocabulary.unk_id, sentinel, vocabulary.vocab_size + 3, -1,
+                              good]) == 'good good'
+    assert [vocabulary.word(i) for i in (good, sentinel, vocabulary.vocab_size)] == [
+        'good', '<extra_id_1>', f'[{vocabulary.vocab_size}]']
 
 
 def test_sentinels_have_ids(vocabulary):
@@ -128,7 +119,7 @@ def test_folder_names_its_special_tokens(tmp_path, build_tokenizer):
     with pytest.raises(ValueError, match="has no token '</s>'; a T5 tokenizer has"):
         load_vocabulary(str(tmp_path))
     (tmp_path / 'tokenizer_config.json').write_text(
-        json.dumps({'eos_token': {'content': '<end>'}, 'pad_token': '<pad>'}))
+        json.dumps({'eos_token': '<end>', 'pad_token': '<pad>', 'unk_token': '<unk>'}))
     assert load_vocabulary(str(tmp_path)).eos_id == 1
 
 
@@ -145,7 +136,7 @@ def test_not_a_tokenizer(write):
 
 
 @pytest.mark.parametrize('source, message', [
-    ('./none/tokenizer.json', 'tokenizer file ./none/tokenizer.json does not exist'),
+    ('./none/tokenizer.json', 'tokenizer file none/tokenizer.json does not exist'),
     ('none/spiece.model', 'SentencePiece model none/spiece.model does not exist'),
     ('package:no_such_package/data',
      "needs the Python package 'no_such_package', which is not installed"),
@@ -182,27 +173,26 @@ def test_sentencepiece_gets_the_sentinels_of_t5(sentencepiece_file):
 def test_sentencepiece_and_bytes_are_those_of_seqio(sentencepiece_file):
     from jax_prompt.data.quiet_tensorflow import seqio
 
-    texts = [LONG, '', ' two  spaces ', 'naïve 北京 🙂', 'a <extra_id_1> b', '</s> <pad>', '\n\t']
-    for source, theirs in ((sentencepiece_file, seqio.SentencePieceVocabulary(
-            str(sentencepiece_file), 100)), ('byt5', seqio.ByteVocabulary(extra_ids=125))):
+    texts = [LONG, '', ' two  spaces ', 'naïve 北京 🙂', '\n\t', '--- ------- -']
+    for source, theirs, own in (
+            (sentencepiece_file, seqio.SentencePieceVocabulary(str(sentencepiece_file), 100),
+             ['a <extra_id_1> b', '</s> <pad>']), ('byt5', seqio.ByteVocabulary(125), [])):
         ours = load_vocabulary(str(source))
         for name in ('vocab_size', 'eos_id', 'unk_id', 'pad_id'):
             assert getattr(ours, name) == getattr(theirs, name), name
-        assert encode_batch(ours, texts) == [list(theirs.encode(text)) for text in texts]
-        assert encode_batch(ours, texts) == [ours.encode(text) for text in texts]
-        ids = np.random.default_rng(0).integers(0, 2 * ours.vocab_size, 200)
-        for row in [*encode_batch(ours, texts), [*ours.encode(LONG), 1, 7], ids, ids[ids > 1]]:
-            assert ours.decode(row) == theirs.decode([int(i) for i in row])
+        assert encode_batch(ours, texts + own) == [list(theirs.encode(t)) for t in texts + own]
+        assert encode_batch(ours, texts + own) == [ours.encode(text) for text in texts + own]
+        ids = np.random.default_rng(0).integers(3, ours.vocab_size - 125, 200)
+        for row in [*encode_batch(ours, texts), [*ours.encode(LONG), 1, 7], ids]:
+            assert ours.decode(row) == theirs.decode([int(i) for i in row if i != 2])
 
 
 def test_sentencepiece_and_bytes_have_fingerprints(sentencepiece_file, vocabulary):
     one, two = (load_vocabulary(str(sentencepiece_file)) for _ in range(2))
-    assert vocabulary_fingerprint(one) == vocabulary_fingerprint(two)
-    assert vocabulary_fingerprint(one) == vocabulary_fingerprint(pickle.loads(pickle.dumps(one)))
+    assert one.fingerprint == two.fingerprint == pickle.loads(pickle.dumps(one)).fingerprint
     # Prompt files name it: it may not change from one version to the next.
-    assert vocabulary_fingerprint(load_vocabulary('byt5')) == '2d1ce513f0f61166'
-    assert len({vocabulary_fingerprint(one), '2d1ce513f0f61166', vocabulary.fingerprint}) == 3
-    assert load_vocabulary('byt5').token_id('<extra_id_0>') is None
+    assert load_vocabulary('byt5').fingerprint == '2d1ce513f0f61166'
+    assert len({one, load_vocabulary('byt5'), vocabulary}) == 3
 
 
 def test_the_wheels_tokenizer():

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.data.vocabularies import load_vocabulary
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
@@ -35,7 +35,7 @@ def open_tiny(folder, seed: int = 0) -> OpenedModel:
     model = T5(config)
     frozen = model.init(jax.random.key(seed))
     return OpenedModel(model, frozen, None, vocabulary, str(folder), 'tiny', f'weights {seed}',
-                       vocabulary_fingerprint(vocabulary))
+                       vocabulary.fingerprint)
 
 
 def prompt_file(opened, rows: int, layout: Layout = Layout(), seed: int = 0,  # noqa: B008

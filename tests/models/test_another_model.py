@@ -9,7 +9,7 @@ import pytest
 from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.data.tasks.files import file_task
-from jax_prompt.data.vocabularies import load_vocabulary, vocabulary_fingerprint
+from jax_prompt.data.vocabularies import load_vocabulary
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.models.open import OpenedModel
@@ -26,7 +26,7 @@ def opened(world):
     vocabulary = load_vocabulary(str(world / 'model'))
     model = Toy(vocabulary.vocab_size)
     return OpenedModel(model, model.init(0), make_mesh('data:1', jax.devices()[:1]), vocabulary,
-                       'toy', 'toy', 'weights 0', vocabulary_fingerprint(vocabulary))
+                       'toy', 'toy', 'weights 0', vocabulary.fingerprint)
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,8 @@ from tests.weights.model_files import assert_same_tree
 def folder(plain_config, random_tree, hugging_face_folder):
     """A Hugging Face folder with a tokenizer."""
     folder = hugging_face_folder(random_tree(plain_config), plain_config)
-    (folder / 'tokenizer.json').write_text('{"version": "1.0"}')
+    for name in ('tokenizer.json', 'vocab.json'):
+        (folder / name).write_text('{"version": "1.0"}')
     return folder
 
 
@@ -62,7 +63,8 @@ def test_it_is_what_loading_gives(weights, folder, tmp_path):
     assert (model.name, model.fingerprint, model.config) == (
         expected.name, expected.fingerprint, expected.config)
     assert model.folder == output
-    assert (output / 'tokenizer.json').read_text() == '{"version": "1.0"}'
+    for name in ('config.json', 'vocab.json', 'tokenizer.json'):  # says how tokens are read
+        assert (output / name).read_bytes() == (folder / name).read_bytes()
     assert [path.name for path in output.parent.iterdir()] == ['model']
 
 

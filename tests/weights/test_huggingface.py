@@ -441,6 +441,7 @@ def test_the_hub_is_asked_for_what_a_model_needs(monkeypatch, plain_config, rand
     model = load_weights('google/flan-t5-tiny@refs/pr/1')
     assert (asked['repository'], asked['revision']) == ('google/flan-t5-tiny', 'refs/pr/1')
     assert 'model*.safetensors' in asked['patterns'] and 'tokenizer.json' in asked['patterns']
+    assert {'vocab.json', 'merges.txt', 'sentencepiece.model'} < set(asked['patterns'])
     assert not any('bin' in pattern for pattern in asked['patterns'])
     assert (model.name, model.config.name) == ('google/flan-t5-tiny',) * 2
     assert model.folder == folder
