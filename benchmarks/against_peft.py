@@ -212,7 +212,7 @@ def write_hugging_face(opened, folder: pathlib.Path) -> None:
     from safetensors.numpy import save_file
     from transformers import T5Config
 
-    from jax_prompt.models.architecture import to_hugging_face
+    from tests.models.t5.random_weights import to_hugging_face
     config = opened.model.config
     folder.mkdir()
     save_file({name: np.ascontiguousarray(array) for name, array in to_hugging_face(
@@ -271,6 +271,7 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
     from jax_prompt.prompts.methods.direct import direct
     from jax_prompt.training import optimizers
     from jax_prompt.training.step import init_state, make_train_step
+    from tests.models.t5.random_weights import init
     use_compilation_cache()
     on_cpu = jax.default_backend() == 'cpu'
     if args.model == 'demo':
@@ -283,7 +284,7 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
         model = T5(config, jnp.float32 if on_cpu else jnp.dtype(dtype), factors=factors,
                    scan_layers=not on_cpu, remat=remat,
                    attention=attention)
-        frozen = jax.jit(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))()
+        frozen = jax.jit(lambda: init(model, jax.random.key(0), jnp.dtype(dtype)))()
     method, optimizer = direct(), optimizers.adafactor()
     context = InitContext(model.embedding_table(frozen), args.rows, None,
                           initializer=sampled_vocabulary())
@@ -309,7 +310,7 @@ def jax_steps(args, dtype: str, remat: str, attention: str, batches):
 
     # Rematerialisation's extra work does not count: the fraction is of what a step must do.
     plain = make_train_step(T5(model.config, model.dtype, factors=model.factors), method, optimizer)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.dtype(dtype)))
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), jnp.dtype(dtype)))
     traced = plain.trace(fresh(), shapes, batches[0])
     flops = products(traced.jaxpr.jaxpr) if args.data == 'fixed' else None
     return step, {'device': jax.devices()[0].device_kind, 'flops': flops}

@@ -8,9 +8,9 @@ import jax
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
+from tests.models.t5.random_weights import init, to_hugging_face
 
 SUBJECTS = 'film plot cast score script ending scene hero'.split()
 GOOD, BAD = 'great lovely warm clever'.split(), 'dull weak cold clumsy'.split()
@@ -24,7 +24,7 @@ def write_model(folder: pathlib.Path, seed: int = 0, d_model: int = 16) -> pathl
     size = tokenizer.get_vocab_size()
     config = T5Config(vocab_size=size, d_model=d_model, d_kv=8, d_ff=32, num_heads=2, num_layers=2,
                       num_decoder_layers=1, name='tiny')
-    frozen = T5(config).init(jax.random.key(seed))
+    frozen = init(T5(config), jax.random.key(seed))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(to_hugging_face(frozen, config), folder / 'model.safetensors')
     (folder / 'config.json').write_text(json.dumps({

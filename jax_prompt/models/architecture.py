@@ -15,11 +15,8 @@ import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from jax_prompt.models.base import Model
 from jax_prompt.parallel.rules import Rule
-from jax_prompt.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,26 +112,3 @@ class Family(Protocol):
 def leaf_shapes(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Return path -> shape for each leaf of the frozen tree."""
     return {slot.path: slot.leaf_shape for slot in config.slots().values()}
-
-
-def to_hugging_face(frozen: Params, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Lay a frozen tree out as a Hugging Face state dict.
-
-    Args:
-      frozen: the tree, on host or device.
-      config: the shape it has.
-
-    Returns:
-      Tensor name -> numpy array in the leaf's own dtype, each tensor once (the copies of the
-      embedding table, which PyTorch modules tie, are left out).
-    """
-    tensors = {}
-    for name, slot in config.slots().items():
-        leaf = frozen
-        for key in slot.path:
-            leaf = leaf[key]
-        array = np.asarray(leaf if slot.layer is None else leaf[slot.layer])
-        if slot.inputs:
-            array = array.reshape(slot.matrix_shape).T
-        tensors[name] = np.ascontiguousarray(array)
-    return tensors

@@ -48,7 +48,7 @@ def frozen_shardings(mesh: Mesh, shapes: Params, rules: Sequence[Rule],
 
     Args:
       mesh: from `make_mesh`.
-      shapes: the parameter tree; anything with a shape (`T5.param_shapes()`, numpy, JAX arrays).
+      shapes: the parameter tree; anything with a shape (`tree_shapes`, numpy, JAX arrays).
       rules: the model's.
       shard_weights_over_data: fully sharded: besides heads and widths over 'model', the kernels'
         dimension D over 'data'. Each device then holds 1/(data * model) of the kernels, and fetches

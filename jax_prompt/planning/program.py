@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_prompt.inference.generate import make_generator
-from jax_prompt.models.t5.int8 import quantised_shapes
 from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import DATA, divisors, one_of
 from jax_prompt.parallel.rules import (
@@ -24,6 +23,7 @@ from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params
+from jax_prompt.weights.assemble import tree_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +121,8 @@ def frozen_shapes(config: Any, mesh: Mesh, weights: str = 'bfloat16',
     Raises:
       ValueError: a dimension does not divide by its mesh axis.
     """
-    shapes = _weight_shapes(config, weights)
-    return _living(shapes, frozen_shardings(mesh, shapes, T5.rules, over_data))
-
-
-@functools.cache
-def _weight_shapes(config: Any, weights: str) -> Params:
-    shapes = T5(config).param_shapes(jnp.bfloat16)
-    return quantised_shapes(shapes) if weights == 'int8' else shapes
+    shapes = tree_shapes(config, 'bfloat16', weights)
+    return _living(shapes, frozen_shardings(mesh, shapes, config.rules, over_data))
 
 
 def local_bytes(tree: Any) -> int:

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from jax_prompt.inference.beam import BeamSettings
-from jax_prompt.models.architecture import to_hugging_face
 from tests.inference.conftest import Case, PyTorch, make_case
+from tests.models.t5.random_weights import to_hugging_face
 
 KEPT = pathlib.Path(__file__).parent / 'golden' / 'beams.npz'
 LENGTH = 12

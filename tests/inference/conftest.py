@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.generate import next_logits
-from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.forward import encode
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
+from tests.models.t5.random_weights import param_shapes, to_hugging_face
 
 _TINY = dict(vocab_size=29, d_model=16, d_kv=6, d_ff=24, num_heads=3, num_layers=2,
              num_decoder_layers=2, relative_attention_num_buckets=8,
@@ -63,7 +63,7 @@ def make_case(shape: str) -> Case:
         return (scale * draw.normal(size=leaf.shape)).astype(np.float32)
 
     frozen = jax.tree.map(jnp.asarray,
-                          jax.tree_util.tree_map_with_path(weight, model.param_shapes()))
+                          jax.tree_util.tree_map_with_path(weight, param_shapes(model)))
     draw = np.random.default_rng(2)
     prompt = Prompt(jnp.asarray(3 * draw.normal(size=(4, 16)), jnp.float32))
     lengths = (1, 3, 9, 5, 11, 2)

@@ -10,6 +10,7 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
+from tests.models.t5.random_weights import init
 
 #: (rows, layout, what the task is), each different from the others in several ways.
 TASKS = {
@@ -33,7 +34,7 @@ def open_tiny(folder, seed: int = 0) -> OpenedModel:
     config = T5Config(vocab_size=vocabulary.vocab_size, d_model=16, d_kv=8, d_ff=32, num_heads=2,
                       num_layers=1, num_decoder_layers=1, name='tiny')
     model = T5(config)
-    frozen = model.init(jax.random.key(seed))
+    frozen = init(model, jax.random.key(seed))
     return OpenedModel(model, frozen, None, vocabulary, str(folder), 'tiny', f'weights {seed}',
                        vocabulary.fingerprint)
 

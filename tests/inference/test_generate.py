@@ -20,6 +20,7 @@ from jax_prompt.inference.generate import (
 )
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
+from tests.models.t5.random_weights import param_shapes
 
 LENGTH = 10
 compiled = functools.cache(make_generator)
@@ -202,7 +203,7 @@ def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
             generate(frozen, prompt, one_case.ids(True))
     assert generate._cache_size() == 1
     # Lowered from shapes alone: no weight can be a constant of the program.
-    shapes = (one_case.model.param_shapes(), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
+    shapes = (param_shapes(one_case.model), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
               jax.ShapeDtypeStruct((6, 16), jnp.int32))
     make_generator(one_case.model, LENGTH).lower(*shapes)
 

@@ -19,6 +19,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
 from tests.inference.whole import make_label_scorer
+from tests.models.t5.random_weights import param_shapes
 
 LABELS = ((7,), (9, 3, 22, 5), (9, 4))
 compiled = functools.cache(make_label_scorer)
@@ -92,7 +93,7 @@ def test_groups_bound_the_memory_for_logits(monkeypatch):
     model = T5(T5Config(vocab_size=4000, d_model=4, d_kv=2, d_ff=4, num_heads=1, num_layers=1,
                         num_decoder_layers=1))
     labels = [(token, other) for token in range(2, 12) for other in range(2, 12)]
-    arguments = (model.param_shapes(), Prompt(jax.ShapeDtypeStruct((4, 4), jnp.float32)),
+    arguments = (param_shapes(model), Prompt(jax.ShapeDtypeStruct((4, 4), jnp.float32)),
                  jax.ShapeDtypeStruct((8, 16), jnp.int32))
     all_logits = 100 * 8 * 3 * 4000 * 4
 
@@ -123,7 +124,7 @@ def test_it_compiles_once_a_shape_and_captures_no_weights(one_case):
             score(frozen, prompt, one_case.ids(True))
     assert score._cache_size() == 1
     # Lowered from shapes alone: no weight can be a constant of the program.
-    shapes = (one_case.model.param_shapes(), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
+    shapes = (param_shapes(one_case.model), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
               jax.ShapeDtypeStruct((6, 16), jnp.int32))
     make_label_scorer(one_case.model, LABELS).lower(*shapes)
 

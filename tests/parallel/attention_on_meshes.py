@@ -19,6 +19,7 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.parallel.mesh import make_mesh
 from jax_prompt.parallel.placement import place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings
+from tests.models.t5.random_weights import init
 
 B, S, D, H, K = 16, 10, 32, 8, 8
 MESHES = ('data:8,model:1', 'data:2,model:4', 'data:1,model:8')
@@ -44,7 +45,7 @@ def make_rows(packed: bool):
 
 def compute(model: T5, mesh, packed: bool):
     """Return the encoder's outputs and the gradient of its inputs."""
-    frozen = model.init(jax.random.key(0), model.dtype)
+    frozen = init(model, jax.random.key(0), model.dtype)
     rng = np.random.default_rng(1)
     hidden_BSD, weight_BSD = rng.standard_normal((2, B, S, D)).astype(np.float32)
     mask_BS, segments_BS = make_rows(packed)

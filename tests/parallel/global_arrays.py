@@ -14,6 +14,7 @@ from jax_prompt.models.t5.model import T5  # noqa: E402
 from jax_prompt.parallel.mesh import make_mesh  # noqa: E402  (after the processes have met)
 from jax_prompt.parallel.placement import global_batch, host_rows, place  # noqa: E402
 from jax_prompt.parallel.rules import frozen_shardings, replicated  # noqa: E402
+from tests.models.t5.random_weights import param_shapes  # noqa: E402
 
 ROWS = 16
 
@@ -33,7 +34,7 @@ def see(sizes: str) -> dict:
                       num_decoder_layers=1)
     random = np.random.default_rng(0)
     frozen = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32),
-                          T5(config).param_shapes())
+                          param_shapes(T5(config)))
     placed = place(frozen, frozen_shardings(mesh, frozen, T5.rules, shard_weights_over_data=True))
     copy = place({'step': np.int32(7)}, replicated(mesh))
     right = jax.tree.map(as_expected, placed, frozen)

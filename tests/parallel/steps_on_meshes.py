@@ -21,6 +21,7 @@ from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, replicat
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.step import init_state, make_train_step
+from tests.models.t5.random_weights import init
 from tests.parallel.traffic import traffic
 
 B, S, L, P, D, V = 16, 24, 4, 5, 64, 64
@@ -55,7 +56,7 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
           int8: bool = False, microbatches: int = 1) -> dict:
     """Take three steps; report losses, the first gradient, traffic, and where things live."""
     model = dataclasses.replace(tiny(depth), activation_sharding=batch_sharding(mesh))
-    frozen = model.init(jax.random.key(0))
+    frozen = init(model, jax.random.key(0))
     frozen = quantise_tree(frozen) if int8 else frozen
     frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules, fully_sharded))
     state = init_state({'prompt': jax.numpy.asarray(host_prompt())}, OPTIMIZER)
@@ -79,7 +80,7 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
 def int8_logits(mesh: jax.sharding.Mesh) -> list:
     """Quantise weights where they stand, on their devices, and score a batch with them."""
     model = dataclasses.replace(tiny(depth=2), activation_sharding=batch_sharding(mesh))
-    frozen = model.init(jax.random.key(0))
+    frozen = init(model, jax.random.key(0))
     frozen = quantise_tree(place(frozen, frozen_shardings(mesh, frozen, T5.rules)))
     frozen = place(frozen, frozen_shardings(mesh, frozen, T5.rules))
     score = jax.jit(functools.partial(forward.score, model))

@@ -21,6 +21,7 @@ from jax_prompt.parallel.rules import (
     replicated,
     rule_for,
 )
+from tests.models.t5.random_weights import param_shapes
 
 TINY = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=24, num_heads=8, num_layers=2,
                 num_decoder_layers=3)
@@ -43,7 +44,7 @@ def leaves(tree) -> dict:
 
 @functools.cache
 def shapes_of(config: T5Config):
-    return T5(config).param_shapes()
+    return param_shapes(T5(config))
 
 
 def specs(config: T5Config, on: AbstractMesh, fully_sharded: bool = False) -> dict[str, Spec]:

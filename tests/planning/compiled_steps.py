@@ -15,6 +15,7 @@ from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import init_state, make_train_step, token_loss
+from tests.models.t5.random_weights import param_shapes
 
 B, S, L, P, D = 4, 72, 8, 5, 256
 METHOD = direct()
@@ -29,7 +30,7 @@ def make_model(scanned: bool) -> T5:
 
 def frozen_shapes() -> list[tuple[int, ...]]:
     """List the shapes of the frozen weights, of a whole stack and of one layer."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(make_model(True).param_shapes())]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(param_shapes(make_model(True)))]
     return shapes + [shape[1:] for shape in shapes if len(shape) > 2]
 
 
@@ -38,7 +39,7 @@ def prompt_step(device, scanned: bool = True):
     model, optimizer = make_model(scanned), adafactor()
     state = jax.eval_shape(lambda: init_state({'prompt': jnp.zeros((P, D))}, optimizer))
     step = make_train_step(model, METHOD, optimizer)
-    return step.trace(*_on(device, (state, model.param_shapes(), _batch())))
+    return step.trace(*_on(device, (state, param_shapes(model), _batch())))
 
 
 def model_tuning(device, scanned: bool = True):
@@ -51,7 +52,7 @@ def model_tuning(device, scanned: bool = True):
                           batch['decoder_loss_weights'], 1e-4)[0]
 
     prompt = jax.ShapeDtypeStruct((P, D), jnp.float32)
-    arguments = _on(device, (model.param_shapes(), prompt, _batch()))
+    arguments = _on(device, (param_shapes(model), prompt, _batch()))
     return jax.jit(jax.grad(loss)).trace(*arguments)
 
 

@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from tests.models.t5.random_weights import param_shapes
 from tests.planning import compiled_steps
 from tests.planning.compiled_steps import D, P
 
@@ -26,7 +27,7 @@ def test_no_output_and_no_donated_buffer_has_the_shape_of_a_frozen_weight(prompt
 def test_model_tuning_does_return_them(model_tuning):
     """The reader sees what the step must not have."""
     whole = {leaf.shape for leaf in
-             jax.tree.leaves(compiled_steps.make_model(True).param_shapes())}
+             jax.tree.leaves(param_shapes(compiled_steps.make_model(True)))}
     assert whole <= set(model_tuning['outputs'])
 
 

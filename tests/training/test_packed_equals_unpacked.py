@@ -25,6 +25,7 @@ from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.step import init_state, make_train_step, token_loss
+from tests.models.t5.random_weights import init
 
 # Heads are so wide that the cross-attention of unpacked rows takes its short way, which that of
 # packed rows, with more decoder positions, does not.
@@ -64,7 +65,7 @@ def make_case(shape: str, layout: Layout, num_rows: int) -> Case:
     packing = choose_packing(features, BATCH)
     # Several in a row, not as many in each, and pads: or these tests would show little.
     assert 1 < packing.segments and packing.rows < BATCH / 2 + 1
-    frozen = jax.jit(model.init)(jax.random.key(0))
+    frozen = jax.jit(lambda: init(model, jax.random.key(0)))()
     prompt = jnp.asarray(draw.normal(size=(num_rows, 16)), jnp.float32)
     return Case(model, frozen, prompt, features, packing)
 

@@ -17,6 +17,7 @@ from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
 from jax_prompt.training.step import init_state, make_train_step, token_loss
+from tests.models.t5.random_weights import param_shapes
 
 CONFIG = T5Config(vocab_size=31, d_model=12, d_kv=4, d_ff=20, num_heads=3, num_layers=2,
                   num_decoder_layers=2, name='tiny')
@@ -95,7 +96,7 @@ def test_optimizer_bytes_and_outputs_do_not_depend_on_depth(make_optimizer):
         model, optimizer = T5(config), make_optimizer()
         state = make_state(optimizer)
         lowered = make_train_step(model, make_method(), optimizer).lower(
-            state, model.param_shapes(), make_batch())
+            state, param_shapes(model), make_batch())
         opt_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
         outputs = sorted(leaf.shape for leaf in jax.tree.leaves(lowered.out_info))
         return opt_bytes, outputs
@@ -107,7 +108,7 @@ def test_optimizer_bytes_and_outputs_do_not_depend_on_depth(make_optimizer):
 
 
 def test_no_output_and_no_donated_buffer_has_the_shape_of_a_frozen_weight():
-    state, shapes = make_state(adafactor()), T5(CONFIG).param_shapes()
+    state, shapes = make_state(adafactor()), param_shapes(T5(CONFIG))
     lowered = make_step().lower(state, shapes, make_batch())
     (state_info, frozen_info, _), _ = lowered.args_info
     assert all(info.donated for info in jax.tree.leaves(state_info))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jax_prompt.models.architecture import leaf_shapes, to_hugging_face
+from jax_prompt.models.architecture import leaf_shapes
 from jax_prompt.models.t5.config import T5Config
+from tests.models.t5.random_weights import to_hugging_face
 
 _SIZES = dict(vocab_size=24, d_model=8, d_kv=3, d_ff=10, num_heads=2, num_layers=2,
               num_decoder_layers=2, relative_attention_num_buckets=6)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from jax_prompt.models.architecture import to_hugging_face
+from tests.models.t5.random_weights import to_hugging_face
 from tests.weights import t5x_files
 
 _T5X_NORMS = {'self_attention': 'pre_self_attention_layer_norm',

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.model import T5
 from jax_prompt.weights.load import load_weights
 from tests.weights.model_files import assert_same_tree, torch_module
 
 onnx = pytest.importorskip('onnx')
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from tests.models.t5.random_weights import to_hugging_face  # noqa: E402
 
 WHEEL = 'traceforge_title_model'
 needs_wheel = pytest.mark.skipif(

@@ -13,11 +13,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.weights.load import load_weights
 from jax_prompt.weights.tensors import RawFile
 from jax_prompt.weights.torch_files import open_torch
 from jax_prompt.weights.torch_pickle import interpret
+from tests.models.t5.random_weights import to_hugging_face
 from tests.weights import fuzzing, make_torch_golden
 from tests.weights.model_files import assert_same_tree
 

@@ -30,7 +30,6 @@ import jax.numpy as jnp
 from jax_prompt.models.base import Tokens
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.initial import init_stack
 from jax_prompt.models.t5.kernel_first import for_step, steps_of, with_steps
 from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer
 from jax_prompt.models.t5.positions import (
@@ -124,33 +123,6 @@ class T5:
         """Return the weights as generation reads them: on CPU with copies, see `with_steps`."""
         copied = jax.default_backend() == 'cpu' and not self.scan_layers
         return with_steps(frozen) if copied else frozen
-
-    def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
-        """Return a randomly initialised tree (T5's initial scales), for tests and benchmarks.
-
-        Args:
-          rng: a PRNG key.
-          dtype: of every weight.
-
-        Returns:
-          The parameter tree of this module's docstring.
-        """
-        cfg = self.config
-        keys = jax.random.split(rng, 6)
-        tree = {
-            'token_embedder': {'embedding': jax.random.normal(keys[0], (cfg.vocab_size,
-                                                                        cfg.d_model))},
-            'encoder': init_stack(keys[1], self._layer(EncoderLayer), cfg.num_layers),
-            'decoder': init_stack(keys[2], self._layer(DecoderLayer), cfg.num_decoder_layers),
-        }
-        if not cfg.tied_head:
-            kernel = jax.random.normal(keys[3], (cfg.d_model, cfg.vocab_size))
-            tree['lm_head'] = {'kernel': kernel * cfg.d_model**-0.5}
-        return jax.tree.map(lambda x: x.astype(dtype), tree)
-
-    def param_shapes(self, dtype: jnp.dtype = jnp.float32) -> Params:
-        """Return the tree's shapes as `jax.ShapeDtypeStruct`; nothing is allocated."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
 
     def embedding_table(self, frozen: Params) -> Array:
         """Return the embedding table, float[V, D]."""

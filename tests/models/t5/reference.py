@@ -8,9 +8,9 @@ import zlib
 
 import numpy as np
 
-from jax_prompt.models.architecture import to_hugging_face
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
+from tests.models.t5.random_weights import param_shapes, to_hugging_face
 
 _TINY = dict(vocab_size=37, d_model=24, d_kv=5, d_ff=40, num_heads=4, num_layers=3,
              num_decoder_layers=3, relative_attention_num_buckets=12,
@@ -49,7 +49,7 @@ def make_frozen(config: T5Config) -> dict:
             return {name: walk(tree[name], f'{path}/{name}') for name in sorted(tree)}
         return draw(path, tree)
 
-    return walk(T5(config).param_shapes())
+    return walk(param_shapes(T5(config)))
 
 
 def make_inputs(config: T5Config) -> dict[str, np.ndarray]:

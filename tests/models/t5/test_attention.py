@@ -22,6 +22,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import quantise_tree
 from jax_prompt.models.t5.model import T5
 from jax_prompt.models.t5.positions import bias_from_table, relative_buckets
+from tests.models.t5.random_weights import init, param_shapes
 
 B, S, D, H, K, N = 4, 14, 24, 3, 8, 2
 CONFIG = T5Config(vocab_size=37, d_model=D, d_kv=K, d_ff=40, num_heads=H, num_layers=N,
@@ -56,7 +57,7 @@ def make_frozen(config: T5Config, int8: bool = False):
         return quantise_tree(make_frozen(config))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: 3 * leaf if 'relative_bias' in str(path) else leaf,
-        jax.jit(lambda: T5(config).init(jax.random.key(0)))())
+        jax.jit(lambda: init(T5(config), jax.random.key(0)))())
 
 
 def make_rows(rows: str, length: int):
@@ -212,7 +213,7 @@ def encoder_program(config: T5Config, rows: str, gradient: bool, length: int = S
     shape = functools.partial(jax.ShapeDtypeStruct, (B, length))
     return lower(jax.grad(encode) if gradient else encode,
                  jax.ShapeDtypeStruct((B, length, D), jnp.bfloat16),
-                 model.param_shapes(jnp.bfloat16), shape(bool), shape(jnp.int32))
+                 param_shapes(model, jnp.bfloat16), shape(bool), shape(jnp.int32))
 
 
 HEADS, LENGTHS = f'{B}x{S}x{H}x{K}xbf16', f'{B}xi32'
@@ -268,7 +269,7 @@ def test_the_decoder_has_no_fused_kernel(found_cudnn):
         return model.decode(frozen, hidden_BLD, encoded_BSD, mask_BS)
 
     hidden = jax.ShapeDtypeStruct((B, S, D), jnp.bfloat16)
-    assert not calls(lower(decode, model.param_shapes(jnp.bfloat16), hidden, hidden,
+    assert not calls(lower(decode, param_shapes(model, jnp.bfloat16), hidden, hidden,
                            jax.ShapeDtypeStruct((B, S), bool)))
 
 

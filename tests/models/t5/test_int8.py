@@ -27,6 +27,7 @@ from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.step import token_loss
 from jax_prompt.types import count_parameters
 from tests.models.t5 import reference
+from tests.models.t5.random_weights import init, param_shapes
 
 #: Weights of the size that training leaves: what int8 costs a real model, see the slow test too.
 TINY = T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=3,
@@ -66,7 +67,7 @@ def num_bytes(tree) -> int:
 
 @functools.cache
 def tiny_frozen():
-    return jax.jit(lambda: T5(TINY).init(jax.random.key(0)))()
+    return jax.jit(lambda: init(T5(TINY), jax.random.key(0)))()
 
 
 @functools.cache
@@ -185,7 +186,7 @@ def test_quantising_again_changes_nothing():
 
 
 def test_shapes_are_known_without_weights():
-    shapes = quantised_shapes(T5(TINY).param_shapes(jnp.bfloat16))
+    shapes = quantised_shapes(param_shapes(T5(TINY), jnp.bfloat16))
     stored = quantise_tree(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny_frozen()))
     assert jax.tree.all(jax.tree.map(
         lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), shapes, stored))
@@ -193,7 +194,7 @@ def test_shapes_are_known_without_weights():
 
 def test_bytes_are_half_of_bfloat16():
     """XXL's layers: a scale of 4 bytes for 4,096 numbers or more. Its embedding and head stay."""
-    shapes = T5(t5_1_1('xxl')).param_shapes(jnp.bfloat16)
+    shapes = param_shapes(T5(t5_1_1('xxl')), jnp.bfloat16)
     stored = quantised_shapes(shapes)
     for stack in ('encoder', 'decoder'):
         assert 0.5 < num_bytes(stored[stack]) / num_bytes(shapes[stack]) < 0.501
@@ -322,7 +323,7 @@ def test_no_stack_of_kernels_is_ever_wide(remat):
     """Neither read before the loop nor kept for the backward pass; one layer alone is."""
     config = dataclasses.replace(TINY, num_layers=5, num_decoder_layers=7)
     model = T5(config, remat=remat)
-    shapes = model.param_shapes()
+    shapes = param_shapes(model)
     batch = reference.as_batch(reference.make_inputs(config), config.vocab_size)
 
     def loss(prompt_PD, frozen):

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_prompt.models.architecture import leaf_shapes, to_hugging_face
+from jax_prompt.models.architecture import leaf_shapes
 from jax_prompt.models.t5.config import t5_1_1
 from jax_prompt.models.t5.model import T5
+from tests.models.t5.random_weights import param_shapes, to_hugging_face
 from tests.weights.conftest import CONFIGS, make_tree, write_config_json
 
 PLAIN = CONFIGS['t5-1.1']
@@ -17,7 +18,7 @@ every_config = pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
 
 @every_config
 def test_leaves_are_those_of_the_model(config):
-    shapes, _ = jax.tree_util.tree_flatten_with_path(T5(config).param_shapes())
+    shapes, _ = jax.tree_util.tree_flatten_with_path(param_shapes(T5(config)))
     of_model = {tuple(key.key for key in path): leaf.shape for path, leaf in shapes}
     assert of_model == leaf_shapes(config)
 

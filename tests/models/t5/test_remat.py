@@ -14,6 +14,7 @@ from jax_prompt.models.t5.model import REMAT_POLICIES, T5
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.step import token_loss
 from tests.models.t5 import reference
+from tests.models.t5.random_weights import init
 
 pytestmark = pytest.mark.slow  # it compiles many programs
 
@@ -26,7 +27,7 @@ CONFIG = T5Config(vocab_size=61, d_model=32, d_kv=4, d_ff=48, num_heads=8, num_l
 def compiled_gradient(remat: str, int8: bool):
     """Return the prompt's gradient, its temporaries in bytes, and its operations."""
     model = T5(CONFIG, remat=remat)
-    frozen = jax.jit(lambda: model.init(jax.random.key(0)))()
+    frozen = jax.jit(lambda: init(model, jax.random.key(0)))()
     frozen = quantise_tree(frozen) if int8 else frozen
     data = reference.make_inputs(CONFIG)
     data['ids'] = np.tile(data['ids'], 3)
