@@ -33,6 +33,8 @@ _measured: weakref.WeakKeyDictionary[ServedPrompt, weakref.WeakKeyDictionary[
 #: Between these the temperature is looked for. Scores that are right without exception would have
 #: none above zero that is best.
 _TEMPERATURES = (0.01, 100.0)
+#: Ranges of confidence in which it is compared with accuracy.
+_BINS = 15
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class Calibration:
     temperature: float = 1.0
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f'temperature={self.temperature} of labels; expected a number above 0')
 
     def probabilities(self, scores_C: np.ndarray) -> np.ndarray:
         """Turn the scores of one row, float32[C], into probabilities float32[C]."""
@@ -142,16 +145,13 @@ def calibrated_probabilities(scores_BC: np.ndarray, content_free_C: np.ndarray |
       float32[B, C], rows that sum to 1.
 
     Raises:
-      ValueError: for a temperature that is not above 0, scores that are not finite, or another
-        number of labels than the scores have.
+      ValueError: for scores that are not finite.
     """
-    _check_temperature(temperature)
-    return np.exp(_log_softmax(_shifted(scores_BC, content_free_C) / temperature)).astype(
-        np.float32)
+    shifted_BC = _checked(scores_BC) - (0 if content_free_C is None else content_free_C)
+    return np.exp(_log_softmax(shifted_BC / temperature)).astype(np.float32)
 
 
-def fit_temperature(scores_BC: np.ndarray, labels_B: np.ndarray,
-                    content_free_C: np.ndarray | None = None) -> float:
+def fit_temperature(scores_BC: np.ndarray, labels_B: np.ndarray) -> float:
     """Find the temperature that makes known labels likeliest (minimises their mean NLL).
 
     The loss is convex in 1 / temperature: where its slope, the mean over examples of the expected
@@ -160,24 +160,22 @@ def fit_temperature(scores_BC: np.ndarray, labels_B: np.ndarray,
     Args:
       scores_BC: float32[B, C], of examples that were not trained on.
       labels_B: int[B], their right labels.
-      content_free_C: as it will be given to `calibrated_probabilities`.
 
     Returns:
       From 0.01 to 100; an end of this range where no temperature inside is best (all answers right
       or, at the other end, no better than chance).
 
     Raises:
-      ValueError: for no examples, labels that do not fit the scores, or scores that are not finite.
+      ValueError: for no examples, or scores that are not finite.
 
     Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
     """
-    shifted_BC = _shifted(scores_BC, content_free_C)
-    labels_B = _checked_labels(labels_B, shifted_BC)
-    right_B = np.take_along_axis(shifted_BC, labels_B[:, None], axis=1)[:, 0]
+    scores_BC = _checked(scores_BC)
+    right_B = _of_labels(scores_BC, labels_B)
 
     def slope(temperature: float) -> float:
-        probabilities_BC = np.exp(_log_softmax(shifted_BC / temperature))
-        return float(np.mean((probabilities_BC * shifted_BC).sum(axis=1) - right_B))
+        probabilities_BC = np.exp(_log_softmax(scores_BC / temperature))
+        return float(np.mean((probabilities_BC * scores_BC).sum(axis=1) - right_B))
 
     low, high = np.log(_TEMPERATURES)
     # The slope in 1 / temperature falls as the temperature rises.
@@ -192,20 +190,13 @@ def fit_temperature(scores_BC: np.ndarray, labels_B: np.ndarray,
 
 
 def negative_log_likelihood(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
-    """Return the mean of -log p(right label), in nats.
-
-    Raises:
-      ValueError: for no examples, or labels that do not fit.
-    """
-    probabilities_BC = _checked(probabilities_BC)
-    labels_B = _checked_labels(labels_B, probabilities_BC)
-    right_B = np.take_along_axis(probabilities_BC, labels_B[:, None], axis=1)[:, 0]
+    """Return the mean of -log p(right label), in nats; float[B, C] and int[B]."""
+    right_B = _of_labels(_checked(probabilities_BC), labels_B)
     # An impossible right label costs what the smallest number would, not infinity.
     return float(-np.mean(np.log(np.maximum(right_B, np.finfo(np.float32).tiny))))
 
 
-def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarray,
-                               bins: int = 15) -> float:
+def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
     """Return how far confidence is from accuracy, from 0 to 1.
 
     Examples are sorted into equal ranges of the chosen label's probability; the gaps between each
@@ -214,47 +205,22 @@ def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarra
     Args:
       probabilities_BC: float32[B, C].
       labels_B: int[B].
-      bins: how many ranges.
 
     Returns:
       The error.
 
-    Raises:
-      ValueError: for no examples, labels that do not fit, or a number of bins below 1.
-
     Source: Naeini et al. 2015; Guo et al. 2017, section 2, with its 15 bins.
     """
-    if bins < 1:
-        raise ValueError(f'bins={bins}; expected at least one')
     probabilities_BC = _checked(probabilities_BC)
-    labels_B = _checked_labels(labels_B, probabilities_BC)
     confidence_B = probabilities_BC.max(axis=1)
     gaps_B = (probabilities_BC.argmax(axis=1) == labels_B) - confidence_B
-    bin_B = np.clip(np.ceil(confidence_B * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(bin_B, weights=gaps_B, minlength=bins)).sum() / len(gaps_B))
-
-
-def _check_temperature(temperature: float) -> None:
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ValueError(f'temperature={temperature} of labels; expected a number above 0')
+    bin_B = np.clip(np.ceil(confidence_B * _BINS).astype(int) - 1, 0, _BINS - 1)
+    return float(np.abs(np.bincount(bin_B, weights=gaps_B)).sum() / len(gaps_B))
 
 
 def _log_softmax(scores_BC: np.ndarray) -> np.ndarray:
     centred_BC = scores_BC - scores_BC.max(axis=1, keepdims=True)
     return centred_BC - np.log(np.exp(centred_BC).sum(axis=1, keepdims=True))
-
-
-def _shifted(scores_BC: np.ndarray, content_free_C: np.ndarray | None) -> np.ndarray:
-    """Check scores and take away what they are without content."""
-    scores_BC = _checked(scores_BC)
-    if content_free_C is None:
-        return scores_BC
-    content_free_C = np.asarray(content_free_C, np.float64)
-    if content_free_C.shape != scores_BC.shape[1:]:
-        raise ValueError(f'content-free probabilities have shape {list(content_free_C.shape)}, but '
-                         f'the scores are of {scores_BC.shape[1]} labels; compute them with the '
-                         'same labels')
-    return scores_BC - content_free_C
 
 
 def _checked(scores_BC: np.ndarray) -> np.ndarray:
@@ -268,14 +234,6 @@ def _checked(scores_BC: np.ndarray) -> np.ndarray:
     return scores_BC
 
 
-def _checked_labels(labels_B: np.ndarray, scores_BC: np.ndarray) -> np.ndarray:
-    labels_B = np.asarray(labels_B)
-    examples, count = scores_BC.shape
-    if labels_B.shape != (examples,):
-        raise ValueError(f'labels have shape {list(labels_B.shape)}; expected [{examples}], one '
-                         'for each row of the scores')
-    wrong = (labels_B < 0) | (labels_B >= count)
-    if wrong.any():
-        raise ValueError(f'label {labels_B[wrong][0]} of row {int(wrong.argmax())} is no number of '
-                         f'a label; expected 0 to {count - 1}')
-    return labels_B.astype(np.int64)
+def _of_labels(scores_BC: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
+    """Return float64[B], of each row what belongs to its label."""
+    return np.take_along_axis(scores_BC, np.asarray(labels_B)[:, None], axis=1)[:, 0]
