@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.config import configured
+from jax_prompt.files import brief
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.numpy_file import as_float32, is_numpy_file, read_array
 from jax_prompt.types import Array
@@ -65,7 +66,7 @@ def uniform(scale: float = 0.5) -> Initializer:
         raise ValueError(f'uniform initialiser has scale={scale}; expected a positive number')
 
     def initialize(rng: Array, context: InitContext) -> Array:
-        shape = (context.num_rows, context.table_VD.shape[1])
+        shape = (context.num_rows, context.d_model)
         return jax.random.uniform(rng, shape, jnp.float32, -scale, scale)
 
     return initialize
@@ -87,8 +88,7 @@ def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
     """
     if most_frequent < 1:
         raise ValueError(
-            f'sampled_vocabulary has most_frequent={most_frequent}; expected 1 or more'
-        )
+            f'sampled_vocabulary has most_frequent={most_frequent}; expected 1 or more')
 
     def initialize(rng: Array, context: InitContext) -> Array:
         first = context.num_special_ids
@@ -97,8 +97,7 @@ def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
             raise ValueError(
                 f'cannot draw {context.num_rows} prompt rows from {num_entries} vocabulary '
                 'entries without replacement; raise most_frequent, shorten the prompt or use the '
-                'uniform initialiser'
-            )
+                'uniform initialiser')
         ids = first + jax.random.choice(rng, num_entries, (context.num_rows,), replace=False)
         return _vocabulary_rows(context, np.asarray(ids))
 
@@ -144,7 +143,7 @@ def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
 
     def initialize(rng: Array, context: InitContext) -> Array:
         rows = _text_rows(context, text)
-        what = f'the text {_shorten(text)} needs {len(rows)}'
+        what = f'the text {brief(text)} needs {len(rows)}'
         return _fill(rng, context, rows, fallback, what)
 
     return initialize
@@ -180,8 +179,7 @@ def _fill(rng, context, rows_PD, fallback, what) -> Array:
     if missing < 0:
         raise ValueError(
             f'{what} prompt rows but the prompt has {context.num_rows}; lengthen the prompt or '
-            'use another initialiser'
-        )
+            'use another initialiser')
     rest = dataclasses.replace(context, num_rows=missing)
     return jnp.concatenate([rows_PD, (fallback or sampled_vocabulary())(rng, rest)])
 
@@ -191,15 +189,8 @@ def _text_rows(context: InitContext, text: str) -> Array:
     ids = np.asarray(list(context.encode(text)), np.int32)
     if not len(ids):
         raise ValueError(
-            f'the tokenizer gives no tokens for {_shorten(text)}; initialise the prompt from '
-            'other words'
-        )
-    num_entries = context.table_VD.shape[0]
-    if ids.min() < 0 or ids.max() >= num_entries:
-        raise ValueError(
-            f'the tokenizer gives token id {ids.max()} for {_shorten(text)} but the embedding '
-            f'table has {num_entries} rows; use the tokenizer that belongs to this model'
-        )
+            f'the tokenizer gives no tokens for {brief(text)}; initialise the prompt from '
+            'other words')
     return _vocabulary_rows(context, ids)
 
 
@@ -207,11 +198,6 @@ def _vocabulary_rows(context: InitContext, ids: np.ndarray) -> Array:
     """Copy rows out of the table before casting: the whole table may be gigabytes."""
     assert jnp.issubdtype(context.table_VD.dtype, jnp.floating), 'dequantise the table first'
     return jnp.asarray(context.table_VD[ids]).astype(jnp.float32)
-
-
-def _shorten(text: str) -> str:
-    """Quote a text within a line."""
-    return repr(text if len(text) <= 40 else text[:37] + '...')
 
 
 def _read(path: Path) -> np.ndarray:
@@ -228,10 +214,9 @@ def _read(path: Path) -> np.ndarray:
 
 def _check_array(array: np.ndarray, where: str, context: InitContext) -> np.ndarray:
     """Cast to float32 what has the prompt's shape."""
-    expected = (context.num_rows, context.table_VD.shape[1])
+    expected = (context.num_rows, context.d_model)
     if array.shape != expected:
         raise ValueError(
             f'{where} has shape {array.shape} but the prompt has shape {expected} (rows, width of '
-            'the model); set the prompt length to its rows and use a model of its width'
-        )
+            'the model); set the prompt length to its rows and use a model of its width')
     return as_float32(array, where)
