@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from jax_prompt.files import first_line
-from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.models.t5.stack import REMAT_POLICIES
 from jax_prompt.parallel.mesh import describe, make_mesh
 from jax_prompt.planning.chips import Chip
@@ -16,6 +15,7 @@ from jax_prompt.planning.collectives import read_collectives, sum_bytes
 from jax_prompt.planning.hlo import read_module
 from jax_prompt.planning.program import Program, make_program
 from jax_prompt.planning.request import PlanRequest
+from jax_prompt.planning.sizes import find_config
 from jax_prompt.planning.topology import capacity_of, devices_of, parse_topology, read_refusal
 from jax_prompt.planning.work import hbm_bytes, product_flops
 

@@ -13,7 +13,7 @@ class PlanRequest:
 
     Attributes:
       model: a name such as 't5-1.1-xxl', or a folder with a `config.json`; see
-        `models.t5.sizes.find_config`.
+        `planning.sizes.find_config`.
       topology: generation and shape, 'v5e:4x4'; the shape counts chips.
       mesh: sizes of the axes, 'data:2,model:8'; one may be -1, for what the other leaves.
       batch_size: rows of the global batch.

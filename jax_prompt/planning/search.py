@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.models.t5.stack import REMAT_POLICIES
 from jax_prompt.parallel.mesh import DATA, MODEL, describe, divisors
 from jax_prompt.planning.estimate import estimate, weight_bytes
@@ -13,6 +12,7 @@ from jax_prompt.planning.planner import Plan, plan
 from jax_prompt.planning.report import describe as describe_plan
 from jax_prompt.planning.report import describe_try
 from jax_prompt.planning.request import WEIGHTS, PlanRequest
+from jax_prompt.planning.sizes import find_config
 from jax_prompt.planning.topology import capacity_of, devices_of, find_chip, parse_topology
 
 _MICROBATCHES = (1, 2, 4, 8, 16)

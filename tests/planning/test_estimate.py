@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import pytest
 
-from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.parallel.mesh import DATA, MODEL, make_mesh
 from jax_prompt.planning.chips import CHIPS
 from jax_prompt.planning.estimate import estimate, weight_bytes
 from jax_prompt.planning.program import frozen_shapes, local_bytes
 from jax_prompt.planning.request import PlanRequest
+from jax_prompt.planning.sizes import find_config
 
 XXL = PlanRequest('t5-1.1-xxl', 'v5e:4x4', remat='none')
 MESH = {DATA: 2, MODEL: 8}

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from jax_prompt.models.t5.sizes import find_config
 from jax_prompt.planning import search as searching
 from jax_prompt.planning.chips import CHIPS
 from jax_prompt.planning.estimate import estimate
 from jax_prompt.planning.planner import Memory, Plan, Speed
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.planning.search import describe_suggestion, suggest
+from jax_prompt.planning.sizes import find_config
 
 GIB = 2**30
 XXL = PlanRequest('t5-1.1-xxl', 'v5e:4x4')

@@ -1,10 +1,10 @@
 """Shapes of T5s by name, with no weights: those released, or the `config.json` of a folder."""
 
-import json
 import pathlib
 
 from jax_prompt.models.families import family_of
 from jax_prompt.models.t5.config import T5_1_1_SHAPES, T5Config, t5_1_1
+from jax_prompt.weights.huggingface import read_json
 
 # The first T5: layers, d_model, d_ff, heads, d_kv (Raffel et al. 2020, section 3.7 and the released
 # checkpoints' configurations). 3B and 11B differ in d_ff and heads alone.
@@ -48,11 +48,5 @@ def find_config(model: str) -> T5Config:
     if path.name != 'config.json' or not path.is_file():
         raise ValueError(f'model {model!r} is neither a folder with a config.json nor one of '
                          f'{", ".join(NAMES)}')
-    try:
-        fields = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ValueError(f'{path} cannot be read as JSON: {error}') from error
-    if not isinstance(fields, dict):
-        raise ValueError(f'{path} holds a {type(fields).__name__}; expected a JSON object with the '
-                         'configuration of a T5')
+    fields = read_json(path, 'it tells the shape')
     return family_of(fields, str(path)).from_hugging_face(fields, str(path), path.parent.name)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jax_prompt.models.t5.model import T5
-from jax_prompt.models.t5.sizes import NAMES, find_config
+from jax_prompt.planning.sizes import NAMES, find_config
 from jax_prompt.types import count_parameters
 from tests.models.t5.random_weights import param_shapes
 
@@ -34,7 +34,7 @@ def test_a_folder_is_read(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('{', 'cannot be read as JSON'), ('[]', 'holds a list; expected a JSON object'),
+    ('{', 'is not valid JSON'), ('[]', 'holds a JSON list; expected an object'),
     (json.dumps({'model_type': 'bert'}), "model_type='bert'"),
 ])
 def test_a_folder_that_is_no_t5_is_refused(tmp_path, text, message):
