@@ -274,9 +274,13 @@ def hub_folder(source: str, patterns: list[str]) -> Path:
 
 
 def first_line(said: Exception | str) -> str:
-    """Return what an error says in one line of moderate length; its kind where it says nothing."""
+    """Return what an error says in one line of moderate length; its kind where it says nothing.
+
+    Libraries quote files; what no terminal should be sent is escaped.
+    """
     lines = str(said).strip().splitlines()
-    return lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
+    line = lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
+    return line if line.isprintable() else repr(line)[1:-1]
 
 
 def listed(items: Iterable[Any], most: int = 8) -> str:

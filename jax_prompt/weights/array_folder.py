@@ -4,6 +4,8 @@ import dataclasses
 import math
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -115,11 +117,12 @@ class Folder:
                              'numbers (checkpoints of before June 2021 keep bfloat16 as uint16: '
                              'save them again with a later T5X)')
 
-        # T5X writes little-endian alone; one flipped bit makes '<f4' '>f4'.
-        if shape not in (None, tuple(array.shape)) or str(stored).startswith('>'):
+        # T5X writes little-endian rows alone; one flipped bit makes '<f4' '>f4'.
+        if shape not in (None, tuple(array.shape)) or (
+                str(stored).startswith('>') or said.get('order', 'C') != 'C'):
             raise ValueError(f'{self.path} has {name!r} as {stored}{list(array.shape)}, but its '
                              f'list of arrays says {list(shape or array.shape)} and numbers should '
-                             f'be little-endian; {AGAIN}')
+                             f'be little-endian, rows first; {AGAIN}')
 
         # TensorStore ends the process where there is no memory for a chunk that a file declares.
         if any(part > max(size, 1) for part, size in zip(chunk, array.shape, strict=True)) or (
@@ -130,10 +133,10 @@ class Folder:
         checked = []
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            if not checked and (said.get('compressor') or {}).get('id') in ('gzip', 'zlib'):
-                self._check_ends(name, array, said)
-                checked.append(True)
             try:
+                if not checked and (said.get('compressor') or {}).get('id') in ('gzip', 'zlib'):
+                    self._check_ends(array, said)
+                    checked.append(True)
                 return np.asarray(array[index].read(order='C').result())
             except Exception as error:
                 raise ValueError(f'cannot read the array {name!r} of {self.path}: '
@@ -141,22 +144,27 @@ class Folder:
 
         return Array(tuple(array.shape), dtype, read)
 
-    def _check_ends(self, name: str, array: Any, said: dict[str, Any]) -> None:
-        """Refuse chunks without gzip's last bytes: TensorStore then leaves out their checksum."""
+    def _check_ends(self, array: Any, said: dict[str, Any]) -> None:
+        """Hold chunks to gzip's last bytes: TensorStore does not where some of them are missing."""
         if said['compressor']['id'] == 'zlib':
-            raise ValueError(f'{self.path} has {name!r} compressed by zlib, whose checksum may be '
-                             'missing without a word; expected gzip, as T5X writes it')
+            raise ValueError('it is compressed by zlib, whose checksum may be missing without a '
+                             'word; expected gzip, as T5X writes it')
         # A bucket has checksums of its own for what is brought there and back.
         if self._store['driver'] != 'file':
             return
-        size = math.prod(said['chunks']) * array.dtype.numpy_dtype.itemsize
-        for index in np.ndindex(*(-(-whole // part) for whole, part in
-                                  zip(array.shape, said['chunks'], strict=True))):
-            path = array.kvstore.path + said.get('dimension_separator', '.').join(map(str, index))
+        chunk, separator = said['chunks'], said.get('dimension_separator', '.')
+        for index in np.ndindex(*map(lambda size, part: -(-size // part), array.shape, chunk)):
+            path = array.kvstore.path + separator.join(map(str, index))
             if not os.path.isfile(path):
                 return  # within a database, or missing, which TensorStore says
             with open(path, 'rb') as file:
-                file.seek(max(os.path.getsize(path) - 4, 0))
-                if int.from_bytes(file.read(), 'little') != size % 2**32:
-                    raise ValueError(f'{path} is cut short: it does not end in its own size, as '
-                                     f'gzip does; {AGAIN}')
+                file.seek(max(os.path.getsize(path) - 8, 0))
+                end = file.read()
+            span = tuple(slice(at * part, (at + 1) * part)
+                         for at, part in zip(index, chunk, strict=True))
+            # What stands beyond the array in a chunk at its border is not known.
+            whole = all(part.stop <= size for part, size in zip(span, array.shape, strict=True))
+            crc = zlib.crc32(array[span].read(order='C').result()) if whole else None
+            size = math.prod(chunk) * array.dtype.numpy_dtype.itemsize % 2**32
+            if end[4:] != struct.pack('<I', size) or (whole and end[:4] != struct.pack('<I', crc)):
+                raise ValueError(f'{path} does not end in its checksum and size, as gzip does')

@@ -37,7 +37,7 @@ def check_dtype(dtype: str) -> np.dtype:
     """
     name = getattr(dtype, '__name__', None) or str(dtype)
     if name not in _DTYPES:
-        raise ValueError(f'weights cannot be kept in {name!r}; expected float32 or bfloat16 '
+        raise ValueError(f'weights cannot be kept in {name!r:.60}; expected float32 or bfloat16 '
                          '(T5 overflows in float16), or weights=int8 for the kernels')
     return _DTYPES[name]
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.files import sealed
+from jax_prompt.files import first_line, sealed
 from jax_prompt.models.families import FAMILIES
 from jax_prompt.weights.assemble import named_leaves, tree_shapes
 from jax_prompt.weights.safetensors_file import find_tensors
@@ -49,6 +49,15 @@ def open_converted(folder: pathlib.Path, stack: contextlib.ExitStack) -> Checkpo
       ValueError: when a file is missing or damaged, or the folder is of another format.
     """
     record = _read_record(folder)
+    try:
+        return _checkpoint(folder, record, stack)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _damaged(folder, f'{RECORD} says what this version of jax_prompt does not read '
+                               f'({first_line(error)})') from error
+
+
+def _checkpoint(folder: pathlib.Path, record: dict[str, Any],
+                stack: contextlib.ExitStack) -> Checkpoint:
     config = FAMILIES[record['family']].from_dict(record['config'])
     if not (folder / TREE).is_file():
         raise _damaged(folder, f'{TREE} is missing')
@@ -91,9 +100,10 @@ def _read_record(folder: pathlib.Path) -> dict[str, Any]:
         raise _damaged(folder, f'{RECORD} cannot be read') from error
     if not isinstance(record, dict) or sealed(record) != record:
         raise _damaged(folder, f'{RECORD} has been changed')
-    if record['format_version'] != FORMAT:
-        raise ValueError(f'{folder} was converted in format {record["format_version"]}; expected '
-                         f'{FORMAT}: convert the model again with this version of jax_prompt')
+    if record.get('format_version') != FORMAT:
+        raise ValueError(f'{folder} was converted in format {record.get("format_version")!r:.20}; '
+                         f'expected {FORMAT}: convert the model again with this version of '
+                         'jax_prompt')
     return record
 
 

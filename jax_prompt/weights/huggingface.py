@@ -18,6 +18,8 @@ WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 TORCH_WEIGHTS = 'pytorch_model.bin'
 TORCH_INDEX = 'pytorch_model.bin.index.json'
+#: Of a file, in Linux's file systems.
+_LONGEST_NAME = 255
 
 #: What a model needs of a hub repository beside its weights: its shape and its vocabulary.
 _HUB_PATTERNS = ['config.json', 'generation_config.json', *TOKENIZER_FILES]
@@ -116,7 +118,8 @@ def _shards(folder: pathlib.Path, index: str) -> list[pathlib.Path]:
     paths = []
     for shard in sorted(set(map(str, weight_map.values()))):
         # An index from elsewhere must not make us open files outside of its folder.
-        if shard != pathlib.PurePath(shard).name or '\\' in shard or '\0' in shard:
+        if (shard != pathlib.PurePath(shard).name or '\\' in shard or not shard.isprintable()
+                or len(shard) > _LONGEST_NAME):
             raise ValueError(f'{folder / index} names the shard {shard!r:.100}; '
                              'expected a file name within the folder, without any path')
         if not (folder / shard).is_file():

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
+from jax_prompt.files import first_line
+
 #: Operators through which a weight keeps its values, followed back to where it is stored.
 _PASS_THROUGH = ('Identity', 'Cast', 'Transpose')
 #: Operators that neither change values nor need be told apart on the way to a scale.
@@ -223,12 +225,12 @@ class Graph:
         return None
 
     def _array(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
+        from onnx import checker, numpy_helper
         try:
             return numpy_helper.to_array(self._stored[name], base_dir=str(self.path.parent))
-        except (ValueError, OSError, TypeError) as error:
-            raise ValueError(f'{self.path} has a tensor {name!r} that cannot be read ({error}); '
-                             'copy or export the model again') from error
+        except (checker.ValidationError, ValueError, OSError, TypeError) as error:
+            raise ValueError(f'{self.path} has a tensor {name!r:.80} that cannot be read '
+                             f'({first_line(error)}); copy or export the model again') from error
 
     def _is_scalar(self, name: str) -> bool:
         tensor = self._stored.get(name)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jax_prompt.files import first_line
 from jax_prompt.weights.tensors import FLOATS, RawFile, Stored, stored_in_file
 
 _KINDS = dict(zip(('F32', 'BF16', 'F16', 'F64'), FLOATS, strict=True)) | {'I8': np.dtype(np.int8)}
@@ -72,5 +73,6 @@ def find_tensors(file: RawFile, integers: bool = False) -> dict[str, Place]:
     return places
 
 
-def _corrupt(path: pathlib.Path, reason: object) -> ValueError:
-    return ValueError(f'{path} is corrupt or truncated: {reason}; copy or download the file again')
+def _corrupt(path: pathlib.Path, reason: Exception | str) -> ValueError:
+    return ValueError(f'{path} is corrupt or truncated: {first_line(reason)}; '
+                      'copy or download the file again')

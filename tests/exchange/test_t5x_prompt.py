@@ -167,7 +167,7 @@ def test_damaged_chunks_are_refused(folder):
     for content in (b'', b'text', gzip.compress(b'\0' * 119),
                     gzip.compress(ROWS.tobytes())[:-9]):
         (folder / NAME / '0.0').write_bytes(content)
-        with pytest.raises(ValueError, match="array 'encoder/prompt/|0.0 is cut short"):
+        with pytest.raises(ValueError, match="cannot read the array 'encoder/prompt/"):
             read_t5x_prompt(folder)
 
 

@@ -182,7 +182,14 @@ def change_record(folder):
     (folder / converted.RECORD).write_text(json.dumps(record))
 
 
+def of_a_later_version(folder):
+    record = json.loads((folder / converted.RECORD).read_text())
+    record['config']['sparsity'] = 64
+    (folder / converted.RECORD).write_text(json.dumps(sealed(record)))
+
+
 @pytest.mark.parametrize('damage, message', [
+    (of_a_later_version, "says what this version of jax_prompt does not read .*'sparsity'.*conv"),
     (cut, r'out/model.safetensors is corrupt or truncated: .*; copy or download the file again'),
     (flip, "out/model.safetensors is corrupt: '.*' within it does not match its checksum; copy"),
     (swap_names, "'encoder/layers/self_attention/.*' within it does not match its checksum"),

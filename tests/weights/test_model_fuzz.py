@@ -30,7 +30,7 @@ from tests.weights.model_files import (
 #: Fields of a configuration that no tensor's shape contradicts.
 UNCHECKED = {'relative_attention_max_distance', 'layer_norm_epsilon', 'pad_token_id',
              'eos_token_id', 'decoder_start_token_id', 'dropout_rate', 'activation',
-             'scale_decoder_outputs', 'name'}
+             'scale_decoder_outputs', 'name', 'other_eos_token_ids'}
 
 
 def loaded(folder) -> dict:
@@ -73,6 +73,7 @@ def damage_each_way(folder, file, samples, in_numbers=lambda content: False):
             else:
                 assert same_form(result, original), f'{file}, {name}: another model'
                 assert in_numbers(mutated), f'{file}, {name}: other content without a word'
+                assert result['fingerprint'] != original['fingerprint'], f'{file}, {name}'
                 other_numbers += 1
     path.write_bytes(content)
     assert fuzzing.same(loaded(folder), original)
@@ -88,6 +89,15 @@ campaigns = pytest.mark.parametrize('more', [
 @pytest.fixture
 def whole(plain_config, random_tree, hugging_face_folder):
     return hugging_face_folder(random_tree(plain_config), plain_config)
+
+
+@pytest.fixture
+def torch_whole(whole, config_json):
+    """A model in a file of torch.save."""
+    shutil.copyfile(make_torch_golden.PATH, whole / 'pytorch_model.bin')
+    (whole / 'model.safetensors').unlink()
+    (whole / 'config.json').write_text(json.dumps(config_json(make_torch_golden.CONFIG)))
+    return whole
 
 
 @campaigns
@@ -107,30 +117,24 @@ def test_shard_index(whole, more):
 
 
 @campaigns
-def test_pytorch_model_bin(whole, config_json, more):
-    shutil.copyfile(make_torch_golden.PATH, whole / 'pytorch_model.bin')
-    (whole / 'model.safetensors').unlink()
-    (whole / 'config.json').write_text(json.dumps(config_json(make_torch_golden.CONFIG)))
-    damage_each_way(whole, 'pytorch_model.bin', round(60 * more))
+def test_pytorch_model_bin(torch_whole, more):
+    damage_each_way(torch_whole, 'pytorch_model.bin', round(60 * more))
 
 
 @campaigns
-def test_the_pickle_within_pytorch_model_bin(whole, config_json, more):
+def test_the_pickle_within_pytorch_model_bin(torch_whole, more):
     """Damaged inside, under a right checksum, it gives other tensors at most."""
     import zipfile
-    shutil.copyfile(make_torch_golden.PATH, whole / 'pytorch_model.bin')
-    (whole / 'model.safetensors').unlink()
-    (whole / 'config.json').write_text(json.dumps(config_json(make_torch_golden.CONFIG)))
-    original = loaded(whole)
+    original = loaded(torch_whole)
     with zipfile.ZipFile(make_torch_golden.PATH) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     (name,) = (name for name in parts if name.endswith('data.pkl'))
     with fuzzing.little_memory():
         for damage, mutated in fuzzing.mutations(parts[name], samples=round(40 * more)):
-            with zipfile.ZipFile(whole / 'pytorch_model.bin', 'w') as archive:
+            with zipfile.ZipFile(torch_whole / 'pytorch_model.bin', 'w') as archive:
                 for part, content in (parts | {name: mutated}).items():
                     archive.writestr(part, content)
-            result, message = fuzzing.attempt(loaded, whole, damage, fuzzing.NOWHERE)
+            result, message = fuzzing.attempt(loaded, torch_whole, damage, fuzzing.NOWHERE)
             assert message is not None or same_form(result, original), damage
 
 
@@ -176,8 +180,12 @@ def test_converted(whole, tmp_path, more):
 
 
 @campaigns
-def test_config(whole, more):
-    path = whole / 'config.json'
+@pytest.mark.parametrize('file', ['config.json', 'generation_config.json'])
+def test_config(whole, more, file):
+    path = whole / file
+    if not path.exists():
+        path.write_text(json.dumps({'decoder_start_token_id': 0, 'eos_token_id': [1, 5],
+                                    'forced_bos_token_id': 3}))
     original, content = loaded(whole), path.read_bytes()
     with fuzzing.little_memory():
         for name, mutated in fuzzing.mutations(content, samples=round(60 * more)):

@@ -314,6 +314,18 @@ def test_what_torch_exports(config, random_tree, config_json, tmp_path):
     assert_same_tree(got, frozen)
 
 
+@pytest.mark.parametrize('place', ['/etc/passwd', '../x', 'nowhere'])
+def test_numbers_outside_the_file_are_refused(place, plain_config, random_tree, tmp_path):
+    folder = write_export(tmp_path / 'onnx', random_tree(plain_config), plain_config)
+    model = onnx.load(folder / 'encoder.onnx')
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value=place)
+    (folder / 'encoder.onnx').write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r'encoder.onnx has a tensor .* cannot be read \('):
+        load_weights(folder)
+
+
 @needs_wheel
 def test_the_wheel_is_whole():
     model = load_weights(f'package:{WHEEL}/data/span')
