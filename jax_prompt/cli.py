@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from jax_prompt.files import shown
 from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        line = _one_line(error)
+        line = shown(_one_line(error))
         more = f'... ({len(line):,} characters)' if len(line) > _LONGEST_LINE else ''
         print(f'jax-prompt {args.command}: {line[:_LONGEST_LINE]}{more}', file=sys.stderr)
         code = LOST_HOST if _is_lost_host(error) else getattr(error, 'exit_code', 2)

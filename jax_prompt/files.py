@@ -23,6 +23,8 @@ TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'spiece.model', 's
                    'vocab.json', 'merges.txt', 'vocab.txt', 'added_tokens.json',
                    'special_tokens_map.json')
 
+#: Control characters, ends of lines, turns of direction, halves of surrogate pairs.
+_UNSHOWN = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 #: What the hub allows as an id, a name or an owner and a name, and a revision that may follow.
 _HUB_ID = re.compile(r'([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?')
 #: A full disk or quota, and what may not be written to.
@@ -273,14 +275,33 @@ def hub_folder(source: str, patterns: list[str]) -> Path:
                          'folder') from error
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuse a pipe, a device or a socket, from which reading could wait for ever.
+
+    Raises:
+        ValueError: it is one; what is missing, or a folder, is for the reader to tell.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f'{shown(os.fspath(path))} is a pipe, a device or a socket; expected a '
+                         'regular file')
+
+
 def first_line(said: Exception | str) -> str:
     """Return what an error says in one line of moderate length; its kind where it says nothing.
 
     Libraries quote files; what no terminal should be sent is escaped.
     """
     lines = str(said).strip().splitlines()
-    line = lines[0].strip().rstrip('.')[:300] if lines else type(said).__name__
-    return line if line.isprintable() else repr(line)[1:-1]
+    return shown(lines[0].strip().rstrip('.')[:300]) if lines else type(said).__name__
+
+
+def shown(text: str) -> str:
+    """Return text as a terminal, a log or a page may be sent it.
+
+    Control characters, marks that turn the direction of text and halves of surrogate pairs, which a
+    file or its name may hold, are written as Python writes them.
+    """
+    return _UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def listed(items: Iterable[Any], most: int = 8) -> str:

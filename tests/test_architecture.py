@@ -46,7 +46,7 @@ MAY_IMPORT = {
     'planning': OPENED | {'inference', 'training'},
     'flags': set(),
     'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving', 'planning'},
-    'cli': {'flags', 'commands', 'parallel'},
+    'cli': {'files', 'flags', 'commands', 'parallel'},
 }
 
 # Who may import these, by prefix of the module's name within the package.

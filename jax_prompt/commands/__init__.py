@@ -25,6 +25,7 @@ from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.train import train_command
 from jax_prompt.data.tasks.rows import FILE_ENDINGS
+from jax_prompt.files import shown
 
 __all__ = ['COMMANDS', 'CONFIGURABLES', 'FILE_ENDINGS', 'TASKS', 'configure',
            'quieten_libraries', 'run']
@@ -44,9 +45,18 @@ COMMANDS = {
 gin_setup.register(CONFIGURABLES | COMMANDS)
 
 
+class _Formatter(logging.Formatter):
+    """Send a terminal no control characters that stood in a file or its name."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return shown(super().formatMessage(record))
+
+
 def quieten_libraries() -> None:
     """Let the project speak on standard error, and its libraries only of what went wrong."""
-    logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter('%(message)s'))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger('jax_prompt').setLevel(logging.INFO)
     # jax warns of cached programs it recompiles. A checkpoint of kilobytes needs no paragraph, and
     # what Orbax's threads meet, on a full disk say, reaches the main thread as an error.

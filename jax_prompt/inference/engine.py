@@ -91,9 +91,11 @@ class Engine:
                      model_fingerprint=opened.fingerprint,
                      vocabulary_fingerprint=opened.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
-        task = TextTask.from_dict(file.metadata.task)
-        converter = self._converter(task, file.metadata.layout, len(file.prompt.rows))
-        labels = None if task.label_words is None else self.label_set(task.label_words)
+        try:
+            task, converter, labels = self._read(file)
+        except ValueError as error:
+            what = 'the prompt' if file.path is None else f'prompt file {file.path}'
+            raise ValueError(f'{what} cannot be used: {error}') from error
         block = None
         if len(file.prompt.rows):
             block = self.table.put(file.prompt.rows)
@@ -255,6 +257,17 @@ class Engine:
                    for name, _ in self._how.decodings})
         return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group)
                 for name, group in groups.items()]
+
+    def _read(self, file: PromptFile) -> tuple[TextTask, FeatureConverter, LabelSet | None]:
+        """Return what a prompt file says that inputs and labels are."""
+        task, vocabulary = TextTask.from_dict(file.metadata.task), self.opened.vocabulary
+        converter = self._converter(task, file.metadata.layout, len(file.prompt.rows))
+        if file.metadata.layout.placement == 'marker':
+            empty = vocabulary.encode(task.render(dict.fromkeys(task.columns, '')))
+            if converter.marker_id is None or list(empty).count(converter.marker_id) > 1:
+                converter.input_ids(empty)  # which says why no input will do
+        return task, converter, None if task.label_words is None else self.label_set(
+            task.label_words)
 
     def _converter(self, task: TextTask, layout: Layout, num_rows: int) -> FeatureConverter:
         return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model,

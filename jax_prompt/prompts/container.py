@@ -8,6 +8,7 @@ https://huggingface.co/docs/safetensors/index#format
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,13 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jax_prompt.files import first_line
+from jax_prompt.files import brief, first_line, listed
 
 TENSOR = 'prompt'
 CHECKSUM = 'sha256'
+
+#: Bytes of what a file says of itself, and rows: more than any prompt has, and quickly read.
+MOST_HEADER, MOST_ROWS = 2**20, 10_000
 
 
 def pack(prompt_PD: np.ndarray, metadata: Mapping[str, str]) -> bytes:
@@ -27,6 +31,9 @@ def pack(prompt_PD: np.ndarray, metadata: Mapping[str, str]) -> bytes:
     Args:
         prompt_PD: float32[P, D].
         metadata: text to keep beside it; the checksum is added.
+
+    Raises:
+        ValueError: the metadata are longer than `read` accepts.
     """
     data = np.ascontiguousarray(prompt_PD, '<f4').tobytes()
     shape = list(prompt_PD.shape)
@@ -38,6 +45,9 @@ def pack(prompt_PD: np.ndarray, metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(header, separators=(',', ':')).encode()
     # Readers that map the file want the tensor aligned; the format pads with spaces.
     text += b' ' * (-len(text) % 8)
+    if len(text) > MOST_HEADER:
+        raise ValueError(f'the metadata of the prompt take {len(text):,} bytes; expected at most '
+                         f'{MOST_HEADER:,}: shorten the labels or the template of its task')
     return struct.pack('<Q', len(text)) + text + data
 
 
@@ -51,19 +61,24 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
         ValueError: says what is wrong with the content; the caller names the file.
         OSError: the file cannot be read.
     """
-    path.open('rb').close()  # the package says of a folder that it is no such device
+    with path.open('rb') as file:  # the package says of a folder that it is no such device
+        length = int.from_bytes(file.read(8), 'little')
+        if MOST_HEADER < length < os.fstat(file.fileno()).st_size:
+            raise ValueError(f'its metadata take {length:,} bytes; expected at most '
+                             f'{MOST_HEADER:,}')
     try:
         with safe_open(path, framework='numpy') as file:
             names, metadata = sorted(file.keys()), file.metadata()
             if names != [TENSOR]:
-                found = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '') or 'none'
-                raise ValueError(
-                    f"it is no prompt file: expected the one tensor 'prompt', found {found}")
+                raise ValueError("it is no prompt file: expected the one tensor 'prompt', found "
+                                 f'{listed(names, 3)}')
             tensor = file.get_slice(TENSOR)
             dtype, shape = tensor.get_dtype(), tensor.get_shape()
             if dtype != 'F32' or len(shape) != 2:
-                raise ValueError(f"its tensor 'prompt' is {dtype!r} of shape {shape}; expected "
-                                 "'F32' (float32) of [rows, width]")
+                raise ValueError(f"its tensor 'prompt' is {dtype!r} of shape {brief(shape)}; "
+                                 "expected 'F32' (float32) of [rows, width]")
+            if shape[0] > MOST_ROWS:
+                raise ValueError(f'it has {shape[0]:,} rows; expected at most {MOST_ROWS:,}')
             prompt_PD = file.get_tensor(TENSOR)
     except SafetensorError as error:
         raise ValueError(f'it is truncated, damaged or no safetensors file ({first_line(error)})'

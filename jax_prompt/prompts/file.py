@@ -9,6 +9,7 @@ import dataclasses
 import json
 import operator
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from jax_prompt import __version__
-from jax_prompt.files import write_file
+from jax_prompt.files import brief, check_regular, first_line, shown, write_file
 from jax_prompt.prompts import container
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
 
 FORMAT_VERSION = '1'
+#: Characters of a name, a fingerprint or a method.
+_LONGEST_TEXT = 500
+_SPACES = re.compile('[\t\r\n]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +61,19 @@ class PromptMetadata:
         object.__setattr__(self, 'task', _json_copy('task', self.task))
         metrics = {name: float(value) for name, value in self.metrics.items()}
         object.__setattr__(self, 'metrics', _json_copy('metrics', metrics))
+        for name in metrics:
+            _check_text('the name of a metric', name)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is str and not isinstance(value, str):
-                raise ValueError(f'prompt metadata {field.name} is {value!r}; expected text')
+            if field.type is str:
+                _check_text(field.name, value)
             if field.type is int:
-                object.__setattr__(self, field.name, operator.index(value))
+                value = operator.index(value)
+                if abs(value) >= 2**63:
+                    raise ValueError(f'prompt metadata {field.name} is {brief(value)}; expected a '
+                                     'number of 64 bits')
+                object.__setattr__(self, field.name, value)
+        _check_task(self.task)
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as safetensors keeps them: flat, text to text."""
@@ -79,9 +90,8 @@ class PromptMetadata:
         """
         version = strings.get('format_version')
         if version != FORMAT_VERSION:
-            raise ValueError(
-                f'it has format version {version!r} and this jax_prompt reads {FORMAT_VERSION!r}'
-            )
+            raise ValueError(f'it has format version {brief(version)} and this jax_prompt reads '
+                             f'{FORMAT_VERSION!r}')
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         missing = [name for name in kinds if name not in strings]
         if missing:
@@ -91,8 +101,8 @@ class PromptMetadata:
                       for name, kind in kinds.items()}
             values['layout'] = Layout.from_dict(values['layout'])
             return cls(**values)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f'its metadata are unreadable ({error})') from error
+        except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f'its metadata are unreadable ({first_line(error)})') from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,6 +130,7 @@ class PromptFile:
                 'prompt holds numbers that are not finite; use one from a step at which training '
                 'had not diverged'
             )
+        self.metadata.layout.num_rows_before(len(prompt_PD))
         object.__setattr__(self, 'prompt', Prompt(prompt_PD))
 
 
@@ -146,6 +157,7 @@ def load_prompt(path: str | os.PathLike) -> PromptFile:
             format version; one line that names the file.
     """
     path = Path(path)
+    check_regular(path)
     try:
         prompt_PD, strings = container.read(path)
         return PromptFile(Prompt(prompt_PD), PromptMetadata.from_strings(strings), path)
@@ -214,6 +226,27 @@ def same_model(one: str, other: str) -> bool:
     if bool(ends) == bool(other_ends):
         return one == other
     return (ends or whole[:16]) == (other_ends or other_whole[:16])
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Refuse what could not be shown in a line of a log, a list or a terminal."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or shown(value) != value:
+        raise ValueError(f'prompt metadata {name} is {brief(value)}; expected text of one line, at '
+                         f'most {_LONGEST_TEXT:,} characters')
+
+
+def _check_task(task: Mapping[str, Any]) -> None:
+    """Refuse texts of a task, its columns and labels, that hold more than lines of text."""
+    _check_text('name of the task', task.get('name', ''))
+    texts = [part for part in task.values() if isinstance(part, str)]
+    for part in task.values():
+        if isinstance(part, list | dict):
+            texts += [*map(str, part), *map(str, part.values() if isinstance(part, dict) else ())]
+    for text in texts:
+        lines = _SPACES.sub(' ', text)
+        if shown(lines) != lines:
+            raise ValueError(f'prompt metadata task holds {brief(text)}; expected text without '
+                             'control characters')
 
 
 def _json_copy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

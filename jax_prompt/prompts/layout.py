@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_prompt.files import brief, listed, shown
+
 PLACEMENTS = ('before', 'after', 'around', 'marker')
 DEFAULT_MARKER = '<extra_id_99>'
 #: The placements for which a field may be set.
@@ -40,33 +42,40 @@ class Layout:
     def __post_init__(self):
         if self.placement not in PLACEMENTS:
             raise ValueError(
-                f'unknown prompt placement {self.placement!r}; '
+                f'unknown prompt placement {brief(self.placement)}; '
                 f'choose one of {", ".join(PLACEMENTS)}'
             )
         if not isinstance(self.after_end, bool):
-            raise ValueError(f'layout after_end is {self.after_end!r}; expected true or false')
+            raise ValueError(
+                f'layout after_end is {brief(self.after_end)}; expected true or false')
         count = self.rows_before
         if count is not None and (type(count) is not int or count < 0):
             raise ValueError(
-                f'layout rows_before is {count!r}; expected a whole number, 0 or more')
-        if not isinstance(self.marker, str) or not self.marker:
-            raise ValueError(f'layout marker is {self.marker!r}; expected one vocabulary entry')
+                f'layout rows_before is {brief(count)}; expected a whole number, 0 or more')
+        if not isinstance(self.marker, str) or not 0 < len(self.marker) <= 100 or (
+                shown(self.marker) != self.marker):
+            raise ValueError(f'layout marker is {brief(self.marker)}; expected one vocabulary '
+                             'entry')
         for name, placements in _APPLIES.items():
             value = getattr(self, name)
             if value != getattr(Layout, name) and self.placement not in placements:
                 raise ValueError(
-                    f'layout {name}={value!r} does not apply to placement {self.placement!r}; '
+                    f'layout {name}={brief(value)} does not apply to placement {self.placement!r}; '
                     f'use placement {" or ".join(map(repr, placements))}, or leave {name} out')
 
-    def _num_rows_before(self, num_rows: int) -> int:
-        """Count the rows that stand before the text; the others stand after it."""
+    def num_rows_before(self, num_rows: int) -> int:
+        """Count the rows that stand before the text; the others stand after it.
+
+        Raises:
+            ValueError: more than there are.
+        """
         if self.placement != 'around':
             return num_rows if self.placement == 'before' else 0
         before = num_rows // 2 if self.rows_before is None else self.rows_before
         if before > num_rows:
             raise ValueError(
-                f'layout puts {before} rows before the text but the prompt has {num_rows}; '
-                f'lower rows_before or train a prompt of at least {before} rows'
+                f'layout puts {brief(before)} rows before the text but the prompt has {num_rows}; '
+                'lower rows_before or train a prompt of as many'
             )
         return before
 
@@ -119,7 +128,7 @@ class Layout:
         if cut is not None:
             parts = [text[:cut], rows, text[cut:], end]
         else:
-            before = self._num_rows_before(num_rows)
+            before = self.num_rows_before(num_rows)
             tail = [end, rows[before:]] if self.after_end else [rows[before:], end]
             parts = [rows[:before], text, *tail]
         return np.concatenate(parts), keep < len(tokens)
@@ -169,12 +178,13 @@ class Layout:
             ValueError: unknown keys, or values that no layout can have.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f'layout is {values!r}; expected a dictionary such as to_dict gives')
+            raise ValueError(f'layout is {brief(values)}; expected a dictionary such as to_dict '
+                             'gives')
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise ValueError(
-                f'layout has unknown entries {", ".join(map(repr, unknown))}; '
+                f'layout has unknown entries {listed(unknown)}; '
                 f'expected some of {", ".join(names)}'
             )
         return cls(**values)

@@ -2,6 +2,8 @@
 
 import re
 
+from jax_prompt.files import brief
+
 ENDING = '.safetensors'
 #: A name or a version: nothing that a path could make use of.
 WORD = r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}'
@@ -25,7 +27,7 @@ def split_name(name: str) -> tuple[str, str | None]:
         BadName: it is neither.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise BadName(f'{name[:80]!r} is no name of a prompt; expected letters, digits, dots, '
+        raise BadName(f'{brief(name)} is no name of a prompt; expected letters, digits, dots, '
                       'dashes and underscores, at most 64, and perhaps @ and a version of the same')
     name, _, version = name.partition('@')
     return name, version or None

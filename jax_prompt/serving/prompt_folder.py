@@ -275,7 +275,7 @@ class PromptFolder:
     def _split(self, stem: str) -> tuple[str, str | None]:
         """Split the name of a file, and remember the numbers that were versions."""
         base, version = split_name(stem)
-        if re.fullmatch('[0-9]+', version or ''):
+        if re.fullmatch('[0-9]{1,18}', version or ''):  # there is a next one that is a version
             self._numbers[base] = max(int(version), self._numbers.get(base, 0))
         return base, version
 
@@ -305,11 +305,7 @@ def _check_size(file: PromptFile, engine: Engine) -> None:
 
     A batch's memory grows with them, and what one prompt takes all the others lack.
     """
-    try:
-        task = TextTask.from_dict(file.metadata.task)
-    except TypeError as error:
-        raise ValueError(f'the task of the uploaded prompt cannot be read ({error}); save the '
-                         'prompt with a task that training accepts') from None
+    task = TextTask.from_dict(file.metadata.task)
     shapes, words = engine.shapes, task.label_words or ()
     most_labels, longest_label = shapes.labels[-1]
     sizes = [('rows', len(file.prompt.rows), shapes.lengths[-1]),

@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import pytest
 
@@ -140,7 +141,10 @@ def test_what_cannot_separate_or_escape_is_refused(write, settings, message):
         next(read_rows(write('a.csv', 'a,b\n1,2\n'), **settings))
 
 
-def test_missing_file():
+def test_missing_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.csv')
+    with pytest.raises(ValueError, match=r'pipe.csv is a pipe, a device or a socket; expected a'):
+        list(read_rows(tmp_path / 'pipe.csv'))
     with pytest.raises(FileNotFoundError, match='data file none.csv does not exist'):
         list(read_rows('none.csv'))
 

@@ -81,7 +81,14 @@ def test_a_file_can_be_a_split(write):
     ({'labels': {'0': 'x', '1': 'x'}}, 'expected at least two different words to choose from'),
     ({'labels': {'0': 'x', '1': ' '}}, "label '1' of task toy has the word ' '; expected text"),
     ({'labels': 'bad good'}, "labels of task toy are 'bad good'; expected a mapping"),
-    ({'inputs_length': 0}, 'inputs_length of task toy is 0; at least 1 is needed'),
+    ({'inputs_length': 0}, 'inputs_length of task toy is 0; expected a whole number from 1, to h'),
+    ({'targets_length': True}, 'targets_length of task toy is True; expected a whole number'),
+    ({'inputs_length': '8'}, "inputs_length of task toy is '8'; expected a whole number from 1"),
+    ({'targets_length': 2**16 + 1}, 'targets_length of task toy is 65537; .* to 65,536'),
+    ({'target': 3}, 'target of a task is 3; expected text of at most 500 characters'),
+    ({'inputs_template': '{text}' + 'x' * 20_000}, 'inputs_template of a task is .* most 20,000'),
+    ({'labels': list(map(str, range(1001)))}, 'task toy has 1,001 labels; expected at most 1,000'),
+    ({'labels': ['a', 'b' * 501]}, 'label .* has the word .*; expected text of at most 500'),
 ])
 def test_what_a_task_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):

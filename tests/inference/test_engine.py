@@ -296,6 +296,16 @@ def test_what_is_wrong_is_refused(opened, engine):
         engine.add('', prompt_file(opened, 2))
 
 
+@pytest.mark.parametrize('layout, template, message', [
+    (Layout('marker'), '<extra_id_99> {text} <extra_id_99>', 'stands 2 times in an input'),
+    (Layout('marker', marker='no entry'), 'no entry {text}', 'has no single entry for the marker'),
+    (Layout(), 'no column', 'names no column, so all inputs would be the same')])
+def test_a_prompt_that_no_request_can_use_is_refused(opened, engine, layout, template, message):
+    with pytest.raises(ValueError, match=f'the prompt cannot be used: .*{message}'):
+        engine.add('x', prompt_file(opened, 4, layout, inputs_template=template))
+    assert 'x' not in engine.prompts
+
+
 def test_a_prompt_of_another_model_is_refused(opened, engine):
     import dataclasses
 

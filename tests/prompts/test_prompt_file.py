@@ -75,7 +75,7 @@ def test_a_round_trip_changes_nothing(path):
 def test_odd_floats_and_shapes_survive(path):
     tiny = np.array([[-0.0, 1e-45, np.finfo(np.float32).max]], np.float32)
     for rows in (tiny, np.zeros((0, 7), np.float32), np.asfortranarray(ROWS), ROWS[:, ::2]):
-        save_prompt(path, PromptFile(Prompt(rows), METADATA))
+        save_prompt(path, PromptFile(Prompt(rows), dataclasses.replace(METADATA, layout=Layout())))
         loaded = load_prompt(path).prompt.rows
         assert loaded.shape == rows.shape and loaded.tobytes() == rows.tobytes()
 
@@ -165,7 +165,7 @@ TRUNCATED = r'prompt\.safetensors: it is truncated, damaged or no safetensors fi
     ({'prompt': {'dtype': 'F32', 'shape': [4, 3], 'data_offsets': [0, 48]}}, 'its checksum'),
     ({'prompt': 3}, TRUNCATED),
     ({'prefix_keys': {'dtype': 'F32', 'shape': [0], 'data_offsets': [48, 48]}},
-     "expected the one tensor 'prompt', found prefix_keys, prompt"),
+     "expected the one tensor 'prompt', found 'prefix_keys', 'prompt'"),
     ({'__metadata__': None}, 'hold no checksum'),
     ({'__metadata__': {'step': 3}}, TRUNCATED),
     ({'__metadata__': {'step': '3'}}, 'hold no checksum'),
@@ -191,7 +191,7 @@ def test_other_files_are_refused(path, content):
 def test_a_model_is_no_prompt(path):
     names = [f'layer{i}' for i in range(5)]
     safetensors.numpy.save_file({name: ROWS for name in names}, path)
-    with pytest.raises(ValueError, match=r"found layer0, layer1, layer2, \.\.\.;"):
+    with pytest.raises(ValueError, match=r"found 'layer0', 'layer1', 'layer2' and 2 more;"):
         load_prompt(path)
 
 
@@ -203,11 +203,49 @@ def test_a_model_is_no_prompt(path):
     ({'task': '3'}, 'metadata are unreadable'),
     ({'metrics': '[]'}, 'metadata are unreadable'),
     ({'layout': '{"placement": "nowhere"}'}, "unknown prompt placement 'nowhere'"),
+    ({'layout': '{"placement": "around", "rows_before": 4}'}, 'puts 4 rows before.*prompt has 3;'),
+    ({'layout': '{"placement": "marker", "marker": "' + 'x' * 101 + '"}'}, 'layout marker is'),
+    ({'metrics': '{"accuracy": ' + '9' * 4000 + '}'}, 'metadata are unreadable'),
+    ({'metrics': '{"a\\nb": 1}'}, 'metadata the name of a metric is'),
+    ({'step': '9' * 40}, 'metadata step is 9+; expected a number of 64 bits'),
+    ({'method': 'a\x1b[2J'}, r"metadata method is 'a\\x1b\[2J'; expected text of one line"),
+    ({'base_model': 'x' * 501}, 'metadata base_model is .*501|503'),
+    ({'format_version': 'v' * 10**5}, r'format version .*\.\.\. \(100,002 characters\)'),
+    ({'task': '{"name": "a\\nb"}'}, 'metadata name of the task is'),
+    ({'task': '{"name": ["a"]}'}, 'metadata name of the task is'),
+    ({'task': '{"name": "a", "labels": ["\\ud800", "b"]}'}, r"task holds '\\ud800'; expected text"),
+    ({'task': '{"name": "a", "inputs_template": "{t}\\u001b"}'}, 'task holds'),
 ])
 def test_well_sealed_nonsense_is_refused(path, strings, message):
     reseal(path, strings)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         load_prompt(path)
+    assert str(error.value).isprintable() and len(str(error.value)) < 700
+
+
+def test_lines_of_a_template_are_no_control_characters(path):
+    task = METADATA.task | {'inputs_template': 'text:\t{text}\r\nanswer:'}
+    reseal(path, {'task': json.dumps(task)})
+    assert load_prompt(path).metadata.task == task
+
+
+def test_what_is_too_large_to_be_a_prompt_is_refused_unread(path):
+    with pytest.raises(ValueError, match='take 1,.* bytes; expected at most 1,048,576: shorten'):
+        reseal(path, {'task': json.dumps({'name': 'a', 'inputs_template': 'x' * 2**20})})
+    header = header_of(path)
+    rewrite(path, header | {'__metadata__': {'x': 'x' * 2**20}})
+    with pytest.raises(ValueError, match='its metadata take 1,.* bytes; expected at most 1,048,5'):
+        load_prompt(path)
+    path.write_bytes(container.pack(np.zeros((10_001, 1), np.float32), METADATA.to_strings()))
+    with pytest.raises(ValueError, match='it has 10,001 rows; expected at most 10,000'):
+        load_prompt(path)
+
+
+def test_what_could_be_waited_for_is_refused(tmp_path):
+    os.mkfifo(tmp_path / 'prompt.safetensors')
+    for path in (tmp_path / 'prompt.safetensors', '/dev/zero'):
+        with pytest.raises(ValueError, match='is a pipe, a device or a socket; expected a regular'):
+            load_prompt(path)
 
 
 def test_missing_metadata_are_named(path):

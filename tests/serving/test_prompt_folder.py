@@ -299,6 +299,12 @@ def test_an_upload_to_a_bare_name_finds_its_content_and_no_number_comes_twice(op
     assert prompts.upload('mood', content(opened, seed=6))[0].full_name == 'mood@5'
 
 
+def test_a_version_of_many_digits_is_one_and_has_no_next(opened, prompts):
+    prompts.upload('mood@' + '9' * 64, content(opened, 0))
+    added, _ = prompts.upload('mood', content(opened, 1))
+    assert added.full_name == 'mood@1' and prompts.find('mood').version == '9' * 64
+
+
 def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     other = types.SimpleNamespace(**{**vars(opened), 'fingerprint': 'another'})
     file = prompt_file(other, 4)
@@ -316,8 +322,8 @@ def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
 @pytest.mark.parametrize('wrong, message', [
     (dict(rows=600), 'rows 600; expected at most 512'),
     (dict(inputs_length=513), 'inputs_length 513; expected at most 512'),
-    (dict(targets_length=20_000_000), 'targets_length 20000000; expected at most 512'),
-    (dict(targets_length='8'), 'task of the uploaded prompt cannot be read'),
+    (dict(targets_length=20_000_000), 'targets_length of task task is 20000000; expected a whole'),
+    (dict(targets_length=513), 'targets_length 513; expected at most 512'),
     (dict(labels=[f'label{number}' for number in range(65)]), 'labels 65; expected at most 64'),
     (dict(labels=['film', 'film ' * 9]), 'tokens of a label with its end 11; expected at most 8'),
 ], ids=['rows', 'inputs', 'targets', 'no number', 'labels', 'words of a label'])

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jax_prompt.files import brief, listed
+from jax_prompt.files import brief, check_regular, listed
 
 # csv's own limit of 128 KiB a field is below a long document.
 _LONGEST_FIELD = 1 << 27
@@ -95,6 +95,7 @@ def _kind(path: str) -> str:
         hint = '; make it JSON lines, one object a line' if kind == '.json' else ''
         what = f'a {kind} file' if kind else 'a file whose name has no ending'
         raise ValueError(f'{path} is {what}; {_EXPECTED}{hint}')
+    check_regular(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f'data file {path} does not exist')
     return kind

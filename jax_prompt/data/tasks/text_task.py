@@ -14,6 +14,9 @@ from jax_prompt.files import brief, listed
 SplitSource = str | Callable[[], Iterable[Row | Mapping[str, Any]]]
 
 _SURROGATE = re.compile('[\ud800-\udfff]')  # in text that JSON's escapes have made
+#: Bounds on what a prompt file may ask of everyone who shares a model with it: the template is
+#: tokenized with every input, and each label is scored.
+_LONGEST_TEMPLATE, _MOST_TOKENS, _MOST_LABELS, _LONGEST_LABEL = 20_000, 2**16, 1000, 500
 _TEMPLATE_PART = re.compile(r'(?P<literal>[^{}]+)|(?P<brace>{{|}})|{(?P<column>[^{}]+)}')
 
 
@@ -56,14 +59,21 @@ class TextTask:
     metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
 
     def __post_init__(self):
+        for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE), ('target', 500)):
+            text = getattr(self, part)
+            if not isinstance(text, str) or len(text) > most:
+                raise ValueError(f'{part} of a task is {brief(text)}; expected text of at most '
+                                 f'{most:,} characters')
         if self.target in self.columns:
             raise ValueError(
-                f'inputs_template {self.inputs_template!r} of task {self.name} shows the target '
-                f'column {self.target!r}, so the answer would stand in the input; take it out')
-        for length in ('inputs_length', 'targets_length'):
-            if getattr(self, length) < 1:
-                raise ValueError(f'{length} of task {self.name} is {getattr(self, length)}; '
-                                 'at least 1 is needed to hold the end token')
+                f'inputs_template {brief(self.inputs_template)} of task {self.name} shows the '
+                f'target column {self.target!r}, so the answer would stand in the input; take it '
+                'out')
+        for part in ('inputs_length', 'targets_length'):
+            length = getattr(self, part)
+            if type(length) is not int or not 1 <= length <= _MOST_TOKENS:
+                raise ValueError(f'{part} of task {self.name} is {brief(length)}; expected a whole '
+                                 f'number from 1, to hold the end token, to {_MOST_TOKENS:,}')
         object.__setattr__(self, 'labels', _checked_labels(self.labels, self.name))
 
     @property
@@ -177,8 +187,8 @@ class TextTask:
                  if field.name not in ('splits', 'notes', 'metrics')]
         unknown = sorted(set(values) - set(names))
         if unknown or 'name' not in values:
-            raise ValueError(f'task entries are {", ".join(map(repr, sorted(values)))}; '
-                             f'expected name and some of {", ".join(names)}')
+            raise ValueError(f'task entries are {listed(sorted(values))}; expected name and some '
+                             f'of {", ".join(names)}')
         return cls(splits={}, **values)
 
 
@@ -210,10 +220,13 @@ def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
                          'raw value to a word, or the words')
     pairs = labels.items() if isinstance(labels, Mapping) else ((word, word) for word in labels)
     checked = {_plain(raw, 'labels', f'task {name}'): word for raw, word in pairs}
+    if len(checked) > _MOST_LABELS:
+        raise ValueError(f'task {name} has {len(checked):,} labels; expected at most '
+                         f'{_MOST_LABELS:,}, each of which is scored for every row')
     for raw, word in checked.items():
-        if not isinstance(word, str) or not word.strip():
+        if not isinstance(word, str) or not word.strip() or len(word) > _LONGEST_LABEL:
             raise ValueError(f'label {brief(raw)} of task {name} has the word {brief(word)}; '
-                             'expected text')
+                             f'expected text of at most {_LONGEST_LABEL} characters')
     if len(set(checked.values())) < 2:
         raise ValueError(f'labels of task {name} are {brief(checked)}; expected at least two '
                          'different words to choose from')
