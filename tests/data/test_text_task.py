@@ -85,7 +85,7 @@ def test_a_file_can_be_a_split(write):
     ({'targets_length': True}, 'targets_length of task toy is True; expected a whole number'),
     ({'inputs_length': '8'}, "inputs_length of task toy is '8'; expected a whole number from 1"),
     ({'targets_length': 2**16 + 1}, 'targets_length of task toy is 65537; .* to 65,536'),
-    ({'target': 3}, 'target of a task is 3; expected text of at most 500 characters'),
+    ({'target': 3}, 'target of a task is 3; expected text of at most'),
     ({'inputs_template': '{text}' + 'x' * 20_000}, 'inputs_template of a task is .* most 20,000'),
     ({'labels': list(map(str, range(1001)))}, 'task toy has 1,001 labels; expected at most 1,000'),
     ({'labels': ['a', 'b' * 501]}, 'label .* has the word .*; expected text of at most 500'),

@@ -59,7 +59,7 @@ class TextTask:
     metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
 
     def __post_init__(self):
-        for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE), ('target', 500)):
+        for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE), ('target', 2**20)):
             text = getattr(self, part)
             if not isinstance(text, str) or len(text) > most:
                 raise ValueError(f'{part} of a task is {brief(text)}; expected text of at most '
@@ -220,9 +220,6 @@ def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
                          'raw value to a word, or the words')
     pairs = labels.items() if isinstance(labels, Mapping) else ((word, word) for word in labels)
     checked = {_plain(raw, 'labels', f'task {name}'): word for raw, word in pairs}
-    if len(checked) > _MOST_LABELS:
-        raise ValueError(f'task {name} has {len(checked):,} labels; expected at most '
-                         f'{_MOST_LABELS:,}, each of which is scored for every row')
     for raw, word in checked.items():
         if not isinstance(word, str) or not word.strip() or len(word) > _LONGEST_LABEL:
             raise ValueError(f'label {brief(raw)} of task {name} has the word {brief(word)}; '
@@ -230,6 +227,9 @@ def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
     if len(set(checked.values())) < 2:
         raise ValueError(f'labels of task {name} are {brief(checked)}; expected at least two '
                          'different words to choose from')
+    if len(checked) > _MOST_LABELS:
+        raise ValueError(f'task {name} has {len(checked):,} labels; expected at most '
+                         f'{_MOST_LABELS:,}, each of which is scored for every row')
     return checked
 
 
