@@ -59,7 +59,8 @@ class TextTask:
     metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
 
     def __post_init__(self):
-        for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE), ('target', 2**20)):
+        for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE),
+                           ('target', 2**20)):
             text = getattr(self, part)
             if not isinstance(text, str) or len(text) > most:
                 raise ValueError(f'{part} of a task is {brief(text)}; expected text of at most '
