@@ -35,21 +35,8 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self._vocabulary.unk_id
 
     @property
-    def fingerprint(self) -> str:
-        """Return the wrapped vocabulary's fingerprint."""
-        return self._vocabulary.fingerprint
-
-    @property
     def _base_vocab_size(self) -> int:
         return self._vocabulary.vocab_size
-
-    def token_id(self, token: str) -> int | None:
-        """Return the id of one vocabulary entry, or None."""
-        return self._vocabulary.token_id(token)
-
-    def encode_batch(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Tokenize many texts."""
-        return self._vocabulary.encode_batch(texts, limit)
 
     def _encode(self, s: str | bytes) -> list[int]:
         return self._vocabulary.encode(s.decode() if isinstance(s, bytes) else s)
@@ -75,10 +62,11 @@ class SeqioVocabulary(seqio.Vocabulary):
         return text
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, SeqioVocabulary) and self.fingerprint == other.fingerprint
+        return (isinstance(other, SeqioVocabulary)
+                and self._vocabulary.fingerprint == other._vocabulary.fingerprint)
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint)
+        return hash(self._vocabulary.fingerprint)
 
     def __str__(self) -> str:
         return f'SeqioVocabulary({self._vocabulary!r})'

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from jax_prompt.data import seqio_tasks
 from jax_prompt.data.examples import load_examples
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.quiet_tensorflow import seqio, tf
@@ -50,8 +51,8 @@ def test_vocabulary_is_seqios_and_gives_the_same_ids(vocabulary):
         assert adapted.encode(text) == adapted.encode_tf(tf.constant(text)).numpy().tolist() == ids
         assert adapted.decode([*ids, 1, 5]) == vocabulary.decode(ids)
     assert encode_batch(adapted, TEXTS) == vocabulary.encode_batch(TEXTS)
-    assert adapted.fingerprint == vocabulary.fingerprint
-    assert adapted.token_id('<extra_id_1>') == vocabulary.token_id('<extra_id_1>')
+    assert adapted == seqio_tasks.SeqioVocabulary(vocabulary) != vocabulary
+    assert hash(adapted) == hash(seqio_tasks.SeqioVocabulary(vocabulary))
 
 
 def test_vocabulary_in_a_graph(vocabulary):
