@@ -73,9 +73,10 @@ class RustCodec:
 
     def template(self) -> tuple[list[int], list[int]]:
         """Return the ids in front of each text and behind it."""
-        encoding = self._tokenizer.encode('a')
-        places = [i for i, part in enumerate(encoding.sequence_ids) if part is not None]
-        return encoding.ids[:places[0]], encoding.ids[places[-1] + 1:]
+        ids, text = (self._tokenizer.encode('a', add_special_tokens=special).ids
+                     for special in (True, False))
+        first = next(i for i in range(len(ids) + 1) if ids[i:i + len(text)] == text)
+        return ids[:first], ids[first + len(text):]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Tokenize texts, without start and end."""

@@ -24,7 +24,7 @@ from tokenizers import (
 )
 
 from jax_prompt.data.codecs import SENTINELS, ByteCodec, RustCodec, SentencePieceCodec
-from jax_prompt.files import TOKENIZER_FILES, first_line
+from jax_prompt.files import TOKENIZER_FILES, brief, first_line
 
 _JSON, _CONFIG = 'tokenizer.json', 'tokenizer_config.json'
 _SPECIAL = {'eos_token': '</s>', 'pad_token': '<pad>', 'unk_token': '<unk>'}
@@ -103,7 +103,7 @@ def _read_folder(folder: Path) -> ReadTokenizer:
         if config is None and not model.get('tokenizer_class') and 'auto_map' not in model:
             return _alone(folder / _JSON, model.get('model_type'))
         content = _content(folder / _JSON)
-        with telling(f'{folder / _CONFIG} cannot be read'):
+        with telling(f'the tokenizer files of {folder} do not fit each other'):
             is_plain = _is_t5(config or {}, model) and _is_whole(folder, config or {}, content)
         if is_plain:
             with telling(f'{folder / _JSON} is not a tokenizer.json'):
@@ -114,9 +114,9 @@ def _read_folder(folder: Path) -> ReadTokenizer:
     if pieces is not None:
         if config is None and not model.get('tokenizer_class'):
             model = {'model_type': 't5', **model}
-        parsed = _parsed(pieces)
         settings['vocab_file'] = str(pieces)
-        if config is None and any('<extra_id_0>' in piece.piece for piece in parsed.pieces):
+        found = {piece.piece for piece in _parsed(pieces).pieces}
+        if config is None and found & {'<extra_id_0>', '▁<extra_id_0>'}:
             settings['extra_ids'] = 0
     return _by_transformers(folder, config or {}, model, settings)
 
@@ -127,7 +127,7 @@ _T5_TYPES = ('t5', 'mt5')
 
 def _is_t5(config: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Tell whether transformers takes its T5Tokenizer, as it chooses by both configurations."""
-    named = config.get('tokenizer_class') or model.get('tokenizer_class')
+    named = config.get('tokenizer_class', model.get('tokenizer_class'))
     kind = model.get('model_type')
     return ('auto_map' not in config and 'auto_map' not in model
             and (named in ('T5Tokenizer', 'T5TokenizerFast') if kind not in _T5_TYPES else
@@ -144,16 +144,19 @@ def _is_whole(folder: Path, config: Mapping[str, Any], content: Mapping[str, Any
         mapped = _read_object(folder / 'special_tokens_map.json') or {}
     told = {**config, **mapped}
     named = [token for key in _TOKENS for token in _texts(told.get(key, _SPECIAL.get(key)))]
-    named += [f'<extra_id_{i}>' for i in range(config.get('extra_ids', SENTINELS))]
+    sentinels = [f'<extra_id_{i}>' for i in range(config.get('extra_ids', SENTINELS))]
+    listed = [token for token in named if token.startswith('<extra_id_')]
     return (set(told) <= _WITHOUT_EFFECT | _TOKENS | {'added_tokens_decoder'}
-            and set(named) <= {token['content'] for token in _added(content, config)})
+            and not any(isinstance(told.get(key), list) for key in _SPECIAL)
+            and len(listed) in (0, len(sentinels))
+            and {*named, *sentinels} <= {token['content'] for token in _added(content, config)})
 
 
 def _added(content: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the added tokens by id: tokenizer_config.json's, or else tokenizer.json's."""
     tokens = config.get('added_tokens_decoder')
     if tokens is None:
-        tokens = {token['id']: token for token in content.get('added_tokens', ())}
+        tokens = {token['id']: token for token in content['added_tokens']}
     return [{key: value for key, value in tokens[index].items() if key != 'id'}
             for index in sorted(tokens, key=int)]
 
@@ -223,8 +226,8 @@ def _parsed(path: Path) -> Any:
 
     with telling(f'{path} is not a SentencePiece model'):
         model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
-        if not any(piece.piece for piece in model.pieces):
-            raise ValueError('it has no pieces')
+        if not all([piece.piece for piece in model.pieces] or ['']):
+            raise ValueError('it has no pieces, or one without text')
     return model
 
 
@@ -287,6 +290,6 @@ def _read_object(path: Path) -> dict[str, Any] | None:
         raise ValueError(f'{path} holds a JSON {type(content).__name__}; expected an object')
     sentinels = content.get('extra_ids', 0)
     if not isinstance(sentinels, int) or not 0 <= sentinels <= _MOST_SENTINELS:
-        raise ValueError(f'{path} has extra_ids {str(sentinels)[:50]}; expected a number of '
+        raise ValueError(f'{path} has extra_ids {brief(sentinels)}; expected a number of '
                          f'sentinels up to {_MOST_SENTINELS}')
     return content

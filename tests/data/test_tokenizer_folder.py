@@ -190,7 +190,7 @@ def test_a_file_is_read_as_its_folder_says(files, tmp_path):
      'has extra_ids 1000000000; expected a number of sentinels up to 10000'),
     ('slow', {'tokenizer_config.json': []}, 'tokenizer_config.json holds a JSON list; expected an'),
     ('fast', {'tokenizer.json': b'{"model": 3}'},
-     "cannot be read by transformers: no 'added_tokens'"),
+     "do not fit each other: no 'added_tokens'"),
     ('fast', {'tokenizer.json': b'\xff'}, "tokenizer.json is not JSON: 'utf-8' codec"),
     ('fast', {'tokenizer.json': 'damaged table'}, 'tokenizer.json is not a tokenizer.json: Error'),
     ('without unknown', {'tokenizer.json': 'fewer bytes'},
