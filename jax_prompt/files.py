@@ -27,6 +27,8 @@ TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'spiece.model', 's
 _UNSHOWN = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 #: What the hub allows as an id, a name or an owner and a name, and a revision that may follow.
 _HUB_ID = re.compile(r'([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?')
+#: For `writing` what a killed process may leave half done.
+GO_ON = 'mend that and start the same command again to go on'
 #: A full disk or quota, and what may not be written to.
 _WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -60,6 +62,10 @@ def new_file(path: str | os.PathLike, overwrite: bool = False, mode: str = 'wb')
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -144,8 +150,7 @@ def refuse_to_replace(path: Path, overwrite: bool, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def writing(what: str, how: str = 'mend that and start the same command again to go on'
-            ) -> Iterator[None]:
+def writing(what: str, how: str = 'mend that, or name another output') -> Iterator[None]:
     """Let errors that only writing can meet name what is written, and say how to go on.
 
     Args:

@@ -10,10 +10,6 @@ from jax_prompt.files import new_file, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt
 
-#: How to go on where a result cannot be written.
-_ANOTHER = 'mend that, or name another output'
-
-
 #: Opens the model. Commands call it when all else is known good: it may read gigabytes.
 Opener = Callable[[], OpenedModel]
 
@@ -87,15 +83,15 @@ def result_file(output: str) -> Iterator[TextIO]:
     if output in ('-', '/dev/stdout'):
         if hasattr(sys.stdout, 'reconfigure'):
             sys.stdout.reconfigure(encoding='utf-8')
-        with writing('standard output', _ANOTHER):
+        with writing('standard output'):
             yield sys.stdout
             sys.stdout.flush()
         return
     if is_device(output) and not os.path.isdir(output):
-        with writing(f'output {output}', _ANOTHER), open(output, 'a', encoding='utf-8') as file:
+        with writing(f'output {output}'), open(output, 'a', encoding='utf-8') as file:
             yield file
         return
-    with writing(f'output {output}', _ANOTHER):
+    with writing(f'output {output}'):
         with new_file(check_output(output), overwrite=True, mode='w') as file:
             yield file
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_prompt.files import (
+    GO_ON,
     locked,
     new_file,
     sealed,
@@ -233,7 +234,7 @@ class Parts:
                              'anew')
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing(f'output {self.output}')
+        return writing(f'output {self.output}', GO_ON)
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from jax_prompt.files import sealed, writing
+from jax_prompt.files import GO_ON, sealed, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
@@ -86,7 +86,7 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
               functools.partial(_keep_best, folder, model, problem, method, settings.seed),
               lambda best: _results(run, best), on_evaluation)
     identity = run_identity(run, prompt)
-    with writing(f"the run's folder {folder.path}"), contextlib.ExitStack() as held:
+    with writing(f"the run's folder {folder.path}", GO_ON), contextlib.ExitStack() as held:
         _claim(folder, identity, held)
         store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
         held.callback(store.close)

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import jax_prompt
-from jax_prompt.files import TOKENIZER_FILES, sealed, write_file
+from jax_prompt.files import TOKENIZER_FILES, sealed, write_file, writing
 from jax_prompt.weights.assemble import check_weights, named_leaves
 from jax_prompt.weights.converted import FORMAT, RECORD, TREE, checksums, is_converted
 from jax_prompt.weights.load import Weights, load_weights
@@ -46,7 +46,8 @@ def convert_model(source: str | pathlib.Path, output: str | pathlib.Path,
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        _write(unfinished, loaded, weights, dtype if weights == 'int8' else weights)
+        with writing(f'output {output}'):
+            _write(unfinished, loaded, weights, dtype if weights == 'int8' else weights)
         replaced = unfinished.with_suffix('.replaced')
         if output.exists():
             output.rename(replaced)

@@ -1,5 +1,6 @@
 """Metrics survive kills, and the pictures and the card tell what they should."""
 
+import errno
 import json
 import math
 import os
@@ -127,12 +128,13 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / 'card.md'
     write_file(path, b'old')
-    with monkeypatch.context() as patch, pytest.raises(OSError, match='no space'):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='no space') as raised:
         def fail(descriptor):
-            raise OSError('no space')
+            raise OSError(errno.ENOSPC, 'no space')
 
         patch.setattr(os, 'fsync', fail)
         write_file(path, b'new', overwrite=True)
+    assert raised.value.filename == str(path)
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['card.md']
     write_file(path, b'new', overwrite=True)

@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jax_prompt.files import sealed
@@ -139,11 +140,12 @@ def test_a_conversion_that_breaks_off_leaves_nothing(folder, tmp_path, monkeypat
     before = load_weights(tmp_path / 'out').frozen
 
     def full(*_):
-        raise OSError('No space left on device')
+        raise SafetensorError('I/O error: No space left on device (os error 28)')
 
-    monkeypatch.setattr('jax_prompt.weights.convert.checksums', full)
+    monkeypatch.setattr('jax_prompt.weights.convert.save_file', full)
     for name in ('out', 'new'):
-        with pytest.raises(OSError, match='No space left'):
+        with pytest.raises(OSError, match=f'^cannot write output .*/{name}: No space left on '
+                                          'device; mend that, or name another output$'):
             convert_model(folder, tmp_path / name, 'bfloat16', overwrite=True)
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'tiny-t5']
