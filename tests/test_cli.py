@@ -100,6 +100,8 @@ def test_evaluate_with_and_without_a_prompt(world, run, capsys):
     best = max(json.loads(line)['value'] for line in (run / 'metrics.jsonl').read_text().split('\n')
                if '"validation"' in line and '"accuracy"' in line)
     assert f'{100 * best:.2f}%' in with_prompt
+    loss = load_prompt(run / 'prompt.safetensors').metadata.metrics['loss']
+    assert with_prompt.rstrip().endswith(f'  {loss:.4f}') and 'most common answer' in with_prompt
     assert cli.main(common) == 0
     assert 'no prompt' in capsys.readouterr().out
 
@@ -238,6 +240,7 @@ BAD_SETTINGS = [
     (['--gin.prompt.layout=after'], ["prompt.layout is 'after'", 'write @layout()']),
     (['--gin.TASK=imdb'], ["TASK is 'imdb'; expected a task, such as @imdb()"]),
     (['--gin.settings.evaluate_by=rang'], ["evaluate_by is ('rang',)", 'rank, greedy']),
+    (['--gin.settings.choose_by=f1'], ["choose_by is 'f1'", 'expected one of accuracy, loss']),
 ]
 
 

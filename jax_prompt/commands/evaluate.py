@@ -17,6 +17,7 @@ from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
+from jax_prompt.training.run import MOST_COMMON
 from jax_prompt.training.settings import TrainSettings
 
 
@@ -54,7 +55,8 @@ def evaluate_command(model: Opener | None = None,
     metrics, predictions = evaluator.measure(tuned, examples)
     if is_first():
         name = 'no prompt' if prompt is None else prompt
-        print_table(f'{task.name}, {split} ({len(examples)} examples)', {name: metrics})
+        print_table(f'{task.name}, {split} ({len(examples)} examples)', {
+            MOST_COMMON: evaluator.most_common(examples)[1], name: metrics})
         if calibration:
             print(_sureness(scores_of(predictions['rank']), examples.labels), end='')
     return 0

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
+from jax_prompt.evaluation.metrics import LOSS
 from jax_prompt.files import new_file, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt
@@ -104,10 +105,11 @@ def is_device(path: str) -> bool:
 
 
 def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print metrics in percent, a row a heading."""
+    """Print metrics in percent, but for the loss, a row a heading."""
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     width = max(map(len, [*rows, title]))
     print(f'\n{title:<{width}}  ' + '  '.join(f'{name:>12}' for name in names))
     for heading, metrics in rows.items():
-        print(f'{heading:<{width}}  '
-              + '  '.join(f'{100 * metrics[name]:>11.2f}%' for name in names))
+        cells = [f'{metrics[name]:>12.4f}' if name == LOSS else f'{100 * metrics[name]:>11.2f}%'
+                 for name in names if name in metrics]
+        print('  '.join([f'{heading:<{width}}', *cells]))

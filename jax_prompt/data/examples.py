@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
+import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.files import brief, listed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +57,8 @@ def load_examples(task: TextTask | RegisteredTask, split: str, vocabulary: Any,
     """Read and tokenize a split.
 
     A `TextTask` is tokenized in one batch on all cores, without TensorFlow; the ids are those of
-    its seqio task. A registered seqio task runs through its own preprocessors.
+    its seqio task. A registered seqio task runs through its own preprocessors. What the vocabulary
+    cannot write is told in the log, with a count.
 
     Args:
         task: where the text comes from.
@@ -81,8 +86,13 @@ def load_examples(task: TextTask | RegisteredTask, split: str, vocabulary: Any,
     if task.label_words is not None:
         index = {word: i for i, word in enumerate(task.label_words)}
         labels = np.array([index[target] for target in targets], np.int32)
-    return Examples(name, Ragged.from_sequences(encode_batch(vocabulary, texts)),
-                    _encode_repeated(vocabulary, targets), labels, rows)
+    places = [row.where for row in rows]
+    tokens = {'inputs': encode_batch(vocabulary, texts),
+              'targets': _encode_repeated(vocabulary, targets)}
+    _tell_unwritable(f'inputs of {name}', texts, tokens['inputs'], places, vocabulary)
+    _tell_unwritable(f'targets of {name}', targets, tokens['targets'], places, vocabulary,
+                     generated=labels is None)
+    return Examples(name, *map(Ragged.from_sequences, tokens.values()), labels, rows)
 
 
 def encode_labels(task: TextTask | RegisteredTask, vocabulary: Any) -> Ragged:
@@ -111,11 +121,38 @@ def _spread(rows: list, limit: int | None) -> list:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _encode_repeated(vocabulary: Any, texts: Sequence[str]) -> Ragged:
+def _encode_repeated(vocabulary: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokenize texts of which many are the same."""
     different = list(dict.fromkeys(texts))
     tokens = dict(zip(different, encode_batch(vocabulary, different), strict=True))
-    return Ragged.from_sequences([tokens[text] for text in texts])
+    return [tokens[text] for text in texts]
+
+
+def _tell_unwritable(what: str, texts: Sequence[str], tokens: Sequence[Sequence[int]],
+                     places: Sequence[str], vocabulary: Any, generated: bool = False) -> None:
+    """Say in the log how many texts lose something on their way through the vocabulary.
+
+    Of texts that are read, that is what becomes the unknown token, and line feeds that vanish; that
+    the rest is brought into one form, spaces say, is meant. A generated text must be the same.
+    """
+    def written(ids: Sequence[int]) -> str:
+        return vocabulary.decode([int(index) for index in ids]).strip()
+
+    if generated:
+        lost = [row for row, (text, ids) in enumerate(zip(texts, tokens, strict=True))
+                if written(ids) != text.strip()]
+    else:
+        keeps_lines = '\n' in written(vocabulary.encode('a\na'))
+        lost = [row for row, (text, ids) in enumerate(zip(texts, tokens, strict=True))
+                if vocabulary.unk_id in ids or not keeps_lines and '\n' in text.strip()]
+    if lost:
+        text, found = texts[lost[0]].strip(), written(tokens[lost[0]])
+        first = max(0, len(os.path.commonprefix([text, found])) - 10)
+        shown = slice(first, first + 30)
+        _log.warning(
+            '%d of %d %s cannot be written by the vocabulary: %r at %s becomes %r. %s', len(lost),
+            len(texts), what, text[shown], places[lost[0]], found[shown],
+            'No generated text can equal them' if generated else 'The model sees no more of them')
 
 
 def _from_seqio(task: RegisteredTask, split: str, vocabulary: Any, limit: int | None) -> Examples:
@@ -131,11 +168,29 @@ def _from_seqio(task: RegisteredTask, split: str, vocabulary: Any, limit: int | 
     inputs, targets = (_without_end((example[key] for example in found), vocabulary.eos_id)
                        for key in ('inputs', 'targets'))
     labels = _label_indices(task, targets, vocabulary)
-    rows = [Row(_plain(example) | {'targets': task.labels[labels[row]] if labels is not None else
-                                   vocabulary.decode(targets[row].tolist())},
-                f'example {row + 1} of seqio task {task.name}')
-            for row, example in enumerate(found)]
+    rows = []
+    for number, example in enumerate(found):
+        columns = _plain(example)
+        columns['targets'] = (task.labels[labels[number]] if labels is not None else
+                              _raw_target(columns, targets[number], vocabulary))
+        rows.append(Row(columns, f'example {number + 1} of seqio task {task.name}'))
+    places = [row.where for row in rows]
+    for key, tokens in (('inputs', inputs), ('targets', targets)):
+        texts = [str(row.columns.get(f'{key}_pretokenized', '')) for row in rows]
+        _tell_unwritable(f'{key} of {task.name} {split}', texts, tokens, places, vocabulary)
     return Examples(f'{task.name} {split}', inputs, targets, labels, rows)
+
+
+def _raw_target(columns: Mapping[str, Any], tokens: np.ndarray, vocabulary: Any) -> str:
+    """Return a target as it was before it was tokenized, where that can be known.
+
+    What tokenizing took from it, prediction cannot write either: compared with the text that is
+    left, a wrong answer would be right.
+    """
+    raw = columns.get('targets_pretokenized')
+    if isinstance(raw, str) and list(vocabulary.encode(raw)) == tokens.tolist():
+        return raw
+    return vocabulary.decode(tokens.tolist())
 
 
 def _plain(example: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,11 +160,13 @@ class FeatureConverter:
             raise ValueError(
                 f'a label word of {examples.name} has {examples.targets.lengths.max() + 1} tokens, '
                 f'end token included, but targets_length is {self.targets_length}; raise it')
-        for what, cut, length in (('inputs', inputs_cut, self.inputs_length),
-                                  ('targets', targets_cut, self.targets_length)):
+        for what, cut, length, so in (
+                ('inputs', inputs_cut, self.inputs_length, 'the prompt never is'),
+                ('targets', targets_cut, self.targets_length,
+                 'no answer can be as long: raise targets_length')):
             if cut:
-                _log.warning('%s: %d of %d %s were longer than %d tokens and were cut; '
-                             'the prompt never is', examples.name, cut, len(examples), what, length)
+                _log.warning('%s: %d of %d %s were longer than %d tokens and were cut; %s',
+                             examples.name, cut, len(examples), what, length, so)
         longest = int(targets.lengths.max(initial=1))
         length = min(-(-longest // _TARGET_MULTIPLE) * _TARGET_MULTIPLE, self.targets_length)
         return Features(examples.name, inputs, targets, examples.labels, length, self.pad_id,

@@ -1,6 +1,7 @@
-"""Evaluate prompts on the examples of a task: metrics over predictions."""
+"""Evaluate prompts on the examples of a task: metrics over predictions, and the loss."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from jax_prompt.data.batches import choose_buckets, covering
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.evaluation.metrics import accuracy, exact_match
+from jax_prompt.evaluation.metrics import LOSS, accuracy, exact_match, most_common
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.predict import predict
 from jax_prompt.inference.rank import LabelSet, label_arrays
@@ -22,6 +23,8 @@ from jax_prompt.prompts.prompt import Prompt
 METRICS = {'rank': accuracy, 'greedy': exact_match}
 #: Lengths that are chosen for a split: compiling for more takes longer than it gains.
 _LENGTHS = 4
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -37,8 +40,7 @@ class Evaluator:
           task: a `TextTask` or `RegisteredTask`; its labels are what is ranked, its metrics, where
             it has some, judge the first way's predictions.
           layout: where the virtual tokens stand.
-          ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy. The
-            first metric of the first way is what prompts are chosen by.
+          ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
           batch_size: examples a batch; raised to a multiple of the mesh's data axis.
           lengths: to which inputs are padded, virtual tokens not counted; None to choose them for
             each split.
@@ -63,24 +65,67 @@ class Evaluator:
 
     def measure(self, prompt: Prompt, examples: Examples,
                 ) -> tuple[dict[str, float], dict[str, list[Prediction]]]:
-        """Evaluate one prompt.
+        """Evaluate one prompt; says in the log where all answers are the same.
 
         Args:
           prompt: without rows, or with as many as the task's layout can place.
           examples: of a split.
 
         Returns:
-          (metric name -> value, the one that prompts are chosen by first; way -> the predictions).
+          (metric name -> value, those of the first way first and the loss last; way -> the
+          predictions). The loss is the mean cross-entropy of target tokens in nats, that which
+          training reports: `predict` writes the texts, but how far they are from right it tells.
+
+        Raises:
+          ValueError: scores are not finite, or two metrics have the same name.
         """
         rows, how = self.prepare(examples, len(prompt.rows))
-        metrics, predictions = {}, {}
+        predictions = {way: predict(self.opened, prompt, rows[way], how,
+                                    lambda number: examples.rows[number].where)
+                       for way in self.ways}
+        first = predictions[self.ways[0]]
+        right = {self.task.target_text(row).strip() for row in examples.rows}
+        if len(right) > 1 and len({one.text for one in first}) == 1:
+            _log.warning('%s: the answer to all %d examples is %r', examples.name, len(first),
+                         first[0].text)
+        metrics = self._metrics(predictions, examples)
+        metrics[LOSS] = self._loss(rows, predictions, examples)
+        return metrics, predictions
+
+    def most_common(self, examples: Examples) -> tuple[str, dict[str, float]]:
+        """Return the most common right answer of a split, and its metrics without the loss.
+
+        They are what a prompt must surpass to be of use: those of the majority class.
+        """
+        rows, target = examples.rows, self.task.target_text
+        one = most_common(target, rows, self.task.label_words if self.ways[0] == 'rank' else ())
+        return one.text, self._metrics({way: [one] * len(rows) for way in self.ways}, examples)
+
+    def _metrics(self, predictions: Mapping[str, list[Prediction]],
+                 examples: Examples) -> dict[str, float]:
+        metrics = {}
         for way in self.ways:
-            predictions[way] = predict(self.opened, prompt, rows[way], how,
-                                       lambda number: examples.rows[number].where)
             own = self.task.metrics if way == self.ways[0] else None
             for metric in own or [METRICS[way](self.task.target_text)]:
-                metrics |= metric(predictions[way], examples.rows)
-        return metrics, predictions
+                found = metric(predictions[way], examples.rows)
+                for name in found.keys() & {LOSS, *metrics}:
+                    raise ValueError(f'two metrics of task {self.task.name} are called {name!r}; '
+                                     'give them different names')
+                metrics |= found
+        return metrics
+
+    def _loss(self, rows: Mapping[str, list[Row]], predictions: Mapping[str, list[Prediction]],
+              examples: Examples) -> float:
+        """Return the cross-entropy of the targets, which the predictions' programs scored too."""
+        if 'rank' in self.ways:
+            scores_NC, right_N = scores_of(predictions['rank']), examples.labels
+            scores_N = scores_NC[np.arange(len(right_N)), right_N]
+            tokens_N = self._labels.weights_CL.sum(axis=1)[right_N]
+        else:
+            scores_N = [one.target_score for one in predictions['greedy']]
+            pad = self.opened.model.tokens.pad
+            tokens_N = [np.count_nonzero(row.target != pad) for row in rows['greedy']]
+        return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
 
     def prepare(self, examples: Examples, num_rows: int) -> tuple[dict[str, list[Row]], How]:
         """Make the rows of a split, once; `measure` does it where nobody has.
@@ -107,8 +152,12 @@ class Evaluator:
     def _rows(self, way: str, features: Features, how: How) -> list[Row]:
         labels, most = (self._labels if way == 'rank' else None), self.task.targets_length
         group = how.rank_group(labels) if way == 'rank' else how.generation_group(most, 'sample')
+        targets: Any = [None] * len(features)
+        if 'rank' not in self.ways:  # ranking scores the right label anyway
+            targets = features.targets.padded(range(len(features)), features.decoder_length,
+                                              features.pad_id)
         return [Row('the prompt', features.encoder[number], False, labels, most, 'sample', None,
-                    group) for number in range(len(features))]
+                    group, targets[number]) for number in range(len(features))]
 
     def _how(self, features: Features, num_rows: int) -> How:
         """Choose the sizes of a split's batches: exactly what its examples need."""

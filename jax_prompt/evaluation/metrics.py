@@ -1,10 +1,12 @@
-"""What predictions are judged by; all are fractions from 0 to 1.
+"""What predictions are judged by; all but the loss are fractions from 0 to 1.
 
 A metric is a function of predictions and of the rows that they answer: what the rows' sources told,
 so that a metric may look at any column. Here they are made from `target`, which gives the text that
 is right for a row, such as `TextTask.target_text`.
 """
 
+import collections
+import math
 from collections.abc import Callable, Sequence
 
 from jax_prompt.data.tasks.rows import Row
@@ -14,6 +16,9 @@ from jax_prompt.inference.rows import Prediction
 Metric = Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
 #: row -> the text that is right
 Target = Callable[[Row], str]
+
+#: The metric that every evaluation has; the lower, the better.
+LOSS = 'loss'
 
 
 def accuracy(target: Target, name: str = 'accuracy') -> Metric:
@@ -39,6 +44,23 @@ def accuracy(target: Target, name: str = 'accuracy') -> Metric:
 def exact_match(target: Target) -> Metric:
     """Return the metric 'exact_match': `accuracy` of free text."""
     return accuracy(target, 'exact_match')
+
+
+def most_common(target: Target, rows: Sequence[Row], labels: Sequence[str] = ()) -> Prediction:
+    """Return the best of all answers that look at no input: the most common right one.
+
+    Args:
+      target: row -> the text that is right.
+      rows: at least one.
+      labels: all that may be chosen among; they are scored by how often each is right.
+    """
+    counts = collections.Counter(target(row).strip() for row in rows)
+    answer = counts.most_common(1)[0][0]
+    if not labels:
+        return Prediction(answer)
+    # One more of each: a label that never occurs has a logarithm too.
+    odds = {label: (counts[label.strip()] + 1) / (len(rows) + len(labels)) for label in labels}
+    return Prediction(answer, {label: math.log(p) for label, p in odds.items()}, odds)
 
 
 def f1(target: Target, positive: str) -> Metric:

@@ -32,8 +32,8 @@ from jax_prompt.models.base import Model
 from jax_prompt.parallel.hosts import fetch
 from jax_prompt.types import Array
 
-#: (encode() -> inputs of the second, decode(inputs) -> result), each calling a program.
-Work = tuple[Callable[[], Any], Callable[[Any], Array]]
+#: (encode() -> inputs of the second, decode(inputs) -> results), each calling programs.
+Work = tuple[Callable[[], Any], Callable[[Any], tuple[Array, ...]]]
 #: dtype[..., S, D], the encoder's outputs, and bool[..., S], where there is a token.
 Encoded = tuple[np.ndarray, np.ndarray]
 
@@ -128,7 +128,7 @@ def every_division(rows: Sequence[Row], shapes: Shapes,
             Chunk(chunk.rows, length) for chunk in part.chunks)) for part in parts]
 
 
-def start(works: Sequence[Work], aside: bool) -> list[Callable[[], np.ndarray]]:
+def start(works: Sequence[Work], aside: bool) -> list[Callable[[], tuple[np.ndarray, ...]]]:
     """Start the parts of a batch.
 
     They encode first, all of them: a part needs what others encode, and one that decoded
@@ -141,7 +141,7 @@ def start(works: Sequence[Work], aside: bool) -> list[Callable[[], np.ndarray]]:
         what is not compiled, and waits for nothing.
 
     Returns:
-      What waits for the result of each part.
+      What waits for the results of each part.
     """
     if len(works) > 1 and aside:
         encoded: list[Future] = [Future() for _ in works]
@@ -150,7 +150,7 @@ def start(works: Sequence[Work], aside: bool) -> list[Callable[[], np.ndarray]]:
                     for work, own in zip(works, encoded, strict=True)]
     inputs = [encode() for encode, _ in works]
     results = [decode(one) for (_, decode), one in zip(works, inputs, strict=True)]
-    return [functools.partial(fetch, result) for result in results]
+    return [functools.partial(_fetched, one) for one in results]
 
 
 def encode_chunks(encode: Callable[..., tuple[Array, Array]], batch: Sequence[Row],
@@ -258,7 +258,11 @@ def _has_cores() -> bool:
     return jax.default_backend() == 'cpu' and (cores or 1) > 1
 
 
-def _work(work: Work, own: Future, encoded: Sequence[Future]) -> np.ndarray:
+def _fetched(results: tuple[Array, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(fetch(result) for result in results)
+
+
+def _work(work: Work, own: Future, encoded: Sequence[Future]) -> tuple[np.ndarray, ...]:
     """Encode, wait for the other parts to have encoded, and decode."""
     encode, decode = work
     try:
@@ -267,7 +271,7 @@ def _work(work: Work, own: Future, encoded: Sequence[Future]) -> np.ndarray:
         own.set_exception(error)
     for one in encoded:
         one.result()
-    return np.asarray(decode(own.result()))
+    return _fetched(decode(own.result()))
 
 
 def _packed(batch: Sequence[Row], chunk: Chunk, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from jax_prompt.inference.parts import (
     start,
     taken,
 )
-from jax_prompt.inference.rank import make_row_label_scorer, stack_labels
+from jax_prompt.inference.rank import make_row_label_scorer, score_targets, stack_labels
 from jax_prompt.inference.rows import Prediction, Row, Running
 from jax_prompt.models.base import Model
 from jax_prompt.models.forward import encode
@@ -74,6 +74,7 @@ class Programs:
     Attributes:
       score: see `rank.make_row_label_scorer`.
       encode: see `models.forward.encode`.
+      score_targets: see `rank.score_targets`.
       launch: held while a batch is started on several devices: two programs that they begin in
         different orders could wait for each other for ever.
     """
@@ -82,6 +83,7 @@ class Programs:
         self._model = model
         self.score = make_row_label_scorer(model)
         self.encode = jax.jit(functools.partial(encode, model))
+        self.score_targets = jax.jit(functools.partial(score_targets, model))
         self.launch = threading.Lock()
         self._decoders: dict[tuple[Decoding, int], Callable[..., Array]] = {}
         self._ran: dict[How, dict[tuple, Any]] = {}
@@ -254,7 +256,7 @@ class Runner:
     def _kind(self, row: Row) -> tuple:
         """Return what two rows share that need the same programs."""
         if row.labels is None:
-            return row.group
+            return row.group if row.target is None else (*row.group, len(row.target))
         return 'rank', self._how.shapes.label_rung(*row.labels.shape)
 
     def _work(self, batch: Sequence[Row], part: Part, prompt: Prompt,
@@ -272,16 +274,31 @@ class Runner:
                 ids_BS[number, :len(row.ids)] = row.ids
             ids_BS = self._place(ids_BS, part.batch)
         if rows[0].labels is not None:
-            return lambda: None, lambda _: programs.score(opened.frozen, prompt, ids_BS, *arrays)
-        frozen, (_, name, length) = opened.for_generation, rows[0].group
-        decode = programs.decoder(self._how.decoding(name), length)
+            return (lambda: None,
+                    lambda _: (programs.score(opened.frozen, prompt, ids_BS, *arrays),))
+        generate = self._generator(rows, part.batch, arrays)
+        run = functools.partial(programs.encode, opened.for_generation, prompt)
         if part.chunks is None:
-            return (lambda: programs.encode(frozen, prompt, ids_BS),
-                    lambda inputs: decode(frozen, *inputs, arrays))
-
-        run = functools.partial(programs.encode, frozen, prompt)
+            return lambda: run(ids_BS), lambda inputs: generate(*inputs)
         return (lambda: encoded.update(encode_chunks(run, batch, part.chunks, pad_id)),
-                lambda _: decode(frozen, *taken(part, encoded, opened.model), arrays))
+                lambda _: generate(*taken(part, encoded, opened.model)))
+
+    def _generator(self, rows: Sequence[Row], batch: int,
+                   arrays: Any) -> Callable[[Array, Array], tuple[Array, ...]]:
+        """Return what decodes encoded inputs and, where rows have targets, scores these too."""
+        opened, (_, name, length) = self._opened, rows[0].group
+        decode = self._programs.decoder(self._how.decoding(name), length)
+
+        def generate(encoded_BSD: Array, mask_BS: Array) -> tuple[Array, ...]:
+            tokens_BL = decode(opened.for_generation, encoded_BSD, mask_BS, arrays)
+            if rows[0].target is None:
+                return (tokens_BL,)
+            targets_BL = np.full((batch, len(rows[0].target)), opened.model.tokens.pad, np.int32)
+            targets_BL[:len(rows)] = [row.target for row in rows]
+            return tokens_BL, self._programs.score_targets(
+                opened.frozen, encoded_BSD, mask_BS, self._place(targets_BL, batch))
+
+        return generate
 
     def _arrays(self, rows: Sequence[Row], batch: int) -> Any:
         """Return what a batch's program takes besides the ids: of labels, or of decoding."""

@@ -125,6 +125,37 @@ def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: 
     return jax.lax.map(log_probability, each_label, batch_size=group).T
 
 
+def score_targets(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
+                  targets_BL: Array) -> Array:
+    """Score the one text that is right for each row, teacher-forced.
+
+    Args:
+      model: the frozen model's shape.
+      frozen: its weights.
+      encoded_BSD: the encoder's outputs.
+      mask_BS: bool[B, S], True where the encoder had a token.
+      targets_BL: int32[B, L], each row's tokens and end token, then pads.
+
+    Returns:
+      float32[B], sums of log-probabilities.
+    """
+    weights_BL = (targets_BL != model.tokens.pad).astype(jnp.float32)
+    inputs_BL = jnp.pad(targets_BL[:, :-1], ((0, 0), (1, 0)), constant_values=model.tokens.start)
+    hidden_BLD = model.decode(frozen, model.embed(frozen, inputs_BL), encoded_BSD, mask_BS)
+
+    def log_probability(position: tuple[Array, Array]) -> Array:
+        hidden_BD, target_B = position
+        logits_BV = model.logits(frozen, hidden_BD[:, None])[:, 0]
+        chosen_B = jnp.take_along_axis(logits_BV, target_B[:, None], axis=-1)[:, 0]
+        return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+    # By positions, not by rows, which may be spread over devices.
+    group = max(1, LOGITS_BYTES // (4 * targets_BL.shape[0] * model.vocab_size))
+    log_probabilities_LB = jax.lax.map(
+        log_probability, (hidden_BLD.swapaxes(0, 1), targets_BL.T), batch_size=group)
+    return jnp.sum(log_probabilities_LB.T * weights_BL, axis=-1)
+
+
 def stack_labels(sets: Sequence[LabelSet], batch: int, labels: int, length: int,
                  pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Pad the labels of each row to one shape.

@@ -33,11 +33,13 @@ class Prediction:
       text: the generated text, or the chosen label.
       scores: rank classification: label -> log-probability.
       probabilities: rank classification: label -> probability among the labels.
+      target_score: of a row with a `target`: its log-probability.
     """
 
     text: str
     scores: dict[str, float] | None = None
     probabilities: dict[str, float] | None = None
+    target_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is there, ready for JSON: 'prediction', and 'scores', 'probabilities'."""
@@ -136,6 +138,8 @@ class Row:
       options: for that decoding; of 'sample' a `SamplingSettings`, greedy where there is none. Of a
         row that is ranked a `Calibration`, or None for the plain softmax.
       group: only rows of one group share a batch.
+      target: int32[L], what would be right to generate, its end token and pads included, as long as
+        others of its group; None where nobody asks for its probability.
 
     Raises:
       ValueError: the options and `max_tokens` contradict each other; in a batch that would be its
@@ -150,6 +154,7 @@ class Row:
     decoding: str
     options: Any
     group: tuple
+    target: np.ndarray | None = None
 
     def __post_init__(self):
         if self.labels is None and self.options is not None:
@@ -167,13 +172,13 @@ class Running:
 
     Attributes:
       rows: in their order.
-      parts: the numbers of the rows of each, and what waits for its result: float32[B, C] scores or
-        int32[B, L] tokens.
+      parts: the numbers of the rows of each, and what waits for its results: float32[B, C] scores,
+        or int32[B, L] tokens and, of rows with targets, their float32[B] scores.
       opened: the model, to read the results with.
     """
 
     rows: tuple[Row, ...]
-    parts: tuple[tuple[Sequence[int], Callable[[], np.ndarray]], ...]
+    parts: tuple[tuple[Sequence[int], Callable[[], tuple[np.ndarray, ...]]], ...]
     opened: OpenedModel
 
     def answers(self, where: Callable[[int], str]) -> list[Prediction]:
@@ -202,9 +207,9 @@ class Running:
         read = self._tokens if self.rows[0].labels is None else self._scores
         outcomes: list[Any] = [None] * len(self.rows)
         for numbers, wait in self.parts:
-            for number, values in zip(numbers, wait(), strict=False):
+            for number, *values in zip(numbers, *wait(), strict=False):
                 try:
-                    outcomes[number] = read(self.rows[number], values)
+                    outcomes[number] = read(self.rows[number], *values)
                 except Exception as error:
                     outcomes[number] = error
         return outcomes
@@ -222,11 +227,13 @@ class Running:
                           dict(zip(words, scores_C.tolist(), strict=True)),
                           dict(zip(words, odds_C.tolist(), strict=True)))
 
-    def _tokens(self, row: Row, tokens_L: np.ndarray) -> Prediction:
-        if (tokens_L == NOT_FINITE).any():
+    def _tokens(self, row: Row, tokens_L: np.ndarray,
+                target_score: np.ndarray | None = None) -> Prediction:
+        if (tokens_L == NOT_FINITE).any() or not np.isfinite(target_score or 0.0):
             raise _not_finite(row)
         kept = before_end(tokens_L[:row.max_tokens], self.opened.model.tokens.ends)
-        return Prediction(self.opened.vocabulary.decode(kept).strip())
+        return Prediction(self.opened.vocabulary.decode(kept).strip(),
+                          target_score=None if target_score is None else float(target_score))
 
 
 def _not_finite(row: Row) -> ValueError:

@@ -40,7 +40,7 @@ def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings, outcom
         '## Data\n\n' + _data(task, run),
         '## Training\n\n' + table(('what', 'value'), _training(run, prompt, outcome, steps)),
     ]
-    notes = getattr(task, 'notes', ())
+    notes = outcome.remarks + getattr(task, 'notes', ())
     if notes:
         sections.append('## Notes\n\n' + '\n'.join(f'- {note}' for note in notes))
     write_file(path, ('\n\n'.join(sections) + '\n').encode(), overwrite=True)
@@ -96,7 +96,7 @@ def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
               steps: int) -> list[tuple[str, str]]:
     """List how the prompt came about."""
     settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
-                if name not in ('seed', 'steps', 'compare')}
+                if name not in ('seed', 'steps', 'compare', 'choose_by')}
     return [
         ('frozen model', run.opened.name),
         ('model fingerprint', f'`{run.opened.fingerprint}`'),
@@ -110,6 +110,7 @@ def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
         ('optimizer', described(getattr(run.optimizer, 'config', 'as given in Python'))),
         ('steps', f'{steps:,}'),
         ('best step (kept)', f'{outcome.best_step:,}'),
+        ('chosen by', f'{run.problem.choose_by} on validation'),
         ('seed', f'{run.settings.seed}'),
         *((name, str(value)) for name, value in settings.items()),
         ('versions', _versions()),

@@ -28,17 +28,19 @@ _STYLES = ('-', '--', ':', '-.')
 _MANY_POINTS = 20
 
 
-def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike) -> None:
+def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike,
+                kept_step: int | None = None) -> None:
     """Draw loss and scores over steps, one colour a split, and write a PNG.
 
     The loss stands on the left, scores (accuracy, token accuracy, exact match, F1) on the right.
-    The best validation scores are marked. What was measured once under a heading of its own, such
-    as 'no prompt', is a level line to compare with. The picture is replaced as a whole: a reader
-    never sees half of it.
+    Where the prompt was kept, the validation is marked. What was measured once under a heading of
+    its own, such as 'no prompt', is a level line to compare with. The picture is replaced as a
+    whole: a reader never sees half of it.
 
     Args:
         metrics_path: a `metrics.jsonl`.
         png_path: the picture to write.
+        kept_step: of the prompt that was kept.
 
     Raises:
         FileNotFoundError: there is no such `metrics.jsonl`.
@@ -52,8 +54,8 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike) ->
     figure = Figure(figsize=(11, 5), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)  # The Agg canvas by name: no display, whatever the user's backend is.
     losses, scores = figure.subplots(1, 2)
-    _draw_panel(losses, curves, _LOSSES, 'loss')
-    _draw_panel(scores, curves, _SCORES, 'score')
+    _draw_panel(losses, curves, _LOSSES, 'loss', kept_step)
+    _draw_panel(scores, curves, _SCORES, 'score', kept_step)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     write_file(png_path, buffer.getvalue(), overwrite=True)
@@ -70,7 +72,8 @@ def _curves(records: Iterable[dict[str, Any]]) -> _Curves:
     return {key: sorted(values.items()) for key, values in points.items()}
 
 
-def _draw_panel(axes: 'Axes', curves: _Curves, shown: tuple[str, ...], label: str) -> None:
+def _draw_panel(axes: 'Axes', curves: _Curves, shown: tuple[str, ...], label: str,
+                kept_step: int | None) -> None:
     """Draw all curves of these metrics."""
     chosen = {key: points for key, points in curves.items() if key[1] in shown}
     names = sorted({name for _, name in chosen})
@@ -84,8 +87,9 @@ def _draw_panel(axes: 'Axes', curves: _Curves, shown: tuple[str, ...], label: st
             axes.axhline(level, linestyle=':', color=color, label=f'{text}: {level:.3g}')
             continue
         _draw_curve(axes, points, split, text, style)
-        if shown == _SCORES:
-            _mark_best(axes, split, points)
+        if split == 'validation' and not math.isnan(kept := dict(points).get(kept_step, math.nan)):
+            axes.plot([kept_step], [kept], '*', markersize=13, color=_COLORS[split],
+                      label=f'kept: {kept:.3g} at step {kept_step}')
     axes.set_xlabel('step')
     axes.set_ylabel(names[0].replace('_', ' ') if len(names) == 1 else label)
     axes.grid(alpha=0.3)
@@ -122,15 +126,3 @@ def _draw_curve(
     # Divided by the points that each window holds, so that the ends are means too.
     trend = np.convolve(values, window, 'same') / np.convolve(np.ones(len(values)), window, 'same')
     axes.plot(steps, trend, style, color=line.get_color(), linewidth=1.8, label=f'{label} (trend)')
-
-
-def _mark_best(axes: 'Axes', split: str, points: list[tuple[int, float]]) -> None:
-    """Put a star on the highest score of the validation; of equal ones on the first."""
-    known = [(value, -step) for step, value in points if not math.isnan(value)]
-    if split != 'validation' or not known:
-        return
-    best, step = max(known)
-    axes.plot(
-        [-step], [best], '*', markersize=13, color=_COLORS[split],
-        label=f'best: {best:.3g} at step {-step}',
-    )

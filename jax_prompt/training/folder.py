@@ -16,7 +16,7 @@ from jax_prompt.training.reporting import METRICS_FILE
 
 RUN_FILE = 'run.json'
 #: Of the identity in it; 1 told optimizers by gin's names and has no entry for the format, 2 had no
-#: best prompt in its checkpoints.
+#: best prompt in its checkpoints and chose it by the first metric alone.
 RUN_FORMAT = 3
 PROMPT_FILE = 'prompt.safetensors'
 CHECKPOINTS = 'checkpoints'
@@ -64,9 +64,11 @@ class Outcome:
 
     Attributes:
       folder: of the run.
-      results: heading (`run.AFTER`; with `settings.compare` also `NO_PROMPT`, `BEFORE`) -> metrics.
+      results: heading (`run.MOST_COMMON`, `AFTER`; with `settings.compare` also `NO_PROMPT`,
+        `BEFORE`) -> metrics.
       split: the split that they were measured on.
       best_step: the step of the prompt that was kept.
+      remarks: sentences that say where it is no better than doing nothing.
       prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
       trained_numbers: how many numbers were trained.
     """
@@ -75,6 +77,7 @@ class Outcome:
     results: dict[str, dict[str, float]]
     split: str
     best_step: int
+    remarks: tuple[str, ...]
     prompt_bytes: int
     model_bytes: int
     trained_numbers: int

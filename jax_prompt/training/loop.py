@@ -18,6 +18,7 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.problem import Problem
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
+from jax_prompt.training.selection import merit, same_answer, told
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.state import TrainStateStore
 from jax_prompt.training.step import init_state, make_train_step
@@ -39,7 +40,8 @@ class Progress:
     """What a run knows beside its training state; saved with every checkpoint.
 
     Attributes:
-      best: the validation's metrics of the best prompt; none before the first evaluation.
+      start: the validation's metrics before training; none before the first evaluation.
+      best: those of the best prompt.
       best_step: its step.
       waited: evaluations since.
       pruned: whether `on_evaluation` ended the run.
@@ -51,6 +53,7 @@ class Progress:
       logged: digest of the log up to the checkpoint.
     """
 
+    start: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, float] = dataclasses.field(default_factory=dict)
     best_step: int = 0
     waited: int = 0
@@ -228,16 +231,17 @@ class _Evaluation:
         with bar.aside('evaluating'):
             metrics = run.problem.evaluate(prompt, 'validation')
         self._log.write(at, 'validation', metrics)
-        chosen_by = next(iter(metrics))
-        if not progress.best or metrics[chosen_by] > progress.best[chosen_by]:
+        choose_by = run.problem.choose_by
+        if not progress.best:
+            bar.say(f"validation: {same_answer(run.problem.most_common['validation'])}")
+        if not progress.best or merit(metrics, choose_by) > merit(progress.best, choose_by):
             self._best = prompt
             run.keep_best(prompt, at, metrics)
-            progress = Progress(best=metrics, best_step=at)
+            progress = Progress(progress.start or metrics, metrics, at)
         else:
             progress = dataclasses.replace(progress, waited=progress.waited + 1)
-        told = ', '.join(f'{name} {number:.4f}' for name, number in metrics.items())
-        bar.say(f'step {at}: validation {told}; best {progress.best[chosen_by]:.4f} at step '
-                f'{progress.best_step}')
+        bar.say(f'step {at}: validation {told(metrics)}; best {choose_by} '
+                f'{progress.best[choose_by]:.4f} at step {progress.best_step}')
         if not run.on_evaluation(at, metrics):
             progress = dataclasses.replace(progress, pruned=True)
         if progress.is_over(at, run.settings):

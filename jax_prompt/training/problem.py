@@ -1,6 +1,7 @@
 """What is learned, and on what: a task, where the virtual tokens stand, and features of both."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,8 +18,14 @@ from jax_prompt.parallel.placement import host_rows
 from jax_prompt.prompts.initializers import Initializer, class_labels, sampled_vocabulary
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.training.selection import figure_to_choose_by
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.types import Batch
+
+#: Examples to validate on, below which chance moves an accuracy by 14 points (two standard errors).
+_FEW = 50
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +38,10 @@ class Problem:
       num_rows: P, how many there are.
       examples: by split, with their raw rows.
       features: of the training split.
-      evaluate: (prompt, split) -> metric name -> value, what prompts are chosen by first, the
-        higher the better; of a prompt without rows for the plain model.
+      evaluate: (prompt, split) -> metric name -> value, the loss among them; of a prompt without
+        rows for the plain model.
+      most_common: by split, the most common right answer and the metrics of giving it always.
+      choose_by: the figure of the validation that prompts are chosen by.
     """
 
     task: Any
@@ -41,6 +50,8 @@ class Problem:
     examples: Mapping[str, Examples]
     features: Features
     evaluate: Callable[[Prompt, str], dict[str, float]]
+    most_common: Mapping[str, tuple[str, dict[str, float]]]
+    choose_by: str
 
     @property
     def test_split(self) -> str:
@@ -87,8 +98,14 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
                           lengths and tuple(length - prompt.rows for length in lengths))
     for split in splits[1:]:
         evaluator.prepare(examples[split], prompt.rows)
+    common = {split: evaluator.most_common(examples[split]) for split in splits[1:]}
+    choose_by = figure_to_choose_by(settings.choose_by, common['validation'][1],
+                                    task.label_words is None)
+    if len(examples['validation']) < _FEW:
+        _log.warning('%s has %d examples: what looks better on so few may be so by chance',
+                     examples['validation'].name, len(examples['validation']))
     return Problem(task, prompt.layout, prompt.rows, examples, features,
-                   lambda tuned, split: evaluator(tuned, examples[split]))
+                   lambda tuned, split: evaluator(tuned, examples[split]), common, choose_by)
 
 
 def default_start(task: Any, num_rows: int) -> Initializer:

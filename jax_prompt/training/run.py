@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -36,13 +37,17 @@ from jax_prompt.training.identity import run_identity
 from jax_prompt.training.loop import Progress, Run, fit
 from jax_prompt.training.problem import Problem, default_start, make_problem
 from jax_prompt.training.reporting import MetricsLog
+from jax_prompt.training.selection import remarks
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.training.state import TrainStateStore
 from jax_prompt.types import Params, count_parameters
 
+MOST_COMMON = 'most common answer'
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
 AFTER = 'prompt after training'
+
+_log = logging.getLogger(__name__)
 
 
 def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
@@ -94,7 +99,9 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
                        quiet or not is_first())
         outcome = _outcome(run, folder, progress)
         if is_first():
-            draw_curves(folder.metrics, folder.path / CURVES_FILE)
+            for remark in outcome.remarks:
+                _log.warning(remark)
+            draw_curves(folder.metrics, folder.path / CURVES_FILE, outcome.best_step)
             write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
         return outcome
 
@@ -156,12 +163,16 @@ def _results(run: Run, best: Prompt) -> dict[str, dict[str, float]]:
         before = run.method.apply(run.initial, run.constants).prompt
         prompts = {NO_PROMPT: no_prompt(run.opened.model.d_model), BEFORE: before} | prompts
     split = run.problem.test_split
-    return {heading: run.problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
+    return {MOST_COMMON: run.problem.most_common[split][1]} | {
+        heading: run.problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
 
 
 def _outcome(run: Run, folder: RunFolder, progress: Progress) -> Outcome:
+    problem = run.problem
+    said = remarks(problem.choose_by, problem.most_common['validation'], progress.start,
+                   progress.best, progress.best_step)
     return Outcome(
-        folder=folder, results=progress.results, split=run.problem.test_split,
-        best_step=progress.best_step,
+        folder=folder, results=progress.results, split=problem.test_split,
+        best_step=progress.best_step, remarks=tuple(said),
         prompt_bytes=from_first(lambda: folder.prompt.stat().st_size),
         model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial))

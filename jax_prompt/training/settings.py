@@ -42,11 +42,14 @@ class TrainSettings:
       evaluate_every: updates between evaluations on the validation split; a checkpoint follows
         each.
       evaluate_by: 'rank' (which label is likeliest), 'greedy' (exact match of generated text), or
-        both as a tuple; the first one chooses the best prompt. None: rank for tasks with labels,
-        else greedy.
+        both as a tuple. None: rank for tasks with labels, else greedy.
+      choose_by: the validation's figure that the best prompt is chosen by, 'loss' or the name of a
+        metric; equal metrics are told apart by the loss. None: the first metric for tasks with
+        labels; the loss for free text, of which a whole text is seldom right.
       evaluation_batch_size: examples a batch of evaluation.
       evaluation_limit: validate on so many examples at most, evenly spread; None for all.
-      patience: evaluations without a better one before the run stops early; None for never.
+      patience: evaluations without a better one before the run stops early, an equal metric with a
+        lower loss being better; None for never.
       log_every: updates between lines of the log.
       keep: checkpoints to keep.
       seed: of initialisation, order of examples and dropout.
@@ -67,6 +70,7 @@ class TrainSettings:
     batch_size: int = 32
     evaluate_every: int = 1_000
     evaluate_by: tuple[str, ...] | str | None = None
+    choose_by: str | None = None
     evaluation_batch_size: int = 64
     evaluation_limit: int | None = None
     patience: int | None = None

@@ -3,9 +3,11 @@ import sys
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from jax_prompt.data.examples import encode_labels, load_examples
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.data.vocabularies import HuggingFaceVocabulary
 
 ROWS = [{'text': f'the film {"good" * (i % 3)}', 'label': str(i % 2)} for i in range(10)]
 
@@ -51,6 +53,24 @@ def test_free_text_has_no_label_indices(vocabulary):
     examples = load_examples(make(labels=None), 'train', vocabulary)
     assert examples.labels is None
     assert vocabulary.decode(examples.targets[1]) == '1'
+
+
+def test_what_the_vocabulary_cannot_write_is_told_with_its_count(build_tokenizer, caplog):
+    tokenizer = build_tokenizer()
+    tokenizer.normalizer = normalizers.Replace('\n', ' ')  # as T5's does
+    vocabulary = HuggingFaceVocabulary(tokenizer)
+    texts = ['a good film', 'a\nbad film', 'a film ☹', 'two  spaces']
+    rows = [{'text': text, 'label': text} for text in texts]
+    task = TextTask('toy', {'train': lambda: rows}, '{text}', 'label')
+    load_examples(task, 'train', vocabulary)
+    inputs, targets = caplog.messages
+    assert inputs == (
+        "2 of 4 inputs of toy train cannot be written by the vocabulary: 'a\\nbad film' at row 2 "
+        "of split train becomes 'a bad film'. The model sees no more of them")
+    assert targets.startswith('2 of 4 targets of toy train cannot') and 'No generated' in targets
+    caplog.clear()
+    load_examples(make(), 'train', vocabulary)
+    assert not caplog.messages
 
 
 def test_label_words_in_order(vocabulary):

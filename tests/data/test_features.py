@@ -89,7 +89,8 @@ def test_too_long_texts_are_cut_and_counted_never_the_prompt(caplog):
         [9, 1], [9, 1], [9, 9, 9, 1], [9, 9, 9, 1]]
     assert [record.getMessage() for record in caplog.records] == [
         'toy train: 2 of 4 inputs were longer than 8 tokens and were cut; the prompt never is',
-        'toy train: 1 of 4 targets were longer than 4 tokens and were cut; the prompt never is']
+        'toy train: 1 of 4 targets were longer than 4 tokens and were cut; no answer can be as '
+        'long: raise targets_length']
 
 
 def test_nothing_is_said_where_nothing_is_cut(caplog):

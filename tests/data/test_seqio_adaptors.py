@@ -94,6 +94,21 @@ def test_registered_task_reads_with_the_models_vocabulary(vocabulary, registered
     assert other.decode(examples.inputs[0]) == 'review: a good film'
 
 
+def test_registered_free_text_is_judged_by_its_raw_target(vocabulary, caplog):
+    """A target that was tokenized and put together again would be equal to an unknown token."""
+    rows = [{'text': 'a film', 'label': 'great ☺'}, {'text': 'a ☹ film', 'label': 'great fun'}]
+    seqio_task = TextTask('raw', {'train': lambda: rows}).seqio_task(vocabulary)
+    seqio.TaskRegistry.add_provider('raw', seqio_task)
+    try:
+        task = RegisteredTask('raw')
+        examples = load_examples(task, 'train', vocabulary)
+    finally:
+        seqio.TaskRegistry.remove('raw')
+    assert [task.target_text(row) for row in examples.rows] == ['great ☺', 'great fun']
+    assert '1 of 2 inputs of raw train cannot be written by the vocabulary' in caplog.text
+    assert '1 of 2 targets of raw train cannot be written by the vocabulary' in caplog.text
+
+
 def test_registered_task_metadata(registered):
     values = RegisteredTask(registered, ('negative', 'positive')).to_dict()
     again = TextTask.from_dict(values)

@@ -25,7 +25,7 @@ def running(rows, *parts):
     opened = types.SimpleNamespace(
         model=types.SimpleNamespace(tokens=Tokens(pad=0, eos=1, start=0)),
         vocabulary=types.SimpleNamespace(decode=str))
-    return Running(tuple(rows), tuple((numbers, lambda values=values: np.array(values))
+    return Running(tuple(rows), tuple((numbers, lambda values=values: (np.array(values),))
                                       for numbers, values in parts), opened)
 
 

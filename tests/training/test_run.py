@@ -25,7 +25,7 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.residual import residual
 from jax_prompt.prompts.prompt import Prompt, Tuned
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
-from jax_prompt.training.run import AFTER, BEFORE, NO_PROMPT, train
+from jax_prompt.training.run import AFTER, BEFORE, MOST_COMMON, NO_PROMPT, train
 from jax_prompt.training.settings import PromptSettings
 from jax_prompt.training.step import make_train_step
 from tests import tiny_world
@@ -54,6 +54,11 @@ def stop_before(patch, step_number):
 
 def read_lines(folder):
     return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def values(folder, split, name):
+    return [line['value'] for line in read_lines(folder)
+            if (line['split'], line['name']) == (split, name)]
 
 
 @pytest.fixture(autouse=True)
@@ -89,20 +94,21 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
         'checkpoints', 'prompt.safetensors', 'metrics.jsonl', 'curves.png', 'card.md', 'run.json',
         'tensorboard'}
     accuracy = {name: metrics['accuracy'] for name, metrics in outcome.results.items()}
-    assert list(accuracy) == [NO_PROMPT, BEFORE, AFTER]
-    losses = [line['value'] for line in read_lines(tmp_path / 'run') if line['name'] == 'loss']
+    assert list(accuracy) == [MOST_COMMON, NO_PROMPT, BEFORE, AFTER]
+    losses = values(tmp_path / 'run', 'train', 'loss')
     assert len(losses) == 30 and losses[-1] < 0.85 * losses[0]
     best = load_prompt(outcome.folder.prompt)
     assert best.prompt.rows.shape == (5, 16) and best.metadata.step == outcome.best_step
     assert best.metadata.task == task.to_dict() | {'labels': {'0': 'negative', '1': 'positive'}}
-    validation = [line['value'] for line in read_lines(tmp_path / 'run')
-                  if line['split'] == 'validation']
+    validation = values(tmp_path / 'run', 'validation', 'accuracy')
     assert best.metadata.metrics['accuracy'] == max(validation) and len(validation) == 16
     assert outcome.trained_numbers == 5 * 16
     card = (tmp_path / 'run' / 'card.md').read_text()
     for told in ('review : {text}', model.fingerprint, '- Half of it is made up.', '| `0` | `nega',
                  f'{model.num_parameters:,}', '| trained numbers | 80 |', '| seed | 1 |',
                  f'| best step (kept) | {outcome.best_step} |', '| started from | class_labels(',
+                 '| chosen by | accuracy on validation |',
+                 f'| test, most common answer | {accuracy[MOST_COMMON]:.4g} |',
                  '| optimizer | adafactor(learning_rate=0.3,', '| test, no prompt | ',
                  f'--prompt={outcome.folder.prompt}', 'jax_prompt 0.', '| method | direct() |'):
         assert told in card, told
@@ -149,13 +155,14 @@ def test_a_finished_run_started_again_answers_without_training(model, task, prom
 def test_a_finished_run_is_compared_when_that_is_asked_for_later(model, task, prompt, settings,
                                                                tmp_path):
     plain = train(model, task, tmp_path, prompt, settings=settings(steps=4), quiet=True)
-    assert list(plain.results) == [AFTER]
+    assert list(plain.results) == [MOST_COMMON, AFTER]
     again = train(model, task, tmp_path, prompt, settings=settings(steps=4, compare=True),
                   quiet=True)
-    assert list(again.results) == [NO_PROMPT, BEFORE, AFTER] and again.results[AFTER] == \
-        plain.results[AFTER]
+    assert list(again.results) == [MOST_COMMON, NO_PROMPT, BEFORE, AFTER]
+    assert again.results[AFTER] == plain.results[AFTER]
     measured = [line['name'] for line in read_lines(tmp_path) if line['split'] == 'test']
-    assert measured == [f'{heading}, accuracy' for heading in again.results]
+    assert measured == [f'{heading}, {name}' for heading, metrics in again.results.items()
+                        for name in metrics]
 
 
 def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tmp_path,
@@ -254,7 +261,8 @@ def test_a_registered_seqio_task_can_be_trained_on(model, prompt, settings, tmp_
         outcome = train(model, task, tmp_path, prompt, settings=settings(steps=2), quiet=True)
     finally:
         seqio.TaskRegistry.remove('tiny_seqio')
-    assert outcome.split == 'validation' and set(outcome.results[AFTER]) == {'accuracy'}
+    assert outcome.split == 'validation' and set(outcome.results[AFTER]) == {
+        'accuracy', 'loss'}
 
 
 def test_a_finished_run_can_be_made_longer(model, task, prompt, settings, finished, tmp_path):
@@ -283,6 +291,7 @@ def test_early_stopping_and_another_rate_of_optaxs_own_optimizer(
                     settings=settings(steps=1000, patience=2), quiet=True)
     steps = {line['step'] for line in read_lines(tmp_path) if line['split'] == 'validation'}
     assert steps == {0, 4, 8} and outcome.best_step == 0
+    assert outcome.remarks[0].startswith('The prompt that is kept is the one before training')
     with pytest.raises(ValueError, match='another configuration: optimizer is'):
         train(model, task, tmp_path, prompt, optax.sgd(0.1), settings(steps=1000, patience=2),
               quiet=True)
@@ -309,28 +318,44 @@ def test_a_prompt_that_is_not_finite_at_an_evaluation_is_neither_saved_nor_judge
     assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['0']
 
 
-def test_free_text_is_judged_by_generation(model, settings, prompt, tmp_path):
+def test_free_text_keeps_the_prompt_of_the_lowest_loss(model, settings, prompt, tmp_path, caplog):
     rows = [{'text': f'the {word} was great', 'label': f'{word} and {word}'}
             for word in tiny_world.SUBJECTS]
     task = TextTask('free', {'train': lambda: rows, 'validation': lambda: rows},
                     'review : {text}', 'label')
-    outcome = train(model, task, tmp_path, prompt, settings=settings(steps=1), quiet=True)
-    assert outcome.split == 'validation' and outcome.results[AFTER] == {'exact_match': 0.0}
+    outcome = train(model, task, tmp_path / 'run', prompt, quiet=True,
+                    settings=settings(steps=12, patience=1))
+    losses = values(tmp_path / 'run', 'validation', 'loss')
+    assert losses == sorted(losses, reverse=True) and len(losses) == 4
+    assert outcome.best_step == 12 and outcome.split == 'validation'
+    assert outcome.results[AFTER] == {'exact_match': 0.0, 'loss': losses[-1]}
+    assert outcome.results[MOST_COMMON] == {'exact_match': 1 / 8}
+    # Of equal exact matches too, the one with the lower loss is better.
+    by_match = train(model, task, tmp_path / 'match', prompt, quiet=True,
+                     settings=settings(steps=12, patience=1, choose_by='exact_match'))
+    assert by_match.folder.prompt.read_bytes() == outcome.folder.prompt.read_bytes()
+    told = 'The exact_match of the prompt that is kept, 0.0000 on validation, is no better than'
+    for more in ('before training: 0.0000.',
+                 "without looking at the input: 'film and film' to all gives exact_match 0.1250."):
+        assert f'{told} {more}' in caplog.messages
+        assert f'- {told} {more}\n' in (tmp_path / 'run' / 'card.md').read_text()
+    assert any('free validation has 8 examples' in message for message in caplog.messages)
 
 
 def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
     outcome = train(model, task, tmp_path, prompt, quiet=True,
                     settings=settings(steps=4, evaluate_by=('greedy', 'rank')))
-    assert set(outcome.results[AFTER]) == {'accuracy', 'exact_match'}
+    assert set(outcome.results[AFTER]) == {'accuracy', 'exact_match', 'loss'}
 
 
 @pytest.mark.parametrize('change', [
     dict(prompt=PromptSettings(rows=6)), dict(prompt=PromptSettings(rows=5, initializer=uniform())),
     dict(prompt=PromptSettings(rows=5, method=residual(width=4))),
-    dict(settings=dict(seed=9)), dict(settings=dict(z_loss=0.0)),
+    dict(settings=dict(seed=9)), dict(settings=dict(choose_by='loss')),
+    dict(settings=dict(z_loss=0.0)),
     dict(optimizer=adafactor(0.1)), dict(optimizer=adafactor(warmup_schedule(0.3, 1, 9, 'linear'))),
     dict(optimizer=adamw())],
-    ids=['rows', 'initializer', 'method', 'seed', 'loss', 'rate', 'schedule', 'optimizer'])
+    ids='rows initializer method seed choice loss rate schedule optimizer'.split())
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(
         model, task, prompt, settings, short, change):
     before = {path: path.read_bytes() for path in short.rglob('*') if path.is_file()}
@@ -399,9 +424,8 @@ def test_an_evaluation_can_end_the_run(model, task, prompt, settings, tmp_path):
 
     pruned = train(model, task, tmp_path, prompt, settings=settings(), quiet=True,
                    on_evaluation=on_evaluation)
-    assert [step for step, _ in told] == [0, 4, 8] and set(pruned.results) == {AFTER}
-    validation = [line['value'] for line in read_lines(tmp_path) if line['split'] == 'validation']
-    assert validation == [accuracy for _, accuracy in told]
+    assert [step for step, _ in told] == [0, 4, 8] and AFTER in pruned.results
+    assert values(tmp_path, 'validation', 'accuracy') == [accuracy for _, accuracy in told]
     again = train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
     assert again == pruned  # its end is remembered
 
@@ -422,9 +446,10 @@ def test_the_same_task_with_other_data_is_another_configuration(
 
 def test_a_run_of_an_earlier_version_is_told_for_what_it_is(
         model, task, prompt, settings, tmp_path):
-    (tmp_path / 'run.json').write_text('{"optimizer": ["1.2", "3.4"]}')
-    with pytest.raises(ValueError, match='another version of jax_prompt began .*finish it with'):
-        train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
+    for record in '{"optimizer": ["1.2", "3.4"]}', '{"format": 2}':
+        (tmp_path / 'run.json').write_text(record)
+        with pytest.raises(ValueError, match='another version of jax_prompt began .*finish it wi'):
+            train(model, task, tmp_path, prompt, settings=settings(), quiet=True)
 
 
 def test_a_folder_with_other_files_is_refused(model, task, prompt, settings, tmp_path):
