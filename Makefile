@@ -1,5 +1,6 @@
 # make demo   trains a soft prompt on real reviews and prints what it gained
 # make test   runs the tests
+# make docs   builds the pages of docs/ into docs/_build/html
 #
 # Both set themselves up in .venv and need Python 3.11 to 3.13 and nothing else. A second call finds
 # .venv ready. Choose an interpreter with `make demo PYTHON=/path/to/python3.12`.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?=
 
-.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference constraints clean
+.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference docs constraints clean
 .NOTPARALLEL:
 
 help:
@@ -34,6 +35,10 @@ test-all: setup-test
 lint: setup-test
 	$(BIN)/ruff check .
 
+# Offline; a warning or a dead link is an error.
+docs: $(VENV)/.docs
+	JAX_PLATFORMS=cpu $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 setup-demo: $(VENV)/.demo
 setup-test: $(VENV)/.test
 # What the tests use where it is there: PyTorch's T5 and PEFT to compare with, libtpu to compile for
@@ -42,7 +47,7 @@ setup-test: $(VENV)/.test
 setup-reference: $(VENV)/.reference
 
 # Each stamp is a finished installation; it is made again when the list of dependencies changes.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "Setting up $(VENV) for 'make $*': 1 to 5 minutes, once ..."
 	@start=$$SECONDS; $(PIP) --editable '.[$*]' && echo "Set-up took $$((SECONDS - start)) s."
 	@touch $@
@@ -82,5 +87,5 @@ constraints: setup-test
 	} >requirements.new && mv requirements.new requirements-tpu.txt
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/reference .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

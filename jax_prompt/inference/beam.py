@@ -12,6 +12,7 @@ continuations those among the first G that end are candidates for the answer, an
 do not end go on. A length penalty alpha divides a finished sequence's log-probability:
 
     'power'  length ** alpha, as transformers has it
+
     't5'     ((5 + length) / 6) ** alpha, as Mesh TensorFlow and T5X have it (Wu et al. 2016,
              equation 14); T5 decoded with alpha 0.6. What stays transformers': a sequence cut off
              at the length limit competes with the finished ones, continuations G to 2 G may not

@@ -1,0 +1,232 @@
+"""README and docs: blocks run, links lead somewhere, and names are those of the code."""
+
+import ast
+import contextlib
+import importlib.util
+import inspect
+import io
+import pathlib
+import re
+import shlex
+
+import gin
+import pytest
+
+from jax_prompt import cli, commands
+from jax_prompt.commands.names import CONFIGURABLES
+from jax_prompt.flags import FLAGS
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [*(ROOT / f'{name}.md' for name in ('README', 'CONTRIBUTING', 'SECURITY')),
+         *sorted((ROOT / 'docs').rglob('*.md'))]
+PAGES = [page for page in PAGES
+         if not {'reference', '_build'} & set(page.relative_to(ROOT).parts)]  # from the code
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+#: A mark above a block says why it is not run; 'read' blocks must still be ones that the command
+#: takes.
+_BLOCK = re.compile(r'(?:^ *<!-- (?P<how>not run|read, not run): (?P<why>[^>]+) -->\n)?'
+                    r'^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$',
+                    re.MULTILINE | re.DOTALL)
+_RUN = ('bash', 'python')
+#: A span of text that names a file or a folder of the project.
+_PATH = re.compile(r'[\w./-]+/[\w.-]+\.(py|sh|gin|md|yaml|conf|txt)|'
+                   r'(tpu_scripts|gin|docs|deploy|jax_prompt|tests|benchmarks)/[\w./-]*')
+#: What is smaller here than in the text: the model has 33 words.
+_SMALLER = {r'\b(steps|evaluate_every|total_steps)=\d+': r'\1=2', r'\brows=\d+': 'rows=5',
+            r'\bjax-prompt train ': 'jax-prompt train --gin.prompt.rows=5 '}
+
+
+def blocks(page):
+    """Return (kind, text, how, why) of the fenced blocks of a page."""
+    return [(found['kind'], inspect.cleandoc(found['text']), found['how'], found['why'])
+            for found in _BLOCK.finditer(page.read_text())]
+
+
+def smaller(text):
+    """Return a block as it is tried here."""
+    for pattern, instead in _SMALLER.items():
+        text = re.sub(pattern, instead, text)
+    return text
+
+
+def test_blocks_are_found_and_marked_ones_say_why(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('<!-- not run: needs a TPU -->\n```bash\na\n```\n1. x\n\n   ```python\n   b\n'
+                    '   ```\n```text\nc\n```\n')
+    assert blocks(page) == [('bash', 'a', 'not run', 'needs a TPU'), ('python', 'b', None, None),
+                            ('text', 'c', None, None)]
+
+
+# Running
+
+
+@pytest.fixture(scope='module')
+def place(world, tmp_path_factory):
+    """A folder with what the pages take for granted: data, models under the names used, a run."""
+    folder = tmp_path_factory.mktemp('docs')
+    for name in ('google/flan-t5-small', 'models/my-t5', 'google/flan-t5-base',
+                 'google/flan-t5-xl', 'google/t5-large-lm-adapt', 'google/t5-xxl-lm-adapt'):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(world / 'model')
+    rows = (world / 'reviews.csv').read_text().splitlines()[1:]
+    (folder / 'tickets.csv').write_text('subject,body,team\n' + ''.join(
+        f'film,{text},{("negative", "positive")[int(label)]}\n'
+        for text, label in (row.rsplit(',', 1) for row in rows)))
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr('jax_prompt.training.run.draw_curves', lambda *_: None)
+        (train,), = [commands_of(text) for kind, text, _, _ in blocks(
+            ROOT / 'docs/howto/own_data.md') if kind == 'bash' and ' train ' in text]
+        assert run_line(smaller(train)) == 0
+        assert cli.main(['export', '--prompt=runs/tickets/prompt.safetensors', '--to=peft',
+                         '--base_model=google/flan-t5-small', '--output=adapter']) == 0
+    (folder / 'new.jsonl').write_text('{"subject": "a", "body": "the film was great"}\n')
+    (configuration,) = re.findall(r'```\n(model.source .*?)```', PAGES[0].read_text(), re.DOTALL)
+    (folder / 'tickets.gin').write_text(configuration)
+    (folder / 'prompts').symlink_to('runs/tickets')
+    return folder
+
+
+def commands_of(text):
+    """Return the commands of a shell block, continued lines joined and comments taken off."""
+    return [' '.join(shlex.split(line, comments=True, posix=False))
+            for line in text.replace('\\\n', ' ').splitlines() if line.split('#')[0].strip()]
+
+
+def run_line(line):
+    """Run `[echo TEXT | ] jax-prompt ARGUMENTS`, or `echo TEXT > FILE`; return the exit code."""
+    words, text = shlex.split(line), ''
+    if words[0] == 'echo':
+        text, operator, words = words[1] + '\n', words[2], words[3:]
+        if operator == '>':
+            pathlib.Path(words[0]).write_text(text)
+            return 0
+    assert pathlib.Path(words[0]).name == 'jax-prompt', f'cannot run {line!r}; mark its block'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('sys.stdin', io.StringIO(text))
+        return cli.main(words[1:])
+
+
+@pytest.fixture
+def read_line(monkeypatch):
+    """Return what configures a command as if to run it, and stops there."""
+    def read(line):
+        with monkeypatch.context() as patch:
+            patch.setattr(gin, 'get_configurable', lambda _: lambda *_: 0)
+            return run_line(line)
+    return read
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_blocks_run(page, request, monkeypatch, capsys, read_line):
+    todo = [block for block in blocks(page) if block[0] in _RUN and block[2] != 'not run']
+    if not todo:
+        return
+    monkeypatch.chdir(request.getfixturevalue('place'))
+    monkeypatch.setattr('jax_prompt.training.run.draw_curves', lambda *_: None)
+    names = {}
+    for kind, text, how, _ in todo:
+        text = smaller(text)
+        if kind == 'python':
+            exec(compile(text, f'{page.name}: {text[:40]}', 'exec'), names)  # noqa: S102
+            continue
+        for line in commands_of(text):
+            code = read_line(line) if how else run_line(line)
+            assert code == 0, f'{line}\n{capsys.readouterr().err}'
+
+
+# Names
+
+
+def flags():
+    """Return all flags that anything here takes: the command, scripts, benchmarks, and tools."""
+    of_commands = {flag.name for some in FLAGS.values() for flag in some}
+    told = {'gin_file', 'debug', 'help', 'distributed', 'coordinator', 'num_processes',
+            'process_id', 'constraint', 'build-arg', 'gpus'}
+    sources = [*(ROOT / 'tpu_scripts').glob('*.sh'), *(ROOT / 'benchmarks').glob('*.py')]
+    scripts = {word for source in sources for word in re.findall(r'\w+', source.read_text())}
+    return of_commands | told | scripts
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_names_in_the_text_are_in_the_code(page):
+    known = flags()
+    text = _BLOCK.sub('', page.read_text())
+    for span in re.findall(r'(?<!`)`([^`\n]+)`(?!`)', text):
+        for flag in re.findall(r'(?<![\w-])--([a-z][\w-]*)', span):
+            assert flag in known or flag == 'gin', f'{page.name}: no flag --{flag} in `{span}`'
+        for owner, name in re.findall(r'(?<![\w./-])(?:--gin\.)?(\w+)\.(\w+)(?![\w(/])', span):
+            made = (CONFIGURABLES | commands.COMMANDS).get(owner)
+            if made is not None and not re.fullmatch('py|gin|md|csv|safetensors|txt|json', name):
+                inside = inspect.signature(getattr(made, '__wrapped__', made)).parameters
+                assert name in inside, f'{page.name}: {owner} has no parameter {name}: `{span}`'
+        if _PATH.fullmatch(span) and 'NAME' not in span:
+            places = (ROOT, ROOT / 'jax_prompt', ROOT / 'gin', page.parent)
+            assert any((place / span).exists() for place in places), f'{page.name}: no {span}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_make_targets_in_the_text_exist(page):
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    assert set(re.findall(r'(?:`|^)make ([a-z-]+)', page.read_text(), re.MULTILINE)) <= targets
+
+
+def test_error_messages_of_the_page_are_those_of_the_code():
+    said = []
+    for path in (ROOT / 'jax_prompt').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append(''.join(part.value if isinstance(part, ast.Constant) else '\0'
+                                    for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    entries = re.findall(r'^`([^`]+)`\n: ', (ROOT / 'docs/errors.md').read_text(), re.MULTILINE)
+    assert len(entries) > 20
+    for entry in entries:
+        pattern = re.compile('.*?'.join(map(re.escape, entry.split('…'))), re.DOTALL)
+        assert any(map(pattern.search, said)), f'no message says {entry!r}'
+
+
+def reference():
+    """Return the module that writes the reference."""
+    found = importlib.util.spec_from_file_location('reference', ROOT / 'docs/reference.py')
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_has_every_flag_and_setting_with_its_meaning():
+    pages = reference().pages()
+    for command, some in FLAGS.items():
+        assert f'## {command}\n' in pages['commands']
+        assert all(f'| `--{flag.name}' in pages['commands'] for flag in some)
+    for name in CONFIGURABLES:
+        assert f'### {name}\n' in pages['gin']
+    constructors, _ = pages['gin'].split('## Commands')
+    unsaid = re.findall(r'^\| `(\w+)\.\w+` \| .* \|  \|$', constructors, re.MULTILINE)
+    assert set(unsaid) <= {'imdb'}, unsaid  # which says that it takes what rotten_tomatoes does
+    for name in re.findall(r'automodule:: (\S+)', ''.join(pages.values())):
+        assert importlib.util.find_spec(name), f'docs/reference.py names {name}'
+
+
+# Links
+
+
+def slug(heading):
+    """Return the anchor that GitHub and MyST give a heading."""
+    return re.sub(r'[^\w\- ]', '', heading.strip().lower()).replace(' ', '-')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_links_lead_somewhere(page):
+    text = _BLOCK.sub('', page.read_text())
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'https?:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        other = (page.parent / path).resolve() if path else page
+        if 'reference' in other.parts:
+            assert other.stem in reference().pages(), f'{page.name}: no page {target}'
+            continue
+        assert other.is_file(), f'{page.name}: {target} leads nowhere'
+        headings = map(slug, re.findall(r'^#+ (.+)$', other.read_text(), re.MULTILINE))
+        assert not anchor or anchor in headings, f'{page.name}: {target} leads nowhere'
