@@ -239,6 +239,9 @@ BAD_SETTINGS = [
     (['--gin.prompt.initializer=uniform'], ["prompt.initializer is 'uniform'", 'write @uniform()']),
     (['--gin.prompt.layout=after'], ["prompt.layout is 'after'", 'write @layout()']),
     (['--gin.TASK=imdb'], ["TASK is 'imdb'; expected a task, such as @imdb()"]),
+    (['--gin.prompt.initializer=@class_labels()'], ['class_labels.labels is not given; set it as']),
+    (['--gin.settings.steps=@settings()'], ['themselves: @settings() of @settings(); take one']),
+    (['--gin.A=%B', '--gin.B=%A', '--gin.settings.steps=%A'], ['refer to themselves: %', ' of %']),
     (['--gin.settings.evaluate_by=rang'], ["evaluate_by is ('rang',)", 'rank, greedy']),
     (['--gin.settings.choose_by=f1'], ["choose_by is 'f1'", 'expected one of accuracy, loss']),
 ]
@@ -252,6 +255,8 @@ def test_bad_settings_are_told_in_one_line_and_nothing_is_written(
 
 
 BAD_GIN_FILES = [
+    ('prompt.rows = 3\nTASK = "\udce9"\n',
+     ['line 2 of', 'mine.gin is not UTF-8 text', 'at byte 9 of']),
     ('prompt.rows = (1,\n', ['not readable as gin', 'mine.gin']),
     ('\nprompt.rows == 2\n', ['not readable as gin', 'line 2 of', 'mine.gin']),
     ('import no_such_module\n', ['no_such_module', 'line 1 of', 'mine.gin', 'put it into',
@@ -267,7 +272,7 @@ BAD_GIN_FILES = [
 
 @pytest.mark.parametrize('text, parts', BAD_GIN_FILES, ids=range(len(BAD_GIN_FILES)))
 def test_bad_gin_files_are_told_in_one_line(world, tmp_path, capsys, text, parts):
-    (tmp_path / 'mine.gin').write_text(text)
+    (tmp_path / 'mine.gin').write_text(text, 'utf-8', 'surrogateescape')
     (tmp_path / 'hurt_module.py').write_text('def f(:\n')
     fails(capsys, train_arguments(world, tmp_path / 'run', f'--gin_file={tmp_path}/mine.gin'),
           *parts)
@@ -535,6 +540,7 @@ def test_a_closed_pipe_ends_quietly(world, run, tmp_path, capsys, monkeypatch):
     (KeyError('oops'), ["KeyError: 'oops' (--debug shows where)"]),
     (TypeError('first\nsecond'), ['TypeError: first (--debug']),
     (AssertionError(), ['AssertionError (--debug']),
+    (ValueError('a \x1b[31m\x00 \udc80 line'), [r'train: a \x1b[31m\x00 \udc80 line']),
     (ValueError('long ' * 9999), ['train: long long ', '... (49,994 characters)\n']),
 ])
 def test_whatever_is_raised_is_told_in_one_line(capsys, monkeypatch, raised, parts):

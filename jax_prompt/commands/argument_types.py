@@ -39,6 +39,10 @@ def checked(name: str, constructor: Callable, names: Mapping[str, Callable]) -> 
 
     def construct(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind_partial(*args, **kwargs)
+        for parameter, told in signature.parameters.items():
+            if told.default is told.empty and parameter not in bound.arguments:
+                raise ValueError(f'{name}.{parameter} is not given; set it as in '
+                                 f'--gin.{name}.{parameter}=VALUE')
         for parameter, value in bound.arguments.items():
             check(f'{name}.{parameter}', value, hints.get(parameter, Any), names)
             if parameter in PATHS and isinstance(value, str):

@@ -5,8 +5,10 @@ parameters that nobody reads. Here each of these is told, with the place it stan
 """
 
 import contextlib
+import graphlib
 import importlib
 import inspect
+import io
 import logging
 import os
 import re
@@ -25,6 +27,7 @@ from gin.config_parser import (
 )
 
 from jax_prompt.commands.argument_types import alternatives, check, checked, hints_of
+from jax_prompt.data.tasks.rows import decode
 from jax_prompt.files import first_line
 
 _MACRO = 'gin.macro'
@@ -70,6 +73,7 @@ def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Seq
             _check_binding(binding, names)
             if not binding.arg_name and _key(binding)[:2] not in referred:
                 _check_unused_macro(binding, names)
+    _refuse_circles(effective)
     return effective
 
 
@@ -178,9 +182,13 @@ def _import(module: str, folder: str) -> None:
 def _statements(path: str) -> Iterator[Any]:
     """Yield a file's statements one by one: one may need what another imports."""
     parser = None
-    with open(path, encoding='utf-8-sig') as file, _located(
+    with open(path, 'rb') as file:
+        text = io.StringIO(''.join(decode(line, f'line {number} of {path}', number == 1)
+                                   for number, line in enumerate(file, 1)), newline=None)
+    text.name = path  # for gin's messages
+    with _located(
             lambda: f'line {parser.current_token.start[0]} of {path}' if parser else f'in {path}'):
-        parser = ConfigParser(file, gin.config.ParserDelegate())
+        parser = ConfigParser(text, gin.config.ParserDelegate())
         yield from parser
 
 
@@ -272,6 +280,23 @@ def _check_binding(binding: BindingStatement, names: Mapping[str, Callable]) -> 
     if name == _TASK and isinstance(binding.value, str):
         task = binding.value if binding.value in names else 'file_task'
         raise ValueError(f'{_TASK} is {binding.value!r}; expected a task, such as @{task}()')
+
+
+def _refuse_circles(effective: Iterable[BindingStatement]) -> None:
+    """Refuse constructors and macros that need themselves."""
+    needs: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for binding in effective:
+        scope, selector, _ = _key(binding)
+        found = needs.setdefault((scope, _short(selector)), set())
+        for reference in gin.config.iterate_references([binding.value]):
+            found.add((reference.config_key[0], _short(reference.config_key[1])))
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        macro = _short(_MACRO)
+        told = [f'%{scope}' if name == macro else f'@{name}()' for scope, name in error.args[1]]
+        raise ValueError(f'settings refer to themselves: {" of ".join(told)}; take one of these '
+                         'references out') from None
 
 
 def _check_unused_macro(binding: BindingStatement, names: Mapping[str, Callable]) -> None:
