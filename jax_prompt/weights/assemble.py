@@ -20,7 +20,7 @@ from jax_prompt.models.t5.int8 import Int8, quantise, quantised_shapes, summed_a
 from jax_prompt.parallel.rules import Rule
 from jax_prompt.types import Params
 from jax_prompt.weights.placing import Builder, read_ahead
-from jax_prompt.weights.tensors import Checkpoint, Digest, Stored, digest_of, is_finite
+from jax_prompt.weights.tensors import Checkpoint, Digest, Stored, ends_of, is_finite
 
 _DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _BLOCK_BYTES = 2**25
@@ -63,9 +63,9 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
     """Make the frozen tree of a model's tensors.
 
     The fingerprint is a sha256 over the configuration and, for each tensor, its name, dtype, shape
-    and bytes as the source stores them, and 16 digits of what it was before it heeded more than
-    their first and last 4 KiB; see `prompts.file.same_model`. It tells models apart whatever dtype
-    they are loaded in and however the files are split.
+    and bytes as they are read, before any cast, and 16 digits of what it was before it heeded more
+    than their first and last 4 KiB; see `prompts.file.same_model`. It tells models apart whatever
+    dtype they are loaded in and however the files are split.
 
     Args:
       checkpoint: the model's shape and tensors.
@@ -137,23 +137,23 @@ def _put_at(tree: Params, path: tuple[str, ...], leaf: Any) -> None:
     tree[path[-1]] = leaf
 
 
-def _digests(tensors: dict[str, Stored], shared: bool) -> dict[str, Digest | None]:
+def _digests(tensors: dict[str, Stored], shared: bool) -> dict[str, Digest]:
     """Begin to hash the tensors; where processes share the model, each takes some of them."""
     turns = jax.process_count() if shared else 1
-    return {name: None if tensors[name].hashed else Digest(tensors[name].dtype, tensors[name].shape)
+    return {name: Digest(tensors[name].dtype, tensors[name].shape)
             for name in sorted(tensors)[jax.process_index() % turns::turns]}
 
 
-def _fingerprint(config: ModelConfig, tensors: dict[str, Stored],
-                 digests: dict[str, Digest | None], shared: bool) -> str:
+def _fingerprint(config: ModelConfig, tensors: dict[str, Stored], digests: dict[str, Digest],
+                 shared: bool) -> str:
     """A hash of a model's shape and all of its numbers, and a part of the one of their ends."""
     names = sorted(tensors)
     found = np.zeros((len(names), 2, 32), np.uint8)
     for number, name in enumerate(names):
         if name in digests:
-            hashed = tensors[name].hashed
-            pair = digest_of(hashed) if hashed else digests[name].finish()
-            found[number] = [list(hashlib.sha256(one).digest()) for one in pair]
+            whole, ends = digests[name].finish()
+            ends = ends_of(tensors[name].ends) or ends
+            found[number] = [list(hashlib.sha256(one).digest()) for one in (whole, ends)]
     if shared:
         from jax.experimental import multihost_utils
         found = multihost_utils.process_allgather(found).sum(axis=0, dtype=np.uint8)

@@ -95,7 +95,7 @@ def _stored(folder: pathlib.Path, weight: Weight) -> Stored:
             return weight.values()[start:stop]
 
     return Stored(str(weight.path), np.dtype(np.float32), weight.shape, read, weight.is_matrix,
-                  sliced=False, hashed=weight.stored)
+                  sliced=False, ends=weight.stored)
 
 
 def _name_weights(graph: Graph, stack: str) -> dict[str, Weight]:

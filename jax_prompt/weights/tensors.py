@@ -37,7 +37,7 @@ class Stored:
       inputs_first: whether it is a matrix as one multiplies by it, as JAX and ONNX keep it.
       sliced: whether reading a few rows costs about a few rows.
       scale: of a matrix that is stored in eight bits, one number a column; None for any other.
-      hashed: what tells it from others where that is not what `read` gives.
+      ends: the arrays whose ends told it from others before, where `read` gives other numbers.
     """
 
     where: str
@@ -47,7 +47,7 @@ class Stored:
     inputs_first: bool = False
     sliced: bool = True
     scale: 'Stored | None' = None
-    hashed: tuple[np.ndarray, ...] = ()
+    ends: tuple[np.ndarray, ...] = ()
 
     @property
     def row_bytes(self) -> int:
@@ -197,14 +197,14 @@ class Digest:
         return self._whole.digest(), self._head + self._first + self._last
 
 
-def digest_of(arrays: tuple[np.ndarray, ...]) -> tuple[bytes, bytes]:
-    """Return as `Digest.finish` what tells several arrays together from any others."""
-    found = []
+def ends_of(arrays: tuple[np.ndarray, ...]) -> bytes:
+    """Return what the ends of several arrays are hashed from, as `Digest.finish` does of one."""
+    told = b''
     for array in arrays:
         digest = Digest(array.dtype, array.shape)
         digest.add(0, np.atleast_1d(array))
-        found.append(digest.finish())
-    return tuple(map(b''.join, zip(*found, strict=True)))
+        told += digest.finish()[1]
+    return told
 
 
 def is_finite(block: np.ndarray) -> bool:
