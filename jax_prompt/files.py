@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -205,6 +206,15 @@ def locked(path: Path, doing: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def remove_litter(folder: Path) -> None:
+    """Remove what killed processes left of their files, an hour ago or longer."""
+    with contextlib.suppress(OSError):  # another process may do so now
+        for path in folder.iterdir():
+            if (re.fullmatch(r'\..+\.[0-9]+\.tmp|\.[0-9a-f]{16}\.upload', path.name)
+                    and path.is_file() and time.time() - path.stat().st_mtime > 3600):
+                path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename last through a power failure, where folders can be synchronised."""
     with contextlib.suppress(OSError):  # Windows and some network file systems cannot.
@@ -287,8 +297,7 @@ def check_regular(path: str | os.PathLike) -> None:
         ValueError: it is one; what is missing, or a folder, is for the reader to tell.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise ValueError(f'{shown(os.fspath(path))} is a pipe, a device or a socket; expected a '
-                         'regular file')
+        raise ValueError(f'{path} is a pipe, a device or a socket; expected a regular file')
 
 
 def first_line(said: Exception | str) -> str:
@@ -303,8 +312,7 @@ def first_line(said: Exception | str) -> str:
 def shown(text: str) -> str:
     """Return text as a terminal, a log or a page may be sent it.
 
-    Control characters, marks that turn the direction of text and halves of surrogate pairs, which a
-    file or its name may hold, are written as Python writes them.
+    What could repaint, split or turn a line is written as Python writes it.
     """
     return _UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text)
 

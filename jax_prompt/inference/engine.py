@@ -17,6 +17,7 @@ from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.decodings import SAMPLING, Decoding
+from jax_prompt.inference.parts import Part
 from jax_prompt.inference.predict import Runner
 from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.rank import LabelSet
@@ -187,13 +188,18 @@ class Engine:
                             options, group))
         return rows
 
-    def start(self, rows: Sequence[Row]) -> Running:
+    def divide(self, rows: Sequence[Row]) -> list[Part]:
+        """Return the parts of a batch, which `is_warm` and `start` can be handed."""
+        return self._runner.divide(rows)
+
+    def start(self, rows: Sequence[Row], parts: Sequence[Part] | None = None) -> Running:
         """Start a batch; returns before the device is done.
 
         Args:
           rows: of one `group`, at most `shapes.largest_batch`.
+          parts: from `divide`, where that was done already.
         """
-        return self._runner.start(rows, Prompt(self.table.rows_RD))
+        return self._runner.start(rows, Prompt(self.table.rows_RD), parts)
 
     def run(self, rows: Sequence[Row], **where: Callable[[int], str]) -> list[Prediction]:
         """Answer any number of rows of any groups, in their order; see `predict.Runner.run`."""
@@ -204,9 +210,9 @@ class Engine:
         """Return how many programs have been compiled so far."""
         return self.table.compilations + self._runner.compilations
 
-    def is_warm(self, rows: Sequence[Row]) -> bool:
+    def is_warm(self, rows: Sequence[Row], parts: Sequence[Part] | None = None) -> bool:
         """Tell whether a batch of these rows would start without compiling anything."""
-        return self._runner.is_warm(rows, self.table.capacity)
+        return self._runner.is_warm(rows, self.table.capacity, parts)
 
     def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
                 stop: Callable[[], bool] = lambda: False) -> int:

@@ -9,8 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,7 +16,6 @@ import jax
 import numpy as np
 
 from jax_prompt.inference.batching import How, in_batches
-from jax_prompt.inference.decodings import Decoding
 from jax_prompt.inference.parts import (
     Encoded,
     Part,
@@ -29,10 +26,9 @@ from jax_prompt.inference.parts import (
     start,
     taken,
 )
-from jax_prompt.inference.rank import make_row_label_scorer, score_targets, stack_labels
+from jax_prompt.inference.programs import programs_of
+from jax_prompt.inference.rank import stack_labels
 from jax_prompt.inference.rows import Prediction, Row, Running
-from jax_prompt.models.base import Model
-from jax_prompt.models.forward import encode
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import place
@@ -66,53 +62,6 @@ def predict(opened: OpenedModel, prompt: Prompt, rows: Sequence[Row],
     return Runner(opened, how).run(rows, prompt, where)
 
 
-class Programs:
-    """The jitted functions of one opened model; those of like sizes share a compiled program.
-
-    Encoding has a program of its own: all ways to generate share it.
-
-    Attributes:
-      score: see `rank.make_row_label_scorer`.
-      encode: see `models.forward.encode`.
-      score_targets: see `rank.score_targets`.
-      launch: held while a batch is started on several devices: two programs that they begin in
-        different orders could wait for each other for ever.
-    """
-
-    def __init__(self, model: Model):
-        self._model = model
-        self.score = make_row_label_scorer(model)
-        self.encode = jax.jit(functools.partial(encode, model))
-        self.score_targets = jax.jit(functools.partial(score_targets, model))
-        self.launch = threading.Lock()
-        self._decoders: dict[tuple[Decoding, int], Callable[..., Array]] = {}
-        self._ran: dict[How, dict[tuple, Any]] = {}
-
-    def decoder(self, decoding: Decoding, length: int) -> Callable[..., Array]:
-        """Return what generates so many tokens in one of the ways."""
-        key = decoding, length
-        if key not in self._decoders:
-            self._decoders[key] = decoding.make(self._model, length)
-        return self._decoders[key]
-
-    def ran(self, how: How) -> dict[tuple, Any]:
-        """Return what tells the programs that have run, each with a batch to run it again."""
-        return self._ran.setdefault(how, {})
-
-
-#: Kept as long as the models are; programs know no weights and so keep none.
-_of_models: weakref.WeakKeyDictionary[OpenedModel, Programs] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def programs_of(opened: OpenedModel) -> Programs:
-    """Return the programs of a model, the same ones each time."""
-    with _lock:
-        if opened not in _of_models:
-            _of_models[opened] = Programs(opened.model)
-        return _of_models[opened]
-
-
 class Runner:
     """Run rows of any tasks in batches with one frozen model.
 
@@ -144,15 +93,21 @@ class Runner:
         """Return how many programs ran here for the first time, which compiles them."""
         return self._compilations
 
-    def start(self, rows: Sequence[Row], prompt: Prompt) -> Running:
+    def divide(self, rows: Sequence[Row]) -> list[Part]:
+        """Return the parts of a batch, as `start` and `is_warm` take them; see `parts.divide`."""
+        return divide(rows, self._how.shapes, whole=self._mesh is not None)
+
+    def start(self, rows: Sequence[Row], prompt: Prompt,
+              parts: Sequence[Part] | None = None) -> Running:
         """Start a batch; returns before the device is done.
 
         Args:
           rows: of one `group`, at most `shapes.largest_batch`.
           prompt: that they use.
+          parts: from `divide`, where that was done already.
         """
         assert len({row.group for row in rows}) == 1, 'rows of several groups in one batch'
-        return self._start(rows, self._divided(rows), prompt)
+        return self._start(rows, parts or self.divide(rows), prompt)
 
     def run(self, rows: Sequence[Row], prompt: Prompt,
             where: Callable[[int], str] = _numbered) -> list[Prediction]:
@@ -179,14 +134,16 @@ class Runner:
             finish()
         return answers
 
-    def is_warm(self, rows: Sequence[Row], capacity: int) -> bool:
+    def is_warm(self, rows: Sequence[Row], capacity: int,
+                parts: Sequence[Part] | None = None) -> bool:
         """Tell whether a batch would start without compiling anything.
 
         Args:
           rows: of one `group`.
           capacity: R, rows of the prompt.
+          parts: from `divide`, where that was done already.
         """
-        return not self._new(rows, self._divided(rows), capacity)
+        return not self._new(rows, parts or self.divide(rows), capacity)
 
     def warm_up(self, rows: Iterable[Row], lengths: Sequence[int], prompt: Prompt,
                 stop: Callable[[], bool] = lambda: False) -> None:
@@ -220,9 +177,6 @@ class Runner:
                     return
                 for _, wait in self._start(rows, parts, prompt).parts:
                     wait()
-
-    def _divided(self, rows: Sequence[Row]) -> list[Part]:
-        return divide(rows, self._how.shapes, whole=self._mesh is not None)
 
     def _start(self, rows: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> Running:
         """Start a batch that is divided so, and remember what has run."""

@@ -102,16 +102,17 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
     """Add the routes that tell of prompts."""
 
     @app.get('/v1/prompts', responses=_problems(service), tags=['prompts'],
-             summary='List the prompts in use')
-    async def list_prompts() -> schemas.PromptList:
-        return schemas.PromptList(model=service.engine.opened.name, prompts=[
+             summary='List the prompts in use', response_model=schemas.PromptList)
+    def list_prompts() -> Response:  # written on this thread: FastAPI would on that of all requests
+        found = schemas.PromptList(model=service.engine.opened.name, prompts=[
             _describe(version, default=number == 0)
             for versions in service.folder.versions().values()
             for number, version in enumerate(versions)])
+        return Response(found.model_dump_json(), media_type='application/json')
 
     @app.get('/v1/prompts/{name}', responses=_problems(service, 404, 422), tags=['prompts'],
              summary='Describe a prompt')
-    async def describe_prompt(name: _Name) -> schemas.PromptDescription:
+    def describe_prompt(name: _Name) -> schemas.PromptDescription:
         version = service.find(name)
         return _describe(version, _is_default(service, version))
 

@@ -16,6 +16,7 @@ import jax
 
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.parts import Part
 from jax_prompt.inference.rows import Prediction, Row
 
 _log = logging.getLogger(__name__)
@@ -156,8 +157,8 @@ class Batcher:
 
     def _run_all(self) -> None:
         """Run batch after batch, until there is nothing left and `stop` was called."""
-        while (batch := self._next_batch()) is not None:
-            self._run(batch)
+        while (found := self._next_batch()) is not None:
+            self._run(*found)
 
     def _compile_all(self) -> None:
         """Run the batches that need a program that is not compiled yet."""
@@ -171,11 +172,11 @@ class Batcher:
                 self._compiling = False
                 self._changed.notify_all()
 
-    def _run(self, batch: Sequence[_Waiting]) -> None:
+    def _run(self, batch: Sequence[_Waiting], parts: Sequence[Part] | None = None) -> None:
         """Run a batch and hand out its answers."""
         rows, began = [one.row for one in batch], self._clock()
         try:
-            outcomes = self._engine.start(rows).outcomes()
+            outcomes = self._engine.start(rows, parts).outcomes()
             for one, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     _log.warning('a row has no answer: %s', outcome)
@@ -191,14 +192,16 @@ class Batcher:
                     failure.__cause__ = error
                     one.answer.set_exception(failure)
 
-    def _next_batch(self) -> list[_Waiting] | None:
-        """Wait for a batch that is due and can start; None at the end."""
+    def _next_batch(self) -> tuple[list[_Waiting], list[Part] | None] | None:
+        """Wait for a batch that is due and can start, with its parts; None at the end."""
         with self._changed:
             while True:
                 batch, seconds = self._due_batch()
-                if batch and self._engine.is_warm([one.row for one in batch]):
-                    if batch := _begin(self._groups, batch):
-                        return batch
+                rows = [one.row for one in batch]
+                parts = self._engine.divide(rows) if rows else None
+                if batch and self._engine.is_warm(rows, parts):
+                    if batch := _begin(self._groups, batch):  # some may be cancelled just now
+                        return batch, parts if len(batch) == len(rows) else None
                 elif batch:  # compiled aside, so that others need not wait
                     _take(self._groups, batch)
                     _put(self._cold, batch)

@@ -52,7 +52,13 @@ class Limits:
         """Serve one request."""
         if scope['type'] != 'http':
             return
-        began, status, last_message = time.monotonic(), 'dropped', None
+        began, status, last_message, unread = time.monotonic(), 'dropped', None, True
+
+        async def read() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get('more_body', False)
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status, last_message
@@ -67,10 +73,15 @@ class Limits:
 
         try:
             self._check_sender(scope)
-            body = await self._read_body(scope, receive)
+            body = await self._read_body(scope, read)
             await self._pass_on(scope, body, receive, answer)
         except Refused as refused:
-            await self._refuse(refused, scope, receive, answer)
+            await _refuse(refused, answer)
+            # Who is still sending would lose the answer if the connection were cut now; who waits
+            # for a word to begin is not given it.
+            if unread and refused.status != 408 and b'expect' not in dict(scope['headers']):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(_pass_over(receive), self._settings.read_limit)
         except ConnectionError:
             pass  # nobody is there to be answered
         finally:
@@ -118,19 +129,6 @@ class Limits:
             raise Refused(408, 'the request did not arrive within '
                                f'{settings.read_limit:g} seconds') from None
 
-    async def _refuse(self, refused: Refused, scope: dict[str, Any], receive: Receive,
-                      answer: Send) -> None:
-        """Answer for the routes, and end the connection, whose body is not read."""
-        # Who is still sending would not see an answer if the connection were cut right away.
-        if refused.status != 408 and b'expect' not in dict(scope['headers']):
-            with contextlib.suppress(TimeoutError, ConnectionError, Refused):
-                await asyncio.wait_for(_read(receive, 2 * self._settings.max_body), 1.0)
-        headers = {'connection': 'close'}
-        if refused.status == 401:
-            headers['www-authenticate'] = 'Bearer'
-        await JSONResponse({'detail': refused.detail}, refused.status, headers)(
-            scope, receive, answer)
-
     async def _pass_on(self, scope: dict[str, Any], body: bytes, receive: Receive,
                        answer: Send) -> None:
         """Let a route answer; who hangs up is not worked for."""
@@ -156,6 +154,24 @@ class Limits:
 def _changes_prompt(method: str, path: str) -> bool:
     name = path.removeprefix(_PROMPTS)
     return method in CHANGING and name != path and '/' not in name  # no route has one in its name
+
+
+async def _refuse(refused: Refused, answer: Send) -> None:
+    """Answer for the routes, all but the end of it."""
+    headers = {'connection': 'close'}
+    if refused.status == 401:
+        headers['www-authenticate'] = 'Bearer'
+    found = JSONResponse({'detail': refused.detail}, refused.status, headers)
+    await answer({'type': 'http.response.start', 'status': found.status_code,
+                  'headers': found.raw_headers})
+    await answer({'type': 'http.response.body', 'body': found.body, 'more_body': True})
+    await answer({'type': 'http.response.body', 'body': b''})
+
+
+async def _pass_over(receive: Receive) -> None:
+    """Take the rest of a body, and keep nothing of it."""
+    while (await receive()).get('more_body'):
+        pass
 
 
 async def _read(receive: Receive, most: int) -> bytes:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.files import write_file
+from jax_prompt.files import remove_litter, write_file
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.rows import ServedPrompt
 from jax_prompt.prompts.file import PromptFile, load_prompt
@@ -81,6 +81,7 @@ class PromptFolder:
         if not self.path.is_dir():
             raise FileNotFoundError(f'the folder of prompts {path} does not exist; make it, and '
                                     'put prompt files into it')
+        remove_litter(self.path)
         self._engine, self._longest, self._stop = engine, warm_up_length, stop
         # Held by whoever changes something, compiling included; requests read what was published.
         self._lock = threading.RLock()

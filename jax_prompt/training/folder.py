@@ -10,7 +10,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from jax_prompt.files import locked, write_file
+from jax_prompt.files import locked, remove_litter, write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
 from jax_prompt.training.reporting import METRICS_FILE
 
@@ -98,6 +98,7 @@ def claimed(folder: RunFolder, identity: dict[str, Any]) -> Iterator[None]:
     record = folder.path / RUN_FILE
     check_folder(folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
+    remove_litter(folder.path)
     with locked(folder.path / _LOCK, f'training in {folder.path}'):
         if record.exists():
             check_same(identity, _read(record), f'output folder {folder.path}')

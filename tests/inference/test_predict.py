@@ -13,6 +13,7 @@ from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.decodings import SAMPLING, beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.predict import Runner, predict
+from jax_prompt.inference.programs import Programs
 from jax_prompt.inference.rank import LabelSet
 from jax_prompt.inference.rows import Row
 from tests.inference.many_prompts import open_tiny, prompts
@@ -72,6 +73,20 @@ def test_what_is_compiled_goes_with_the_model(world):
     del opened, first, second
     gc.collect()
     assert gone() is None
+
+
+def test_of_too_many_programs_those_go_that_were_not_used_for_longest(opened, monkeypatch):
+    programs, made = Programs(opened.model), []
+    monkeypatch.setattr('jax_prompt.inference.programs.MOST_PROGRAMS', 3)
+    doubled = programs.by_sizes('doubled', lambda: made.append(1) or (lambda _, array: 2 * array))
+    for size in (1, 2, 3, 1, 4, 1):  # the fourth takes the place of 2
+        assert len(doubled(None, np.ones(size))) == size
+    assert len(made) == 4
+    programs.ran(HOW)['3'] = 'has run'
+    doubled(None, np.ones(3))
+    assert len(made) == 4 and programs.ran(HOW)
+    doubled(None, np.ones(2))
+    assert len(made) == 5 and not programs.ran(HOW), 'what has gone must be found cold'
 
 
 def test_ways_that_are_told_alike_are_the_same():

@@ -30,10 +30,15 @@ class Engine:
         self.batches, self.open, self.cold = [], threading.Event(), set()
         self.open.set()
 
-    def is_warm(self, rows):
+    def divide(self, rows):
+        return [row.number for row in rows]
+
+    def is_warm(self, rows, parts):
+        assert parts == self.divide(rows)
         return rows[0].group not in self.cold
 
-    def start(self, rows):
+    def start(self, rows, parts):
+        assert parts in (None, self.divide(rows))
         self.batches.append([row.number for row in rows])
         if any(row.number == 'fails' for row in rows):
             raise RuntimeError('no such program')
@@ -59,7 +64,7 @@ class Running:
 def engine(monkeypatch):
     engine = Engine()
     start = engine.start
-    monkeypatch.setattr(engine, 'start', lambda rows: Running(*start(rows)))
+    monkeypatch.setattr(engine, 'start', lambda *batch: Running(*start(*batch)))
     return engine
 
 
@@ -192,11 +197,11 @@ def test_rows_that_wait_for_a_program_count_can_be_cancelled_and_share_batches(e
     engine.cold.add(('generate', 8))
     start, compiling, go = engine.start, threading.Event(), threading.Event()
 
-    def compile(rows):
+    def compile(rows, parts):
         compiling.set()
         go.wait(10)
         engine.cold.clear()
-        return start(rows)
+        return start(rows, parts)
 
     engine.start = compile
     with Batcher(engine, max_wait=0.001, max_queue=10) as batcher:

@@ -325,7 +325,7 @@ def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     (dict(targets_length=20_000_000), 'targets_length of task task is 20000000; expected a whole'),
     (dict(targets_length=513), 'targets_length 513; expected at most 512'),
     (dict(labels=[f'label{number}' for number in range(65)]), 'labels 65; expected at most 64'),
-    (dict(labels=['film', 'film ' * 9]), 'tokens of a label with its end 11; expected at most 8'),
+    (dict(labels=['film', 'film ' * 9]), 'tokens of a label with its end 1[01]; expected at most 8'),
 ], ids=['rows', 'inputs', 'targets', 'no number', 'labels', 'words of a label'])
 def test_uploads_that_are_too_large_are_refused(opened, prompts, wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -372,6 +372,16 @@ def test_removing_a_content_spares_a_newer_one_that_has_just_come(opened, prompt
         prompts.remove(old)
     assert prompts.find('mood').prompt.file.metadata.seed == 2
     assert (prompts.path / 'mood.safetensors').exists()
+
+
+def test_what_a_kill_left_is_cleaned_away_and_what_is_under_way_is_not(opened, tmp_path):
+    kept = ['.hidden', '.a.tmp', '.0123456789abcdef.upload', 'b.7.tmp']
+    for name in [*kept, '.fedcba9876543210.upload', '..fedcba9876543210.upload.7.tmp']:
+        (tmp_path / name).touch()
+        if name != kept[2]:
+            os.utime(tmp_path / name, (1, 1))
+    PromptFolder(Uncompiled(opened, Shapes(), capacity=512), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
 
 
 def test_a_folder_that_is_not_there_is_refused(opened, tmp_path):

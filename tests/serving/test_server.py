@@ -156,12 +156,15 @@ def test_limits_of_generation_are_kept(server):
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_size(server):
-    big = json.dumps({'inputs': 'film ' * 10_000}).encode()
+    # Larger than what buffers on the way hold: who sends it all before it reads gets its answer.
+    big = json.dumps({'inputs': 'film ' * 1_000_000}).encode()
     status, answer, headers = server.ask('POST', '/v1/classify', big)
     assert status == 413 and 'expected at most 20000' in answer['detail']
     assert headers['connection'] == 'close'
     status, answer, _ = server.ask('POST', '/v1/classify', iter([big]))  # in chunks, unannounced
     assert status == 413 and 'more than 20000 bytes' in answer['detail']
+    status, answer, _ = server.ask('PUT', '/v1/prompts/mood@9', big, token='wrong-token')
+    assert status == 401
     status, answer, _ = server.ask('PUT', '/', b'x' * 5000)  # only prompts are uploaded
     assert status == 413 and 'expected at most 4096' in answer['detail']
 

@@ -116,10 +116,10 @@ def test_calibration_waits_in_the_queue_and_is_remembered(service, monkeypatch):
     engine, batcher, go, batches = service.engine, service.batcher, threading.Event(), []
     start = engine.start
 
-    def start_later(rows):
+    def start_later(rows, parts):
         batches.append(len(rows))
         go.wait(20)
-        return start(rows)
+        return start(rows, parts)
 
     monkeypatch.setattr(batcher, '_max_queue', 5)
     monkeypatch.setattr(engine, 'start', start_later)
@@ -229,8 +229,8 @@ def test_an_address_of_this_machine_that_was_chosen_is_answered_at(opened, folde
 def test_a_row_that_has_no_answer_is_the_fault_of_no_other_request(service, monkeypatch):
     engine, start = service.engine, service.engine.start
 
-    def start_both(rows):
-        found = start(rows).outcomes()
+    def start_both(rows, parts):
+        found = start(rows, parts).outcomes()
         return types.SimpleNamespace(outcomes=lambda: [
             ValueError('not finite') if row.labels.words == ('film', 'plot') else one
             for row, one in zip(rows, found, strict=True)])
