@@ -291,11 +291,7 @@ def hub_folder(source: str, patterns: list[str]) -> Path:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuse a pipe, a device or a socket, from which reading could wait for ever.
-
-    Raises:
-        ValueError: it is one; what is missing, or a folder, is for the reader to tell.
-    """
+    """Refuse, with ValueError, a pipe, a device or a socket: reading could wait for ever."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError(f'{path} is a pipe, a device or a socket; expected a regular file')
 
@@ -310,10 +306,7 @@ def first_line(said: Exception | str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return text as a terminal, a log or a page may be sent it.
-
-    What could repaint, split or turn a line is written as Python writes it.
-    """
+    """Return text in which what could repaint, split or turn a line is as Python writes it."""
     return _UNSHOWN.sub(lambda found: repr(found[0])[1:-1], text)
 
 

@@ -325,7 +325,7 @@ def test_uploads_that_cannot_be_used_leave_nothing(opened, prompts):
     (dict(targets_length=20_000_000), 'targets_length of task task is 20000000; expected a whole'),
     (dict(targets_length=513), 'targets_length 513; expected at most 512'),
     (dict(labels=[f'label{number}' for number in range(65)]), 'labels 65; expected at most 64'),
-    (dict(labels=['film', 'film ' * 9]), 'tokens of a label with its end 1[01]; expected at most 8'),
+    (dict(labels=['film', 'film ' * 9]), 'of a label with its end 1[01]; expected at most 8'),
 ], ids=['rows', 'inputs', 'targets', 'no number', 'labels', 'words of a label'])
 def test_uploads_that_are_too_large_are_refused(opened, prompts, wrong, message):
     with pytest.raises(ValueError, match=message):
