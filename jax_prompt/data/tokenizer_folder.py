@@ -181,8 +181,10 @@ def _t5_of(content: Mapping[str, Any], config: Mapping[str, Any]) -> ReadTokeniz
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace('▁', 'always', True)])
     tokenizer.decoder = decoders.Metaspace('▁', 'always', True)
-    tokenizer.add_tokens([AddedToken(**token) for token in _added(content, config)])
     special = {key: _texts(config.get(key, name))[0] for key, name in _SPECIAL.items()}
+    tokenizer.add_tokens([
+        AddedToken(**token | ({'special': True} if token['content'] in special.values() else {}))
+        for token in _added(content, config)])
     end = tokenizer.token_to_id(special['eos_token'])
     if end is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
