@@ -40,7 +40,7 @@ def test_a_row_whose_scores_are_no_numbers_fails_alone():
     for error in batch.outcomes()[1:3]:
         assert isinstance(error, ValueError)
         assert "prompt 'x' gives scores that are not finite" in str(error)
-    assert 'content-free probabilities have shape [3]' in str(wrong_C)
+    assert isinstance(wrong_C, ValueError)
     with pytest.raises(ValueError, match="line 1 of a file: prompt 'x' gives scores that are not"):
         batch.answers('line {} of a file'.format)
 
