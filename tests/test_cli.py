@@ -310,6 +310,7 @@ def test_all_else_is_known_good_before_a_model_is_opened(world, run, tmp_path, c
     for arguments, part in (
             (['train', '--task=none.csv', '--output=run'], 'data file none.csv does not exist'),
             (['train', data, f'--output={tmp_path}/full'], 'holds files but no run.json'),
+            (['train', data, '--output=run\udcff'], 'run\\udcff is no UTF-8 text, which checkpoi'),
             (['train', data, f'--output={tmp_path}/full/notes.txt/run'], 'notes.txt is a file'),
             (['train', data, '--gin.file_task.labels=("0", "2")', '--output=run'],
              "label '1' in column 'label' at reviews.csv line"),

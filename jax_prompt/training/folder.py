@@ -128,6 +128,9 @@ def check_folder(path: pathlib.Path) -> None:
     Raises:
       ValueError: it is none and cannot be made, or holds what is not a run's.
     """
+    if any('\ud800' <= one <= '\udfff' for one in str(path.absolute())):  # as Python reads bytes
+        raise ValueError(f'output {path} is no UTF-8 text, which checkpoints need; choose another '
+                         'name')
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = 'a file' if there.is_file() else 'nothing that can be written into'
