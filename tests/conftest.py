@@ -68,6 +68,22 @@ def compile_once(tmp_path_factory):
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+@pytest.fixture
+def compilations():
+    """Return a list that grows by one with each program that XLA compiles, or finds compiled."""
+    import jax
+
+    programs = []
+
+    def note(event, *_, **__):
+        if event == '/jax/core/compile/backend_compile_duration':
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield programs
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(scope='session')
 def world(tmp_path_factory):
     """A folder with model/, a tiny random T5, and reviews.csv, something to learn."""
