@@ -17,7 +17,7 @@ from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
 from jax_prompt.training.step import init_state, make_train_step, token_loss
-from tests.models.t5.random_weights import param_shapes
+from tests.models.t5.random_weights import init, param_shapes
 
 CONFIG = T5Config(vocab_size=31, d_model=12, d_kv=4, d_ff=20, num_heads=3, num_layers=2,
                   num_decoder_layers=2, name='tiny')
@@ -26,7 +26,7 @@ ROWS = 3
 
 @functools.cache
 def make_frozen(seed=0):
-    return jax.jit(T5(CONFIG).init)(jax.random.key(seed))
+    return jax.jit(functools.partial(init, T5(CONFIG)))(jax.random.key(seed))
 
 
 score = jax.jit(forward.score, static_argnums=0)
