@@ -89,7 +89,7 @@ class HuggingFaceVocabulary:
             self.start_ids, end = self._codec.template()
         if end not in ([], [self.eos_id]):
             raise ValueError(f'{name} ends a text with {end}; a T5 tokenizer ends it with '
-                             f'[{self.eos_id}], {eos_token}, or not at all')
+                             f'[{self.eos_id}], {eos_token!r}, or not at all')
         self.ends_inputs = bool(end)
 
     def encode(self, text: str) -> list[int]:
