@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import textwrap
 import tomllib
 import zipfile
@@ -79,6 +80,19 @@ def test_the_core_trains_and_answers_without_the_extras(world, tmp_path):
     for package, extra in (('seqio', 'seqio'), ('uvicorn', 'serve')):
         assert re.search(f"the Python package '{package}', which is not installed: pip install "
                          rf"'jax-prompt\[{extra}\]'$", done.stderr, re.MULTILINE), done.stderr
+
+
+@pytest.mark.slow
+def test_the_sdist_is_the_checkout(tmp_path):
+    pytest.importorskip('hatchling')
+    subprocess.run([sys.executable, '-m', 'build', '--sdist', '--no-isolation', '--outdir',
+                    tmp_path, ROOT], check=True, stdout=subprocess.DEVNULL)
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition('/')[2] for name in archive.getnames()}
+    tracked = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True,
+                             check=True).stdout.splitlines()
+    assert not set(tracked) - inside
 
 
 def test_the_extras_that_messages_name_are_there():
