@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -150,7 +151,8 @@ def _keep_best(folder: RunFolder, opened: OpenedModel, problem: Problem, method:
     metadata = PromptMetadata(
         base_model=opened.name, base_model_fingerprint=opened.fingerprint,
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
-        layout=problem.layout, method=method.name, step=step, metrics=metrics, seed=seed)
+        layout=problem.layout, method=method.name, step=step, seed=seed,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
     file = PromptFile(Prompt(np.asarray(prompt.rows, np.float32)), metadata)
     if is_first():
         folder.save_prompt(file)
