@@ -215,7 +215,7 @@ def test_beams_share_the_cross_keys_and_move_no_cache(one):
 
 @pytest.mark.parametrize('make, message', [
     (lambda: beam_search(1).make(beam_case('umt5').model, 5),
-     'num_beams=1; expected from 2 to 14, half of the vocabulary; one beam is greedy'),
+     'num_beams=1; expected from 2 to 14 for this vocabulary; one beam is greedy'),
     (lambda: beam_search(15).make(beam_case('umt5').model, 5), 'num_beams=15; expected from 2'),
     (lambda: BeamSettings(float('nan')), 'length_penalty=nan; expected -10 to 10'),
     (lambda: BeamSettings(early_stopping='always'), "early_stopping='always'; expected True"),

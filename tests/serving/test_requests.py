@@ -100,7 +100,8 @@ def test_columns_are_shown_as_prediction_shows_them(service, opened, monkeypatch
     shown = []
     encode = engine_module.encode_batch
     monkeypatch.setattr(engine_module, 'encode_batch',
-                        lambda vocabulary, texts: shown.extend(texts) or encode(vocabulary, texts))
+                        lambda words, texts, *most: shown.extend(texts) or encode(
+                            words, texts, *most))
     status, _ = generate(service, {'a': True, 'b': 3, 'c': 0.5, 'd': 'x' * 12}, prompt='seen')
     assert (status, shown) == (200, ['true 3 0.5 ' + 'x' * 12])
 
