@@ -7,11 +7,11 @@ import io
 import json
 import os
 import pathlib
-import signal
 import re
 import runpy
 import shlex
 import shutil
+import signal
 import sys
 import time
 

@@ -74,7 +74,9 @@ def _heed_what_cannot_be_raised(lost: Any) -> None:
     and TensorStore's threads complain that nobody waits.
     """
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        again = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+        # To the main thread itself: what it waits in would not notice a signal of this process.
+        again = threading.Timer(0.05, signal.pthread_kill,
+                                [threading.main_thread().ident, signal.SIGINT])
         again.daemon = True
         again.start()
     elif threading.current_thread() is threading.main_thread():
