@@ -517,3 +517,15 @@ def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, setti
                   quiet=True)
             assert (begun(folder).get('factors'), begun(folder)['weights']) == (factors, weights)
     assert 'factors=bfloat16' in (tmp_path / 'True' / 'card.md').read_text()
+
+
+def test_a_metric_that_is_no_number_ends_no_run_and_leaves_the_choice_to_the_loss(
+        model, task, prompt, settings, tmp_path):
+    """A correlation with answers that are all the same, say."""
+    task = dataclasses.replace(task, metrics=(lambda *_: {'correlation': float('nan')},))
+    outcome = train(model, task, tmp_path / 'run', prompt, settings=settings(steps=2), quiet=True)
+    metrics = load_prompt(outcome.folder.prompt).metadata.metrics
+    losses = {line['step']: line['value'] for line in read_lines(tmp_path / 'run')
+              if line['split'] == 'validation' and line['name'] == 'loss'}
+    assert metrics == {'loss': min(losses.values())} and len(losses) > 1
+    assert outcome.best_step == min(losses, key=losses.get)
