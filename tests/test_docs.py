@@ -116,6 +116,7 @@ def read_line(monkeypatch):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('page', PAGES, ids=NAMES)
 def test_blocks_run(page, request, monkeypatch, capsys, read_line):
     todo = [block for block in blocks(page) if block[0] in _RUN and block[2] != 'not run']
