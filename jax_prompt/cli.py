@@ -214,7 +214,7 @@ def _is_lost_host(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the error's own line, cut to what a terminal shows, without what gin adds below it.
+    """Return the error's own line, without what gin adds below it.
 
     What is neither a ValueError nor the system's was not foreseen, so its kind is told as well.
     """

@@ -193,14 +193,18 @@ def lost_bytes(folder):
         content[:20] + content[25:])
 
 
-def other_order(folder):
+def say_in_zarray(folder, old, new):
+    """Change what an array's file says of it."""
     zarray = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '.zarray'
-    zarray.write_text(zarray.read_text().replace('"order":"C"', '"order":"F"'))
+    zarray.write_text(zarray.read_text().replace(old, new))
+
+
+def other_order(folder):
+    say_in_zarray(folder, '"order":"C"', '"order":"F"')
 
 
 def another_compressor(folder):
-    zarray = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '.zarray'
-    zarray.write_text(zarray.read_text().replace('"gzip"', '"zlib"'))
+    say_in_zarray(folder, '"gzip"', '"zlib"')
 
 
 def flipped_number(folder):
@@ -213,14 +217,12 @@ def flipped_number(folder):
 
 def longer_array(folder):
     """As if a damaged .zarray declared more rows than were ever written."""
-    zarray = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '.zarray'
-    zarray.write_text(zarray.read_text().replace('"shape":[10,8]', '"shape":[1000000000000,8]'))
+    say_in_zarray(folder, '"shape":[10,8]', '"shape":[1000000000000,8]')
 
 
 def other_byte_order(folder):
     """One bit of the text."""
-    zarray = folder / 'target.encoder.layers_1.mlp.wo.kernel' / '.zarray'
-    zarray.write_text(zarray.read_text().replace('<f4', '>f4'))
+    say_in_zarray(folder, '<f4', '>f4')
 
 
 @pytest.mark.parametrize('damage, message', [
