@@ -19,8 +19,7 @@ from jax_prompt.inference.generate import (
     stack_limits,
 )
 from jax_prompt.models.t5.model import T5
-from jax_prompt.prompts.prompt import Prompt
-from tests.models.t5.random_weights import param_shapes
+from tests.inference.whole import assert_compiled_once
 
 LENGTH = 10
 compiled = functools.cache(make_generator)
@@ -197,17 +196,7 @@ def test_the_largest_are_found_without_sorting_all():
 
 
 def test_it_compiles_once_a_shape_and_captures_no_weights(one_case, compilations):
-    generate = make_generator(one_case.model, LENGTH)
-    others = Prompt(one_case.prompt.rows + 1), jax.tree.map(lambda leaf: leaf * 2, one_case.frozen)
-    generate(one_case.frozen, one_case.prompt, one_case.ids(True))
-    compilations.clear()
-    generate(one_case.frozen, others[0], one_case.ids(True))
-    generate(others[1], one_case.prompt, one_case.ids(True))
-    assert not compilations
-    # Lowered from shapes alone: no weight can be a constant of the program.
-    shapes = (param_shapes(one_case.model), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
-              jax.ShapeDtypeStruct((6, 16), jnp.int32))
-    make_generator(one_case.model, LENGTH).lower(*shapes)
+    assert_compiled_once(lambda: make_generator(one_case.model, LENGTH), one_case, compilations)
 
 
 def test_the_loop_does_not_touch_the_encoders_outputs(one_case):

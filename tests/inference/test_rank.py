@@ -18,7 +18,7 @@ from jax_prompt.inference.rank import (
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.prompt import Prompt
-from tests.inference.whole import make_label_scorer
+from tests.inference.whole import assert_compiled_once, make_label_scorer
 from tests.models.t5.random_weights import param_shapes
 
 LABELS = ((7,), (9, 3, 22, 5), (9, 4))
@@ -118,17 +118,7 @@ def test_labels_share_the_encoder_and_its_keys_and_values(one_case):
 
 
 def test_it_compiles_once_a_shape_and_captures_no_weights(one_case, compilations):
-    score = make_label_scorer(one_case.model, LABELS)
-    others = Prompt(one_case.prompt.rows + 1), jax.tree.map(lambda leaf: leaf * 2, one_case.frozen)
-    score(one_case.frozen, one_case.prompt, one_case.ids(True))
-    compilations.clear()
-    score(one_case.frozen, others[0], one_case.ids(True))
-    score(others[1], one_case.prompt, one_case.ids(True))
-    assert not compilations
-    # Lowered from shapes alone: no weight can be a constant of the program.
-    shapes = (param_shapes(one_case.model), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
-              jax.ShapeDtypeStruct((6, 16), jnp.int32))
-    make_label_scorer(one_case.model, LABELS).lower(*shapes)
+    assert_compiled_once(lambda: make_label_scorer(one_case.model, LABELS), one_case, compilations)
 
 
 def test_probabilities_are_a_softmax_that_does_not_overflow():

@@ -8,6 +8,8 @@ from jax_prompt.inference.beam import BeamSettings, search_beams, stack_beam_set
 from jax_prompt.inference.rank import label_arrays, score_row_labels
 from jax_prompt.inference.sampling import sample_tokens
 from jax_prompt.models.forward import encode
+from jax_prompt.prompts.prompt import Prompt
+from tests.models.t5.random_weights import param_shapes
 
 
 def make_label_scorer(model, label_ids):
@@ -44,3 +46,18 @@ def make_beam_generator(model, max_length, num_beams=4, settings=None):
         return search(frozen, prompt, ids_BS, rows).tokens_BGL[:, 0]
 
     return generate
+
+
+def assert_compiled_once(make, case, compilations):
+    """Call what `make` jits with other prompts and weights, and lower it without any."""
+    function = make()
+    others = Prompt(case.prompt.rows + 1), jax.tree.map(lambda leaf: leaf * 2, case.frozen)
+    function(case.frozen, case.prompt, case.ids(True))
+    compilations.clear()
+    function(case.frozen, others[0], case.ids(True))
+    function(others[1], case.prompt, case.ids(True))
+    assert not compilations
+    # Lowered from shapes alone: no weight can be a constant of the program.
+    shapes = (param_shapes(case.model), Prompt(jax.ShapeDtypeStruct((4, 16), jnp.float32)),
+              jax.ShapeDtypeStruct((6, 16), jnp.int32))
+    make().lower(*shapes)
