@@ -6,7 +6,6 @@ request that names no version gets `NAME.safetensors` where it exists, else the 
 numbers inside versions counting as numbers.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -285,13 +284,18 @@ def _scan(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, tuple]]:
     """Return the real path and the stamp of each prompt file, by name and in order.
 
     Names that no request can give (`A B.safetensors`, `A.SAFETENSORS`) are told of, so are there.
+
+    Raises:
+      OSError: the folder cannot be read, or is gone since it was listed.
     """
     found = {}
     for name in sorted(os.listdir(folder)):
         if not name.startswith('.') and name.lower().endswith(ENDING):
             path = pathlib.Path(os.path.realpath(folder / name))
-            with contextlib.suppress(FileNotFoundError):  # gone since
+            try:
                 found[name] = path, _stamp(path) if path.is_relative_to(folder) else ()
+            except FileNotFoundError:
+                folder.stat()  # the file is gone since; where the folder is, nothing is known of it
     return found
 
 

@@ -215,6 +215,18 @@ def test_a_disk_that_fails_for_a_while_takes_nothing_out_of_use(opened, prompts,
     assert listed(prompts) == {'mood': ['1'], 'other': ['1']}
 
 
+def test_a_folder_that_is_lost_while_it_is_listed_takes_nothing_out_of_use(
+        opened, prompts, tmp_path, monkeypatch):
+    save(opened, prompts, 'mood@1')
+    prompts.refresh()
+    names = os.listdir(prompts.path)
+    prompts.path.rename(tmp_path / 'away')
+    monkeypatch.setattr(os, 'listdir', lambda path: names)
+    with pytest.raises(FileNotFoundError):
+        prompts.refresh()
+    assert prompts.find('mood').full_name == 'mood@1'
+
+
 def test_at_the_end_no_more_files_are_taken_up(opened, tmp_path):
     (tmp_path / 'prompts').mkdir()
     engine = Uncompiled(opened, capacity=512)
