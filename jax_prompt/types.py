@@ -48,11 +48,18 @@ class TrainState:
       step: int32[], optimizer updates made so far.
       params: what the method trains (float32), e.g. `{'prompt': float32[P, D]}`.
       opt_state: optax's state for `params`, the learning rate in it.
+      average: of the parameters so far, for a run that averages them.
     """
 
     step: Array
     params: Params
     opt_state: Any
+    average: Params | None = None
+
+    @property
+    def evaluated(self) -> Params:
+        """Return the parameters that are evaluated and kept: the average where there is one."""
+        return self.params if self.average is None else self.average
 
 
 def count_parameters(tree: Params) -> int:

@@ -21,6 +21,7 @@ from jax_prompt.planning.request import PlanRequest
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.training.optimizers import adafactor
+from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import init_state, make_train_step
 from jax_prompt.types import Params
 from jax_prompt.weights.assemble import tree_shapes
@@ -99,8 +100,8 @@ def make_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
     # How the prompt begins does not matter here: its shape does.
     state = jax.eval_shape(lambda rows_PD: init_state({'prompt': rows_PD}, optimizer), prompt)
     state = _living(state, jax.tree.map(lambda _: replicated(mesh), state))
-    step = make_train_step(model, direct(), optimizer, microbatches=request.microbatches,
-                           mesh=mesh)
+    settings = TrainSettings(batch_size=request.batch_size, microbatches=request.microbatches)
+    step = make_train_step(model, direct(), optimizer, settings, mesh)
     targets = (request.batch_size, request.targets_length)
     batch = {'encoder_input_tokens': inputs, 'decoder_input_tokens': rows(targets, jnp.int32),
              'decoder_target_tokens': rows(targets, jnp.int32),

@@ -25,10 +25,13 @@ class Method:
             that the run's initialiser chose.
         apply: `(params, constants) -> Tuned`, pure and differentiable. Constants are arguments of
             the compiled step, never part of the program.
+        penalty: `(params, constants) -> float32[]`, what training adds to the mean loss of a target
+            token; None for nothing.
         config: how it was made, for a run's identity and card; `config.configured` sets it.
     """
 
     name: str
     init: Callable[[Array, InitContext], tuple[Params, Params]]
     apply: Callable[[Params, Params], Tuned]
+    penalty: Callable[[Params, Params], Array] | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -135,7 +135,7 @@ def fit(run: Run, store: TrainStateStore,
       Stopped: after SIGTERM, with a checkpoint of the last step.
     """
     settings, mesh = run.settings, run.opened.mesh
-    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer)
+    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer, settings)
     best, progress = run.method.apply(run.initial, run.constants).prompt, Progress()
     restored = store.restore_latest(_Checkpoint(state, best))
     if restored is not None:
@@ -162,7 +162,7 @@ def fit(run: Run, store: TrainStateStore,
             bar.say(f'resuming from step {at}')
         step = make_train_step(
             run.opened.model.with_dropout(settings.dropout_rate), run.method, run.optimizer,
-            settings.z_loss, settings.reduction, settings.seed, settings.microbatches, mesh)
+            settings, mesh)
         batches, pending = run.problem.batches(settings, mesh, at), list(progress.unreported)
         progress = dataclasses.replace(progress, unreported=[])
         while not progress.is_over(at, settings):
@@ -225,7 +225,7 @@ class _Evaluation:
     def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
         """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
         run, bar = self._run, self._bar
-        prompt = self._apply(state.params, run.constants).prompt
+        prompt = self._apply(state.evaluated, run.constants).prompt
         if not np.isfinite(prompt.rows).all():
             raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
         with bar.aside('evaluating'):

@@ -1,12 +1,14 @@
 """What a run is asked to do, as plain values with their defaults."""
 
 import dataclasses
+import math
 
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.method import Method
-from jax_prompt.training.step import REDUCTIONS
 
+#: A step differentiates the sum over the batch's target tokens, or their mean.
+REDUCTIONS = ('sum', 'mean')
 EVALUATORS = ('rank', 'greedy')
 
 
@@ -57,6 +59,15 @@ class TrainSettings:
       reduction: 'sum' (the paper's) or 'mean' over target tokens.
       dropout_rate: in the frozen model while training. The first system had 0.1; prompts train
         better without (SuperPos, 2024), so that is the default.
+      prompt_dropout: chance of each number of the prompt to be dropped in an update.
+      noise: standard deviation of Gaussian noise on the prompt in an update, relative to the root
+        mean square of its numbers.
+      adversarial: size of a step along the gradient, relative to the prompt's norm, at the end of
+        which the gradient is taken: the loss falls around the prompt, not at it alone. An update
+        then costs two.
+      average: evaluate and keep an average of the prompts so far, each with this weight against the
+        next: 0.99 averages about the last 100, 1 all alike. None: the prompt as it is.
+      average_from: the step after which prompts are averaged.
       max_buckets: padded lengths at most, each one compiled program; 0 pads all to the longest.
       bucket_multiple: of which these lengths are multiples.
       packing: put several examples in a row, each on its own, instead of padding rows to the
@@ -80,6 +91,11 @@ class TrainSettings:
     z_loss: float = 1e-4
     reduction: str = 'sum'
     dropout_rate: float = 0.0
+    prompt_dropout: float = 0.0
+    noise: float = 0.0
+    adversarial: float = 0.0
+    average: float | None = None
+    average_from: int = 0
     max_buckets: int = 6
     bucket_multiple: int = 8
     packing: bool = False
@@ -103,11 +119,16 @@ class TrainSettings:
         if self.batch_size % self.microbatches:
             raise ValueError(f'batch_size={self.batch_size} does not divide into '
                              f'{self.microbatches} microbatches; choose a multiple of them')
-        if self.seed < 0 or self.max_buckets < 0:
-            raise ValueError(f'seed is {self.seed} and max_buckets {self.max_buckets}; '
-                             'expected 0 or more')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f'dropout_rate is {self.dropout_rate}; expected from 0 to below 1')
+        for field in ('seed', 'max_buckets', 'average_from', 'noise', 'adversarial'):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
+                                 'expected 0 or more')
+        for field in ('dropout_rate', 'prompt_dropout'):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f'{field} is {getattr(self, field)}; expected from 0 to below 1')
+        if self.average is not None and not 0.0 < self.average <= 1.0:
+            raise ValueError(f'average is {self.average}; expected above 0, at most 1 (all prompts '
+                             'alike), or None to keep the prompt as it is')
         if self.reduction not in REDUCTIONS:
             raise ValueError(f'reduction is {self.reduction!r}; '
                              f'expected one of {", ".join(REDUCTIONS)}')

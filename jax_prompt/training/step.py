@@ -13,31 +13,29 @@ from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of
+from jax_prompt.training.regularisation import averaged, disturbed, worsened
+from jax_prompt.training.settings import TrainSettings
 from jax_prompt.types import Array, Batch, Params, TrainState
 
-#: The step differentiates the sum over the batch's target tokens, or their mean.
-REDUCTIONS = ('sum', 'mean')
 #: step(state, frozen, batch, constants=None) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
 def make_train_step(model: Model, method: Method, optimizer: optax.GradientTransformation,
-                    z_loss: float = 1e-4, reduction: str = 'sum', seed: int = 0,
-                    microbatches: int = 1, mesh: Mesh | None = None) -> TrainStep:
+                    settings: TrainSettings = TrainSettings(),  # noqa: B008
+                    mesh: Mesh | None = None) -> TrainStep:
     """Compile one update of what a method trains.
 
     The frozen weights are an argument: not differentiated, not donated, not returned. The state is
-    donated. Dropout's randomness is a function of (seed, step), so that a resumed run repeats it.
+    donated. All randomness is a function of (seed, step), so that a resumed run repeats it.
 
     Args:
       model: the frozen model; its `dropout_rate` above 0 switches dropout on.
       method: how what is trained is parameterised.
       optimizer: an optax transformation.
-      z_loss: see `token_loss`.
-      reduction: 'sum' or 'mean' of the loss over the batch's target tokens.
-      seed: of dropout.
-      microbatches: the batch's rows go through the model in so many parts, one after the other, so
-        that activations of one part alone are in memory; the gradients are summed.
+      settings: of them count `z_loss`, `reduction`, `microbatches`, the seed and what regularises.
+        The rows of microbatches go through the model one after the other, so that activations of
+        one part alone are in memory; the gradients are summed.
       mesh: where state and weights live, from `make_mesh`; None for one device.
 
     Returns:
@@ -51,23 +49,32 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
         logits_BLV = score(model, in_place_of(frozen, tuned.weights), tuned.prompt, batch,
                            dropout_rng, embed)
         return token_loss(logits_BLV, batch['decoder_target_tokens'],
-                          batch['decoder_loss_weights'], z_loss)
+                          batch['decoder_loss_weights'], settings.z_loss)
 
     def step(state: TrainState, frozen: Params, batch: Batch, constants: Params | None = None):
-        rng = None
-        if model.dropout_rate > 0.0:
-            rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        tuned, pull_back = jax.vjp(lambda params: method.apply(params, constants or {}),
-                                   state.params)
-        gradient, metrics = _gradient(loss_fn, tuned, frozen, batch, rng, microbatches, mesh)
-        if reduction == 'mean':
-            count = jnp.maximum(metrics['tokens'], 1.0)
+        constants = constants or {}
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        rng = key if model.dropout_rate > 0.0 else None
+        tuned, pull_back = jax.vjp(lambda params: disturbed(
+            method.apply(params, constants), settings, key), state.params)
+        gradient, metrics = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches,
+                                      mesh)
+        if settings.adversarial:
+            tuned = worsened(tuned, gradient, settings.adversarial)
+            gradient, _ = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches, mesh)
+        count = jnp.maximum(metrics['tokens'], 1.0)
+        if settings.reduction == 'mean':
             gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
         gradient, = pull_back(gradient)
+        if method.penalty is not None:
+            weight = count if settings.reduction == 'sum' else 1.0
+            pull = jax.grad(method.penalty)(state.params, constants)
+            gradient = jax.tree.map(lambda leaf, more: leaf + weight * more, gradient, pull)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics['grad_norm'] = optax.global_norm(gradient)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        average = averaged(state.average, params, state.step + 1, settings)
+        return TrainState(state.step + 1, params, opt_state, average), metrics
 
     where = {} if mesh is None else {'out_shardings': replicated(mesh)}
     return jax.jit(step, donate_argnums=0, **where)
@@ -159,6 +166,8 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
     return cross_entropy + penalty, metrics
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation,
+               settings: TrainSettings = TrainSettings()) -> TrainState:  # noqa: B008
     """Return the state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    average = None if settings.average is None else jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)

@@ -20,6 +20,7 @@ from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import batch_sharding, frozen_shardings, replicated
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import init_state, make_train_step
 from tests.models.t5.random_weights import init
 from tests.parallel.traffic import traffic
@@ -62,7 +63,8 @@ def train(mesh: jax.sharding.Mesh, depth: int = 2, fully_sharded: bool = False,
     state = init_state({'prompt': jax.numpy.asarray(host_prompt())}, OPTIMIZER)
     state = place(state, replicated(mesh))
     batch = global_batch(host_batch(), mesh)
-    step = make_train_step(model, METHOD, OPTIMIZER, microbatches=microbatches, mesh=mesh)
+    settings = TrainSettings(batch_size=B, microbatches=microbatches)
+    step = make_train_step(model, METHOD, OPTIMIZER, settings, mesh)
     compiled = step.lower(state, frozen, batch).compile()
     losses, gradient = [], None
     for _ in range(3):

@@ -16,6 +16,7 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
+from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import init_state, make_train_step, token_loss
 from tests.models.t5.random_weights import init, param_shapes
 
@@ -54,7 +55,7 @@ def make_state(optimizer, seed=1):
 
 @functools.cache
 def make_step(optimizer=adafactor, **options):
-    return make_train_step(T5(CONFIG), make_method(), optimizer(), **options)
+    return make_train_step(T5(CONFIG), make_method(), optimizer(), TrainSettings(**options))
 
 
 @functools.cache
@@ -64,8 +65,8 @@ def one_update(reduction, microbatches):
     batch['decoder_loss_weights'][1, 1:] = 0.0
     state = make_state(optimizer)
     before = np.array(state.params['prompt'])
-    step = make_train_step(T5(CONFIG), make_method(), optimizer, reduction=reduction,
-                           microbatches=microbatches)
+    step = make_train_step(T5(CONFIG), make_method(), optimizer,
+                           TrainSettings(reduction=reduction, microbatches=microbatches))
     state, metrics = step(state, make_frozen(), batch)
     return before - np.array(state.params['prompt']), metrics
 
@@ -182,7 +183,8 @@ def test_dropout_is_a_function_of_seed_and_step():
             found.append(float(metrics['loss']))
         return found
 
-    one, other = (make_train_step(model, make_method(), optimizer, seed=seed) for seed in (0, 1))
+    one, other = (make_train_step(model, make_method(), optimizer, TrainSettings(seed=seed))
+                  for seed in (0, 1))
     first = losses(one)
     assert first == losses(one)
     assert len({*first, *losses(other)}) == 4
@@ -221,7 +223,8 @@ def test_microbatches_add_up_to_the_batch(reduction, microbatches):
 
 def test_a_batch_that_does_not_divide_into_microbatches_is_refused():
     optimizer = optax.sgd(1.0)
-    step = make_train_step(T5(CONFIG), make_method(), optimizer, microbatches=3)
+    step = make_train_step(T5(CONFIG), make_method(), optimizer,
+                           TrainSettings(batch_size=3, microbatches=3))
     with pytest.raises(ValueError, match='has 4 rows, which do not divide into 3 microbatches'):
         step(make_state(optimizer), make_frozen(), make_batch())
 
@@ -229,7 +232,8 @@ def test_a_batch_that_does_not_divide_into_microbatches_is_refused():
 def test_microbatches_need_less_memory():
     def temporaries(count):
         optimizer = optax.sgd(1.0)
-        step = make_train_step(T5(CONFIG), make_method(), optimizer, microbatches=count)
+        step = make_train_step(T5(CONFIG), make_method(), optimizer,
+                               TrainSettings(microbatches=count))
         batch = {name: np.tile(feature, (16, 1)) for name, feature in make_batch(40).items()}
         compiled = step.lower(make_state(optimizer), make_frozen(), batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -256,7 +260,7 @@ def test_weights_that_stand_in_for_frozen_ones_are_tuned_and_nothing_else_is():
     expected = jax.jit(jax.grad(loss))(scale)
     for microbatches in (1, 2):
         step = make_train_step(model, Method('norm', None, apply), optimizer,
-                               microbatches=microbatches)
+                               TrainSettings(microbatches=microbatches))
         state, _ = step(init_state(jax.tree.map(jnp.copy, params), optimizer), frozen, batch,
                         {'by': jnp.float32(2.0)})
         np.testing.assert_allclose(scale - state.params['scale'], expected, rtol=1e-4, atol=1e-5)
