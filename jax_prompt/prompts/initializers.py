@@ -16,9 +16,10 @@ import numpy as np
 
 from jax_prompt.config import configured
 from jax_prompt.files import brief
+from jax_prompt.parallel.rules import Rule
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.numpy_file import as_float32, is_numpy_file, read_array
-from jax_prompt.types import Array
+from jax_prompt.types import Array, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class InitContext:
         encode: text to token ids, without an end token.
         num_special_ids: ids below this are no words (T5: pad, end and unknown token).
         initializer: gives the rows that a method starts from.
+        frozen: the model's weights, for methods that start from them; {} where nobody asks.
+        rules: the model's, which tell the dimensions of each weight.
     """
 
     table_VD: Array | np.ndarray
@@ -38,6 +41,8 @@ class InitContext:
     encode: Callable[[str], Sequence[int]]
     num_special_ids: int = 3
     initializer: 'Initializer | None' = None
+    frozen: Params = dataclasses.field(default_factory=dict)
+    rules: Sequence[Rule] = ()
 
     @property
     def d_model(self) -> int:

@@ -1,6 +1,7 @@
 """What meets the frozen model: the rows of prompts, and weights that stand in for frozen ones."""
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +26,8 @@ class Tuned:
 
     Attributes:
       prompt: the prompt.
-      weights: leaves that stand in for frozen ones, in the frozen tree's own nesting; {} for none.
+      weights: what stands in for frozen leaves, in the frozen tree's own nesting, as `in_place_of`
+        takes it; {} for none.
     """
 
     prompt: Prompt
@@ -42,7 +44,9 @@ def in_place_of(frozen: Params, weights: Params) -> Params:
 
     Args:
       frozen: the parameter tree.
-      weights: leaves of it, in its nesting.
+      weights: what stands in for leaves of it, in its nesting, brought to their dtype. Dimensions
+        after the first may be joined. What is shorter along the first one stands in for the leaf's
+        end: the last layers of a stack.
 
     Raises:
       ValueError: a leaf that the tree has not.
@@ -52,5 +56,13 @@ def in_place_of(frozen: Params, weights: Params) -> Params:
         if name not in frozen:
             raise ValueError(f'the frozen model has no weights {name!r} to stand in for; it has '
                              f'{", ".join(sorted(frozen)[:8])}')
-        merged[name] = in_place_of(frozen[name], leaf) if isinstance(leaf, dict) else leaf
+        merge = in_place_of if isinstance(leaf, dict) else _stand_in
+        merged[name] = merge(frozen[name], leaf)
     return merged if weights else frozen
+
+
+def _stand_in(frozen: Array, leaf: Array) -> Array:
+    """Return a frozen leaf with its end, or all of it, replaced."""
+    leaf = leaf.reshape(-1, *frozen.shape[1:]).astype(frozen.dtype)
+    kept = len(frozen) - len(leaf)
+    return leaf if kept == 0 else jnp.concatenate([jax.lax.slice_in_dim(frozen, 0, kept), leaf])

@@ -68,12 +68,15 @@ class _RateState(NamedTuple):
 @configured
 def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0.8,
               weight_decay: float = 1e-5, clipping_threshold: float = 1.0,
-              original_step_offset: bool = False) -> optax.GradientTransformation:
+              original_step_offset: bool = False, parameter_scaling: bool = False,
+              factored_from: int = 128) -> optax.GradientTransformation:
     """Build Adafactor as the first prompt-tuning system set it.
 
     No momentum, no scaling by the parameter's norm; the weight decay is taken off the parameter
     directly, not times the learning rate. Prompts of 128 rows and more (and as wide) get factored
     second moments, as there.
+
+    T5's own weights are trained with scaling, at a rate of 0.001 (Raffel et al. 2020, section 3.1).
 
     Args:
       learning_rate: constant or a schedule.
@@ -81,6 +84,8 @@ def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0
       weight_decay: fraction of the parameter taken off a step.
       clipping_threshold: upper bound of an update's root mean square before the learning rate.
       original_step_offset: reproduce the first system's runs, whose step count began at 1,100,000.
+      parameter_scaling: multiply the rate by the parameter's root mean square, at least 0.001.
+      factored_from: second moments are factored of matrices with both sides at least so long.
 
     Returns:
       The optax transformation.
@@ -90,9 +95,11 @@ def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0
     """
     offset = -ORIGINAL_STEP_OFFSET if original_step_offset else 0
     return Optimizer(*optax.chain(
-        optax.scale_by_factored_rms(decay_rate=decay_rate, step_offset=offset),
+        optax.scale_by_factored_rms(decay_rate=decay_rate, step_offset=offset,
+                                    min_dim_size_to_factor=factored_from),
         optax.clip_by_block_rms(clipping_threshold),
         _scale_by_rate(learning_rate),
+        *([optax.scale_by_param_block_rms()] if parameter_scaling else []),
         optax.add_decayed_weights(weight_decay),
         optax.scale(-1)))
 

@@ -126,7 +126,8 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
     # Initialisers read single rows, which is only possible where this host can read all of them.
     table_VD = table_VD if table_VD.is_fully_addressable else fetch(table_VD)
     context = InitContext(table_VD, prompt.rows, opened.vocabulary.encode_words,
-                          initializer=prompt.initializer)
+                          initializer=prompt.initializer, frozen=opened.frozen,
+                          rules=opened.model.rules)
     initial, constants = method.init(jax.random.key(seed), context)
     tuned = jax.eval_shape(method.apply, initial, constants)
     if tuned.weights:

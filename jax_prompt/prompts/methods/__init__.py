@@ -1,9 +1,11 @@
 """The ways of tuning, one file each, by the names that gin files and prompt files know them by."""
 
 from jax_prompt.prompts.methods.direct import direct
+from jax_prompt.prompts.methods.model_tuning import model_tuning
 from jax_prompt.prompts.methods.residual import residual
 
 METHODS = {
     'direct': direct,
     'residual': residual,
+    'model_tuning': model_tuning,
 }
