@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jax_prompt.data.tasks.files import file_task
+from jax_prompt.data.tasks.prefix_lm import prefix_lm
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.inference.answering import AnswerSettings
@@ -16,7 +17,7 @@ from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.training import optimizers
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
-TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb}
+TASKS = {'rotten_tomatoes': rotten_tomatoes, 'imdb': imdb, 'prefix_lm': prefix_lm}
 
 #: Constructors by their names in gin files.
 CONFIGURABLES: dict[str, Callable] = TASKS | {

@@ -21,6 +21,8 @@ from jax_prompt.prompts.prompt import Prompt
 
 #: What each way of evaluating reports where the task has no metrics of its own.
 METRICS = {'rank': accuracy, 'greedy': exact_match}
+#: The way that only scores targets; it answers nothing.
+ONLY_LOSS = 'loss'
 #: Lengths that are chosen for a split: compiling for more takes longer than it gains.
 _LENGTHS = 4
 
@@ -40,7 +42,8 @@ class Evaluator:
           task: a `TextTask` or `RegisteredTask`; its labels are what is ranked, its metrics, where
             it has some, judge the first way's predictions.
           layout: where the virtual tokens stand.
-          ways: 'rank', 'greedy' or both; None for rank where the task has labels, else greedy.
+          ways: 'rank', 'greedy' or both, or 'loss' alone, which answers nothing; None for rank
+            where the task has labels, else greedy.
           batch_size: examples a batch; raised to a multiple of the mesh's data axis.
           lengths: to which inputs are padded, virtual tokens not counted; None to choose them for
             each split.
@@ -49,7 +52,9 @@ class Evaluator:
           ValueError: ranking is asked for but the task has no labels.
         """
         self.opened, self.task, self._layout, self._lengths = opened, task, layout, lengths
-        self.ways = tuple(ways or (('greedy',) if task.label_words is None else ('rank',)))
+        ways = tuple(ways or (('greedy',) if task.label_words is None else ('rank',)))
+        # The loss is told with all others anyway.
+        self.ways = tuple(way for way in ways if way != ONLY_LOSS) or (ONLY_LOSS,)
         share = 1 if opened.mesh is None else opened.mesh.shape[DATA]
         self._batch_size = -(-batch_size // share) * share
         self._labels = None
@@ -85,7 +90,8 @@ class Evaluator:
                        for way in self.ways}
         first = predictions[self.ways[0]]
         right = {self.task.target_text(row).strip() for row in examples.rows}
-        if len(right) > 1 and len({one.text for one in first}) == 1:
+        alike = len({one.text for one in first}) == 1 and self.ways != (ONLY_LOSS,)
+        if len(right) > 1 and alike:
             _log.warning('%s: the answer to all %d examples is %r', examples.name, len(first),
                          first[0].text)
         metrics = self._metrics(predictions, examples)
@@ -104,7 +110,7 @@ class Evaluator:
     def _metrics(self, predictions: Mapping[str, list[Prediction]],
                  examples: Examples) -> dict[str, float]:
         metrics = {}
-        for way in self.ways:
+        for way in () if self.ways == (ONLY_LOSS,) else self.ways:
             own = self.task.metrics if way == self.ways[0] else None
             for metric in own or [METRICS[way](self.task.target_text)]:
                 found = metric(predictions[way], examples.rows)
@@ -122,9 +128,9 @@ class Evaluator:
             scores_N = scores_NC[np.arange(len(right_N)), right_N]
             tokens_N = self._labels.weights_CL.sum(axis=1)[right_N]
         else:
-            scores_N = [one.target_score for one in predictions['greedy']]
-            pad = self.opened.model.tokens.pad
-            tokens_N = [np.count_nonzero(row.target != pad) for row in rows['greedy']]
+            way, pad = self.ways[0], self.opened.model.tokens.pad
+            scores_N = [one.target_score for one in predictions[way]]
+            tokens_N = [np.count_nonzero(row.target != pad) for row in rows[way]]
         return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
 
     def prepare(self, examples: Examples, num_rows: int) -> tuple[dict[str, list[Row]], How]:
@@ -150,7 +156,8 @@ class Evaluator:
         return self._made[key]
 
     def _rows(self, way: str, features: Features, how: How) -> list[Row]:
-        labels, most = (self._labels if way == 'rank' else None), self.task.targets_length
+        labels = self._labels if way == 'rank' else None
+        most = 1 if way == ONLY_LOSS else self.task.targets_length  # no program generates nothing
         group = how.rank_group(labels) if way == 'rank' else how.generation_group(most, 'sample')
         targets: Any = [None] * len(features)
         if 'rank' not in self.ways:  # ranking scores the right label anyway
@@ -168,7 +175,8 @@ class Evaluator:
             lengths = covering([length + num_rows for length in self._lengths], features.lengths)
         labels = {} if self._labels is None else {'labels': (self._labels.shape,)}
         return How(Shapes(batch_sizes=(self._batch_size,), lengths=lengths, shared_labels=1,
-                          targets=(self.task.targets_length,), **labels))
+                          targets=(1 if self.ways == (ONLY_LOSS,) else self.task.targets_length,),
+                          **labels))
 
 
 def scores_of(predictions: Sequence[Prediction]) -> np.ndarray:

@@ -9,7 +9,7 @@ from jax_prompt.prompts.method import Method
 
 #: A step differentiates the sum over the batch's target tokens, or their mean.
 REDUCTIONS = ('sum', 'mean')
-EVALUATORS = ('rank', 'greedy')
+EVALUATORS = ('rank', 'greedy', 'loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class TrainSettings:
       evaluate_every: updates between evaluations on the validation split; a checkpoint follows
         each.
       evaluate_by: 'rank' (which label is likeliest), 'greedy' (exact match of generated text), or
-        both as a tuple. None: rank for tasks with labels, else greedy.
+        both as a tuple; 'loss' for the loss alone, which the others report too. None: rank for
+        tasks with labels, else greedy.
       choose_by: the validation's figure that the best prompt is chosen by, 'loss' or the name of a
         metric; equal metrics are told apart by the loss. None: the first metric for tasks with
         labels; the loss for free text, of which a whole text is seldom right.

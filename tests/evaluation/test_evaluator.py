@@ -71,9 +71,12 @@ def test_the_loss_is_that_which_training_reports(opened, prompt):
     logits_BLV = jax.jit(functools.partial(score, opened.model))(opened.frozen, prompt, batch)
     sums = token_loss(logits_BLV, batch['decoder_target_tokens'], batch['decoder_loss_weights'])[1]
     # 16 rows and more are encoded packed on a CPU, and decoded in two parts; fewer are not.
-    for ways, batch_size in (['rank'], 5), (['greedy'], 5), (['greedy'], 16):
-        metrics = Evaluator(opened, task, Layout(), ways, batch_size)(prompt, examples)
+    for ways, batch_size in (['rank'], 5), (['greedy'], 5), (['greedy'], 16), (['loss'], 5):
+        evaluator = Evaluator(opened, task, Layout(), ways, batch_size)
+        metrics = evaluator(prompt, examples)
         assert metrics['loss'] == pytest.approx(float(sums['loss'] / sums['tokens']), rel=1e-5)
+    assert set(metrics) == {'loss'} and evaluator.most_common(examples)[1] == {}
+    assert Evaluator(opened, task, Layout(), ('loss', 'rank')).ways == ('rank',)
 
 
 def test_target_scores_are_the_same_with_few_logits_at_a_time(opened, prompt, monkeypatch):
