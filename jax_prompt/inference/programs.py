@@ -1,5 +1,6 @@
 """The compiled programs of a model: shared by all that run it, kept as long as it is, bounded."""
 
+import dataclasses
 import functools
 import threading
 import weakref
@@ -14,6 +15,7 @@ from jax_prompt.inference.rank import make_row_label_scorer, score_targets
 from jax_prompt.models.base import Model
 from jax_prompt.models.forward import encode
 from jax_prompt.models.open import OpenedModel
+from jax_prompt.prompts.prompt import in_place_of
 from jax_prompt.types import Array, Params
 
 #: Programs that are kept for a model; beyond them, those go that were not used for longest.
@@ -83,3 +85,28 @@ def programs_of(opened: OpenedModel) -> Programs:
         if opened not in _of_models:
             _of_models[opened] = Programs(opened.model)
         return _of_models[opened]
+
+
+def with_weights(opened: OpenedModel, weights: Params) -> OpenedModel:
+    """Return a model with tuned weights in place of frozen ones, which shares its programs.
+
+    Args:
+      opened: the model.
+      weights: as `in_place_of` takes them; {} gives the model itself.
+    """
+    if not weights:
+        return opened
+    replaced = _parts_of(opened.frozen, weights)
+    merge = jax.jit(in_place_of, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, replaced))
+    tuned = dataclasses.replace(
+        opened, frozen=in_place_of(opened.frozen, merge(replaced, weights)))
+    programs = programs_of(opened)
+    with _lock:
+        _of_models[tuned] = programs
+    return tuned
+
+
+def _parts_of(frozen: Params, weights: Params) -> Params:
+    """Return the leaves of a frozen tree that weights stand in for."""
+    return {name: _parts_of(frozen[name], leaf) if isinstance(leaf, dict) else frozen[name]
+            for name, leaf in weights.items()}

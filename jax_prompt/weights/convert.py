@@ -41,6 +41,18 @@ def convert_model(source: str | pathlib.Path, output: str | pathlib.Path,
     output = pathlib.Path(output)
     _refuse_to_replace(output, overwrite)
     loaded = load_weights(source, dtype, weights=weights)
+    keep_weights(output, loaded, weights, dtype)
+    return output
+
+
+def keep_weights(output: pathlib.Path, loaded: Weights, weights: str, dtype: str) -> None:
+    """Write a converted model; it appears whole, in the place of one that is there.
+
+    Args:
+      output: the folder to write.
+      loaded: the weights, of the dtypes that the next two say, and where its tokenizer is.
+      weights, dtype: as for `convert_model`.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f'.{output.name}.{os.getpid()}.unfinished')
     try:
@@ -55,7 +67,6 @@ def convert_model(source: str | pathlib.Path, output: str | pathlib.Path,
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return output
 
 
 def _write(folder: pathlib.Path, loaded: Weights, weights: str, dtype: str) -> None:
