@@ -32,7 +32,7 @@ MAY_IMPORT = {
     'progress': set(),
     'config': set(),
     'parallel': GROUND,
-    'prompts': GROUND,
+    'prompts': GROUND | {'parallel'},  # methods that train weights ask for their dimensions
     'models': FIRST,
     'data': FIRST,
     'weights': FIRST,
