@@ -1,8 +1,9 @@
 # make demo   trains a soft prompt on real reviews and prints what it gained
 # make test   runs the tests
 # make docs   builds the pages of docs/ into docs/_build/html
+# make notebooks   runs the notebooks and keeps their outputs
 #
-# Both set themselves up in .venv and need Python 3.11 to 3.13 and nothing else. A second call finds
+# They set themselves up in .venv and need Python 3.11 to 3.13 and nothing else. A second call finds
 # .venv ready. Choose an interpreter with `make demo PYTHON=/path/to/python3.12`.
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?=
 
-.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference docs constraints clean
+.PHONY: help demo test test-slow test-all lint setup-demo setup-test setup-reference docs notebooks constraints clean
 .NOTPARALLEL:
 
 help:
@@ -38,6 +39,10 @@ lint: setup-test
 # Offline; a warning or a dead link is an error.
 docs: $(VENV)/.docs
 	JAX_PLATFORMS=cpu $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+# From cold kernels, with the extras that they ask for; half an hour.
+notebooks: setup-reference
+	JAX_PLATFORMS=cpu $(BIN)/python notebooks/run.py
 
 setup-demo: $(VENV)/.demo
 setup-test: $(VENV)/.test
@@ -87,5 +92,5 @@ constraints: setup-test
 	} >requirements.new && mv requirements.new requirements-tpu.txt
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/reference .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/reference docs/notebooks .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

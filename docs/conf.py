@@ -1,6 +1,7 @@
 """Sphinx's configuration. `make docs` builds the site, offline, with warnings as errors."""
 
 import pathlib
+import shutil
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -22,6 +23,7 @@ html_title = 'jax_prompt'
 html_theme_options = {'show_toc_level': 2, 'use_download_button': False}
 exclude_patterns = ['_build']
 nb_execution_mode = 'off'  # the tests run the blocks, and the notebooks hold their outputs
+nb_merge_streams = True
 myst_heading_anchors = 3
 myst_enable_extensions = ['colon_fence', 'deflist']
 
@@ -40,7 +42,18 @@ suppress_warnings = ['ref.python']  # attributes of one name in two classes
 napoleon_custom_sections = ['Source']
 
 
+def bring_notebooks(app):
+    """Copy the notebooks, which stand beside docs/, to where Sphinx reads."""
+    folder = pathlib.Path(app.srcdir) / 'notebooks'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path in (ROOT / 'notebooks').glob('*.ipynb'):
+        text = path.read_text(encoding='utf-8').replace('(../docs/', '(../')
+        (folder / path.name).write_text(text, encoding='utf-8')
+
+
 def setup(app):
     """Write the reference from the code before Sphinx reads, and look at every link behind it."""
     app.connect('builder-inited', lambda app: reference.write(pathlib.Path(app.srcdir)))
+    app.connect('builder-inited', bring_notebooks)
     app.connect('build-finished', links.check)

@@ -1,10 +1,12 @@
-"""README and docs: blocks run, links lead somewhere, and names are those of the code."""
+"""README, docs and notebooks: blocks run, links lead somewhere, names are those of the code, and
+figures have the command that made them."""
 
 import ast
 import contextlib
 import importlib.util
 import inspect
 import io
+import json
 import pathlib
 import re
 import shlex
@@ -21,6 +23,8 @@ PAGES = [*(ROOT / f'{name}.md' for name in ('README', 'CONTRIBUTING', 'SECURITY'
          *sorted((ROOT / 'docs').rglob('*.md'))]
 PAGES = [page for page in PAGES
          if not {'reference', '_build'} & set(page.relative_to(ROOT).parts)]  # from the code
+PAGES += sorted((ROOT / 'notebooks').glob('*.ipynb'))  # whose code tests/test_notebooks.py runs
+RESULTS = ROOT / 'benchmarks/RESULTS.md'
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 #: A mark above a block says why it is not run; 'read' blocks must still be ones that the command
 #: takes.
@@ -31,15 +35,28 @@ _RUN = ('bash', 'python')
 #: A span of text that names a file or a folder of the project.
 _PATH = re.compile(r'[\w./-]+/[\w.-]+\.(py|sh|gin|md|yaml|conf|txt)|'
                    r'(tpu_scripts|gin|docs|deploy|jax_prompt|tests|benchmarks)/[\w./-]*')
+#: A number that was measured, and a command that measures.
+_FIGURE = re.compile(r'(?<![\w.,/-])\d(?:[\d,.]*\d)?'
+                     r'(?: ?%| ?(?:kB|MB|GB|MiB|GiB|ms|examples/s|tokens/s)\b)')
+_COMMAND = re.compile(r'`[^`\n]*(?:python -m (benchmarks\.\w+)|jax-prompt (\w+)|make ([\w-]+)|'
+                      r'pip install)[^`\n]*`')
 #: What is smaller here than in the text: the model has 33 words.
 _SMALLER = {r'\b(steps|evaluate_every|total_steps)=\d+': r'\1=2', r'\brows=\d+': 'rows=5',
             r'\bjax-prompt train ': 'jax-prompt train --gin.prompt.rows=5 '}
 
 
+def text_of(page):
+    """Return the text of a page; of a notebook that of its cells of Markdown."""
+    if page.suffix != '.ipynb':
+        return page.read_text()
+    return '\n\n'.join(''.join(cell['source']) for cell in json.loads(page.read_text())['cells']
+                       if cell['cell_type'] == 'markdown')
+
+
 def blocks(page):
     """Return (kind, text, how, why) of the fenced blocks of a page."""
     return [(found['kind'], inspect.cleandoc(found['text']), found['how'], found['why'])
-            for found in _BLOCK.finditer(page.read_text())]
+            for found in _BLOCK.finditer(text_of(page))]
 
 
 def smaller(text):
@@ -80,7 +97,8 @@ def place(world, tmp_path_factory):
         assert cli.main(['export', '--prompt=runs/tickets/prompt.safetensors', '--to=peft',
                          '--base_model=google/flan-t5-small', '--output=adapter']) == 0
     (folder / 'new.jsonl').write_text('{"subject": "a", "body": "the film was great"}\n')
-    (configuration,) = re.findall(r'```\n(model.source .*?)```', PAGES[0].read_text(), re.DOTALL)
+    (configuration,) = re.findall(r'```\n(model.source .*?)```',
+                                  (ROOT / 'docs/howto/own_data.md').read_text(), re.DOTALL)
     (folder / 'tickets.gin').write_text(configuration)
     (folder / 'prompts').symlink_to('runs/tickets')
     return folder
@@ -151,7 +169,7 @@ def flags():
 @pytest.mark.parametrize('page', PAGES, ids=NAMES)
 def test_names_in_the_text_are_in_the_code(page):
     known = flags()
-    text = _BLOCK.sub('', page.read_text())
+    text = _BLOCK.sub('', text_of(page))
     for span in re.findall(r'(?<!`)`([^`\n]+)`(?!`)', text):
         for flag in re.findall(r'(?<![\w-])--([a-z][\w-]*)', span):
             assert flag in known or flag == 'gin', f'{page.name}: no flag --{flag} in `{span}`'
@@ -168,7 +186,27 @@ def test_names_in_the_text_are_in_the_code(page):
 @pytest.mark.parametrize('page', PAGES, ids=NAMES)
 def test_make_targets_in_the_text_exist(page):
     targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
-    assert set(re.findall(r'(?:`|^)make ([a-z-]+)', page.read_text(), re.MULTILINE)) <= targets
+    assert set(re.findall(r'(?:`|^)make ([a-z-]+)', text_of(page), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page.stem != 'benchmarks'])
+def test_figures_in_the_text_are_measured_ones(page):
+    measured = set(_FIGURE.findall(RESULTS.read_text()))
+    unknown = set(_FIGURE.findall(_BLOCK.sub('', text_of(page)))) - measured
+    assert not unknown, (f'{page.name}: {unknown} stand nowhere in benchmarks/RESULTS.md, which '
+                         'has each figure with the command that makes it')
+
+
+def test_each_measurement_has_the_command_that_makes_it():
+    _, *sections = re.split('^## ', RESULTS.read_text(), flags=re.MULTILINE)
+    targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    for section in sections:
+        title, commands_in = section.split('\n')[0], list(_COMMAND.finditer(section))
+        assert commands_in, f'benchmarks/RESULTS.md: no command in "{title}"'
+        for benchmark, command, target in (found.groups() for found in commands_in):
+            assert not benchmark or importlib.util.find_spec(benchmark), benchmark
+            assert not command or command in FLAGS, f'{title}: jax-prompt {command}'
+            assert not target or target in targets, f'{title}: make {target}'
 
 
 def test_error_messages_of_the_page_are_those_of_the_code():
@@ -219,7 +257,7 @@ def slug(heading):
 
 @pytest.mark.parametrize('page', PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
-    text = _BLOCK.sub('', page.read_text())
+    text = _BLOCK.sub('', text_of(page))
     for target in re.findall(r'\]\(([^)\s]+)\)', text):
         if re.match(r'https?:', target):
             continue
@@ -228,6 +266,9 @@ def test_links_lead_somewhere(page):
         if 'reference' in other.parts:
             assert other.stem in reference().pages(), f'{page.name}: no page {target}'
             continue
+        if other.parent == ROOT / 'docs/notebooks':  # where docs/conf.py copies them
+            other = ROOT / 'notebooks' / other.name
         assert other.is_file(), f'{page.name}: {target} leads nowhere'
-        headings = map(slug, re.findall(r'^#+ (.+)$', other.read_text(), re.MULTILINE))
-        assert not anchor or anchor in headings, f'{page.name}: {target} leads nowhere'
+        if anchor:
+            headings = map(slug, re.findall(r'^#+ (.+)$', text_of(other), re.MULTILINE))
+            assert anchor in headings, f'{page.name}: {target} leads nowhere'
