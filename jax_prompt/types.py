@@ -9,6 +9,7 @@ Arrays in numeric code carry their dimensions as a suffix, one capital letter a 
     F  width of the feed-forward layer
     G  ways in which a row is continued side by side (beams), or groups of rows
     H  attention heads
+    J  rank of a product of matrices, or what is mixed in it
     K  width of one head
     L  decoder positions
     M  inputs without content, for calibration

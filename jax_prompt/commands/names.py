@@ -39,7 +39,9 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'class_labels': initializers.class_labels,
     'from_string': initializers.from_string,
     'from_array': initializers.from_array,
+    'best_of': initializers.best_of,
     'adafactor': optimizers.adafactor,
     'adamw': optimizers.adamw,
+    'per_parameter': optimizers.per_parameter,
     'warmup_schedule': optimizers.warmup_schedule,
 }

@@ -11,6 +11,7 @@ from jax_prompt.data.examples import Examples
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.models.base import Model
 from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.virtual import with_rows_added
 from jax_prompt.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class FeatureConverter:
 
     Attributes:
         layout: where the virtual tokens stand.
-        num_rows: P, rows of the prompt; 0 for no prompt.
+        num_rows: P, virtual tokens of the prompt; 0 for no prompt.
         vocab_size: V, rows of the frozen embedding table; virtual ids begin there.
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
         targets_length: the most tokens of a target, end token included.
@@ -87,6 +88,7 @@ class FeatureConverter:
         marker_id: the id of the layout's marker, where it has one.
         first_row: where the prompt's rows begin among those of all prompts; its first virtual
             token is id V + first_row.
+        added: rows after those that are added to the first tokens of an input, one to each.
         ends_inputs: whether an input is ended, as its tokenizer does; without text it always is.
     """
 
@@ -100,11 +102,12 @@ class FeatureConverter:
     decoder_start_id: int = 0
     marker_id: int | None = None
     first_row: int = 0
+    added: int = 0
     ends_inputs: bool = True
 
     @classmethod
     def for_model(cls, task: Any, vocabulary: Any, model: Model, layout: Layout,
-                  num_rows: int) -> 'FeatureConverter':
+                  num_rows: int, added: int = 0) -> 'FeatureConverter':
         """Fit a converter to a task and a model.
 
         Raises:
@@ -122,7 +125,7 @@ class FeatureConverter:
                     f'the {name} token is id {ours} in the vocabulary but {theirs} in '
                     f'{model.name or "the model"}; use the tokenizer that belongs to the model')
         return cls(
-            layout=layout, num_rows=num_rows, vocab_size=model.vocab_size,
+            layout=layout, num_rows=num_rows, added=added, vocab_size=model.vocab_size,
             inputs_length=task.inputs_length, targets_length=task.targets_length,
             eos_id=model.tokens.eos, pad_id=model.tokens.pad,
             decoder_start_id=model.tokens.start,
@@ -139,7 +142,12 @@ class FeatureConverter:
         end = self.eos_id if self.ends_inputs or not len(tokens) else None
         ids, cut = self.layout.insert(tokens, self.num_rows, self.vocab_size, end,
                                       self.inputs_length, self.marker_id)
-        ids[ids >= self.vocab_size] += self.first_row
+        is_virtual = ids >= self.vocab_size
+        ids[is_virtual] += self.first_row
+        if self.added:
+            first = np.flatnonzero(~is_virtual)[:self.added]
+            rows = self.first_row + self.num_rows + np.arange(len(first))
+            ids[first] = with_rows_added(ids[first], rows, self.vocab_size)
         return ids, cut
 
     def target_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jax_prompt.models.base import Model
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.prompts.virtual import join
+from jax_prompt.prompts.virtual import add, apart, join
 from jax_prompt.types import Array, Batch, Params
 
 #: (model, frozen, prompt, ids_BS) -> dtype[B, S, D]
@@ -34,9 +34,12 @@ def embed_inputs(model: Model, frozen: Params, prompt: Prompt, ids_BS: Array) ->
                          f'has D={model.d_model}; choose a prompt of this model')
     if prompt.rows.shape[0] == 0:
         return model.embed(frozen, ids_BS)
+    if prompt.added:
+        ids_BS, added_BS = apart(ids_BS, model.vocab_size)
     # Virtual ids are out of the table's bounds: look up row 0 in their stead.
     words_BS = jnp.where(ids_BS < model.vocab_size, ids_BS, 0)
-    return join(model.embed(frozen, words_BS), prompt.rows, ids_BS, model.vocab_size)
+    hidden_BSD = join(model.embed(frozen, words_BS), prompt.rows, ids_BS, model.vocab_size)
+    return add(hidden_BSD, prompt.rows, added_BS) if prompt.added else hidden_BSD
 
 
 def encode(model: Model, frozen: Params, prompt: Prompt, ids_BS: Array,

@@ -6,6 +6,7 @@ class labels: the smaller the model, the more the start matters.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.numpy_file import as_float32, is_numpy_file, read_array
 from jax_prompt.types import Array, Params
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InitContext:
@@ -34,6 +37,10 @@ class InitContext:
         initializer: gives the rows that a method starts from.
         frozen: the model's weights, for methods that start from them; {} where nobody asks.
         rules: the model's, which tell the dimensions of each weight.
+        labels: the words of the task's labels; None for free text.
+        inputs_length: tokens of the longest text that is trained on, end token included.
+        loss: float32[P, D] -> the mean loss of a prompt of these rows on examples of training; None
+            where there is nothing to measure on.
     """
 
     table_VD: Array | np.ndarray
@@ -43,6 +50,9 @@ class InitContext:
     initializer: 'Initializer | None' = None
     frozen: Params = dataclasses.field(default_factory=dict)
     rules: Sequence[Rule] = ()
+    labels: Sequence[str] | None = None
+    inputs_length: int = 512
+    loss: Callable[[Array], float] | None = None
 
     @property
     def d_model(self) -> int:
@@ -110,25 +120,31 @@ def sampled_vocabulary(most_frequent: int = 5000) -> Initializer:
 
 
 @configured
-def class_labels(labels: Sequence[str], fallback: Initializer | None = None) -> Initializer:
+def class_labels(labels: Sequence[str] | None = None,
+                 fallback: Initializer | None = None) -> Initializer:
     """Start one row from each label's words, the rest from another initialiser.
 
     A label's row is the mean of the embeddings of its subwords.
 
     Args:
-        labels: the words that the model answers with; repeated ones count once.
+        labels: the words that the model answers with; repeated ones count once. None for the
+            task's.
         fallback: fills the rows after the labels'; `sampled_vocabulary()` by default.
 
     Raises:
-        ValueError: no labels; on use, more labels than rows or a label without tokens.
+        ValueError: no labels; on use, more labels than rows, a label without tokens, or a task
+            without labels.
     """
-    if isinstance(labels, str) or not labels:
+    if isinstance(labels, str) or (labels is not None and not labels):
         raise ValueError(f'class_labels has labels={labels!r}; expected a list of words')
-    labels = list(dict.fromkeys(labels))
 
     def initialize(rng: Array, context: InitContext) -> Array:
-        means = [jnp.mean(_text_rows(context, label), axis=0) for label in labels]
-        what = f'the {len(labels)} class labels need {len(labels)}'
+        if labels is None and not context.labels:
+            raise ValueError('class_labels has no labels and the task is of free text; name words '
+                             'with labels=[...] or use another initialiser')
+        words = list(dict.fromkeys(labels or context.labels))
+        means = [jnp.mean(text_rows(context, word), axis=0) for word in words]
+        what = f'the {len(words)} class labels need {len(words)}'
         return _fill(rng, context, jnp.stack(means), fallback, what)
 
     return initialize
@@ -147,9 +163,50 @@ def from_string(text: str, fallback: Initializer | None = None) -> Initializer:
     """
 
     def initialize(rng: Array, context: InitContext) -> Array:
-        rows = _text_rows(context, text)
+        rows = text_rows(context, text)
         what = f'the text {brief(text)} needs {len(rows)}'
         return _fill(rng, context, rows, fallback, what)
+
+    return initialize
+
+
+@configured
+def best_of(texts: Sequence[str] = (), starts: Sequence[Initializer] = (), draws: int = 1,
+            ) -> Initializer:
+    """Start from the best of several starts, by the loss on examples of training.
+
+    Of few examples a prompt learns little more than it begins with; a start costs one evaluation
+    and no training.
+
+    Args:
+        texts: instructions in words, of which each is a start as `from_string` makes it.
+        starts: other initialisers.
+        draws: how often each is drawn, each time with another randomness; of starts without any
+            that changes nothing.
+
+    Raises:
+        ValueError: no start, or no draw; on use, nothing to measure the loss on, or no start with a
+            finite loss.
+    """
+    if isinstance(texts, str) or not (texts or starts) or draws < 1:
+        raise ValueError(f'best_of has {len(starts)} starts, texts={brief(texts)} and draws={draws}'
+                         '; expected a list of texts or starts, and at least one draw')
+    candidates = [*map(from_string, texts), *starts]
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        if context.loss is None:
+            raise ValueError('best_of needs examples to choose by; use it to train a prompt for a '
+                             'task, or choose a start yourself')
+        found = [one(key, context) for key in jax.random.split(rng, draws) for one in candidates]
+        losses = [context.loss(rows_PD) for rows_PD in found]
+        if not np.isfinite(losses).any():
+            raise ValueError(f'none of the {len(found)} starts of best_of has a finite loss; see '
+                             'that the weights are float32 or bfloat16')
+        best = int(np.nanargmin(losses))
+        _log.info('the best of %d starts is number %d, with a loss of %.4f; the others have %s',
+                  len(found), best + 1, losses[best],
+                  ', '.join(f'{loss:.4f}' for loss in losses[:20]))
+        return found[best]
 
     return initialize
 
@@ -189,8 +246,19 @@ def _fill(rng, context, rows_PD, fallback, what) -> Array:
     return jnp.concatenate([rows_PD, (fallback or sampled_vocabulary())(rng, rest)])
 
 
-def _text_rows(context: InitContext, text: str) -> Array:
-    """Return the embeddings of a text's tokens."""
+def text_rows(context: InitContext, text: str) -> Array:
+    """Return the embeddings of a text's tokens.
+
+    Args:
+        context: the table and the tokenizer.
+        text: the words.
+
+    Returns:
+        float32[P, D], a row a token.
+
+    Raises:
+        ValueError: it has no tokens.
+    """
     ids = np.asarray(list(context.encode(text)), np.int32)
     if not len(ids):
         raise ValueError(

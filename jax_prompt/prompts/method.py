@@ -35,3 +35,20 @@ class Method:
     apply: Callable[[Params, Params], Tuned]
     penalty: Callable[[Params, Params], Array] | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def check_rank(name: str, rank: int, most: int | None = None) -> None:
+    """Check the rank of a method's matrices.
+
+    Args:
+        name: of the method.
+        rank: of its matrices.
+        most: the highest that makes sense; None where it is not known yet.
+
+    Raises:
+        ValueError: it is no whole number from 1 to that.
+    """
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1 or (
+            most is not None and rank > most):
+        end = 'at least 1' if most is None else f'1 to {most} (rows, or width of the model)'
+        raise ValueError(f'{name} has rank={rank!r}; expected a whole number of {end}')

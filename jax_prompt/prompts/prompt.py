@@ -15,9 +15,18 @@ class Prompt:
     Attributes:
       rows: float32[R, D], the rows of all prompts one after the other; id V + i is row i. R = 0 for
         the plain model.
+      added: how many of the rows, the last ones, are no virtual tokens but are added to tokens of
+        the text, the first of them to its first token and so on (see `virtual`). Not 0 where any of
+        the prompts has some.
     """
 
     rows: Array | np.ndarray
+    added: int = flax.struct.field(pytree_node=False, default=0)
+
+    @property
+    def num_virtual(self) -> int:
+        """Return P, the virtual tokens of a single prompt."""
+        return len(self.rows) - self.added
 
 
 @flax.struct.dataclass

@@ -3,12 +3,46 @@
 Ids `0..V-1` are the vocabulary's and are looked up in the frozen table; id `V + i` is row `i` of
 the prompt. Everything else that a prompt could change (lengths, masks, positions, packing) follows
 from which ids stand where, so nothing else in the model knows of prompts.
+
+A prompt may also add rows to tokens of the text (DePT). Which row is added to which token is said
+by the same ids: id `w + stride * (1 + j)` is the token `w` with row `j` added to its embedding.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_prompt.types import Array
+
+
+def stride(vocab_size: int) -> int:
+    """Return what an id grows by for each row, when that row is added to its embedding.
+
+    Args:
+        vocab_size: V. Ids of virtual tokens stay below the stride too, so that of T5's 32,128 there
+            may be 98,944 rows, the first 16,383 of which can be added to tokens: ids are int32. Of
+            250,112 tokens there may be 274,176 and 4,095.
+    """
+    return max(2**17, 2 ** (2 * vocab_size - 1).bit_length())
+
+
+def with_rows_added(ids: np.ndarray, rows: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return ids that ask for a row to be added to each embedding.
+
+    Args:
+        ids: int32[...], of tokens.
+        rows: int[...], which row of the prompt each gets.
+        vocab_size: V.
+
+    Raises:
+        ValueError: no int32 can say so high a row.
+    """
+    found = ids + stride(vocab_size) * (1 + np.asarray(rows, np.int64))
+    if found.size and found.max() >= 2**31:
+        raise ValueError(f'row {int(np.max(rows))} cannot be added to tokens: with {vocab_size:,} '
+                         f'token ids only the first {2**31 // stride(vocab_size) - 1:,} rows can; '
+                         'have fewer prompts in use')
+    return found.astype(np.int32)
 
 
 def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) -> Array:
@@ -33,6 +67,27 @@ def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) ->
     rows_BSD = _prompt_rows(prompt_PD.astype(jnp.float32), ids_BS - vocab_size)
     is_virtual_BS1 = (ids_BS >= vocab_size)[..., None]
     return jnp.where(is_virtual_BS1, rows_BSD.astype(hidden_BSD.dtype), hidden_BSD)
+
+
+def apart(ids_BS: Array, vocab_size: int) -> tuple[Array, Array]:
+    """Take ids apart: int32[..., S] -> (ids of tokens and of rows, the row to add or -1)."""
+    return ids_BS % stride(vocab_size), ids_BS // stride(vocab_size) - 1
+
+
+def add(hidden_BSD: Array, prompt_RD: Array, row_BS: Array) -> Array:
+    """Add rows of the prompt to embeddings, in float32.
+
+    Args:
+        hidden_BSD: float[..., S, D].
+        prompt_RD: float32[R, D], the trained rows.
+        row_BS: int32[..., S], the row that each gets; below 0 for none.
+
+    Returns:
+        [..., S, D] in the dtype of `hidden_BSD`, bit for bit the same where no row is added.
+    """
+    rows_BSD = _prompt_rows(prompt_RD.astype(jnp.float32), row_BS)
+    sum_BSD = (hidden_BSD.astype(jnp.float32) + rows_BSD).astype(hidden_BSD.dtype)
+    return jnp.where((row_BS >= 0)[..., None], sum_BSD, hidden_BSD)
 
 
 @jax.custom_vjp

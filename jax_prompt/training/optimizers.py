@@ -126,6 +126,40 @@ def adamw(learning_rate: float | optax.Schedule = 0.3, weight_decay: float = 1e-
 
 
 @configured
+def per_parameter(default: optax.GradientTransformation,
+                  groups: Mapping[str, optax.GradientTransformation],
+                  ) -> optax.GradientTransformation:
+    """Train some of a method's parameters with optimizers, or learning rates, of their own.
+
+    Args:
+      default: for all that no group names.
+      groups: name of a parameter, as the method's `init` calls it -> its optimizer.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      ValueError: no group; on use, a name that the method has not.
+
+    Example::
+
+        per_parameter(adamw(0.3), {'left': adamw(5e-4), 'right': adamw(5e-4)})  # of `dept`
+    """
+    if not groups:
+        raise ValueError('per_parameter has no groups; name parameters, or use the optimizer alone')
+    default_label = ''  # no parameter's name
+
+    def labels(params: Any) -> Any:
+        unknown = sorted(groups.keys() - params.keys())
+        if unknown:
+            raise ValueError(f'per_parameter names {", ".join(unknown)}, which the method does not '
+                             f'train; it trains {", ".join(sorted(params))}')
+        return {name: name if name in groups else default_label for name in params}
+
+    return Optimizer(*optax.partition({default_label: default, **groups}, labels))
+
+
+@configured
 def warmup_schedule(peak: float, warmup_steps: int, total_steps: int,
                     decay: str = 'constant') -> optax.Schedule:
     """Build a learning rate that rises linearly, then stays or decays to zero.
