@@ -262,7 +262,7 @@ def test_the_package_keeps(rule: Rule):
         (import_direction, 'training.loop', 'def f():\n    from jax_prompt.cli import main'),
         (import_direction, '', 'from jax_prompt.types import Array'),
         (import_direction, 'new_part.x', 'from jax_prompt.types import Array'),
-        (dimension_suffixes, 'inference.rank', 'scores_BJ = 1'),
+        (dimension_suffixes, 'inference.rank', 'scores_BO = 1'),
         (reserved_packages, 'training.loop', 'import tensorflow as tf'),
         (reserved_packages, 'prompts.virtual', 'from safetensors.numpy import load'),
         (reserved_packages, 'training.loop', 'def f():\n    import orbax.checkpoint as ocp'),

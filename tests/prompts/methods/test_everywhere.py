@@ -12,7 +12,9 @@ from jax_prompt.prompts.methods import METHODS
 from jax_prompt.prompts.prompt import no_prompt
 from tests.models.t5.reference import torch_model
 
-SETTINGS = {'residual': ['residual.width=6']}
+SETTINGS = {'residual': ['residual.width=6'], 'dpt': ['dpt.rank=3'],
+            'superpos': ['superpos.entries=9'],
+            'wayward': ['wayward.text=film']}
 
 
 @pytest.fixture(params=METHODS)
