@@ -49,7 +49,7 @@ _MODEL = Flag('model', 'model.source', 'folder, package:NAME/folder or Hugging F
 _MESH = Flag('mesh', 'mesh.shape', 'how devices share the work, such as data:4,model:2', 'AXES')
 _WEIGHTS = Flag('weights', 'model.weights', 'how the frozen kernels are kept; as activations '
                 'unless given', choices=('float32', 'bfloat16', 'int8'))
-_TASK = Flag('task', 'TASK', 'a task by name, or a .csv, .tsv or .jsonl file', 'TASK')
+_TASK = Flag('task', 'TASK', 'a task by name, or a file of rows (.csv, .jsonl, .parquet)', 'TASK')
 
 FLAGS = {
     'train': (

@@ -58,6 +58,9 @@ RESERVED = {
     'orbax': ('training.state', 'parallel.hosts'),  # hosts take its barrier
     'tensorboardX': ('training.reporting',),
     'onnx': ('weights',),
+    'pyarrow': ('data',),
+    'rouge_score': ('evaluation',),
+    'sacrebleu': ('evaluation',),
     # The prompt file is a safetensors file.
     'safetensors': ('weights', 'exchange', 'prompts.container'),
     'fastapi': ('serving',),

@@ -9,7 +9,8 @@ import numpy as np
 from jax_prompt.data.batches import choose_buckets, covering
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.evaluation.metrics import LOSS, accuracy, exact_match, most_common
+from jax_prompt.evaluation.metrics import LOSS, most_common
+from jax_prompt.evaluation.registry import metrics_of
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.predict import predict
 from jax_prompt.inference.rank import LabelSet, label_arrays
@@ -19,8 +20,6 @@ from jax_prompt.parallel.mesh import DATA
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
 
-#: What each way of evaluating reports where the task has no metrics of its own.
-METRICS = {'rank': accuracy, 'greedy': exact_match}
 #: The way that only scores targets; it answers nothing.
 ONLY_LOSS = 'loss'
 #: Lengths that are chosen for a split: compiling for more takes longer than it gains.
@@ -49,7 +48,8 @@ class Evaluator:
             each split.
 
         Raises:
-          ValueError: ranking is asked for but the task has no labels.
+          ValueError: ranking is asked for but the task has no labels, or a metric cannot judge the
+            task.
         """
         self.opened, self.task, self._layout, self._lengths = opened, task, layout, lengths
         ways = tuple(ways or (('greedy',) if task.label_words is None else ('rank',)))
@@ -57,6 +57,8 @@ class Evaluator:
         self.ways = tuple(way for way in ways if way != ONLY_LOSS) or (ONLY_LOSS,)
         share = 1 if opened.mesh is None else opened.mesh.shape[DATA]
         self._batch_size = -(-batch_size // share) * share
+        self._metrics_of = {way: metrics_of(task, way, own=way == self.ways[0])
+                            for way in self.ways if way != ONLY_LOSS}
         self._labels = None
         if 'rank' in self.ways:
             spelt = encode_labels(task, opened.vocabulary)
@@ -103,16 +105,15 @@ class Evaluator:
 
         They are what a prompt must surpass to be of use: those of the majority class.
         """
-        rows, target = examples.rows, self.task.target_text
-        one = most_common(target, rows, self.task.label_words if self.ways[0] == 'rank' else ())
+        rows = examples.rows
+        one = most_common(self.task, rows, self.task.label_words if self.ways[0] == 'rank' else ())
         return one.text, self._metrics({way: [one] * len(rows) for way in self.ways}, examples)
 
     def _metrics(self, predictions: Mapping[str, list[Prediction]],
                  examples: Examples) -> dict[str, float]:
         metrics = {}
-        for way in () if self.ways == (ONLY_LOSS,) else self.ways:
-            own = self.task.metrics if way == self.ways[0] else None
-            for metric in own or [METRICS[way](self.task.target_text)]:
+        for way in self._metrics_of:
+            for metric in self._metrics_of[way]:
                 found = metric(predictions[way], examples.rows)
                 for name in found.keys() & {LOSS, *metrics}:
                     raise ValueError(f'two metrics of task {self.task.name} are called {name!r}; '

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _Curves = dict[tuple[str, str], list[tuple[int, float]]]
 
 _LOSSES = ('loss',)
-_SCORES = ('accuracy', 'token_accuracy', 'exact_match', 'f1', 'macro_f1')
+#: What is no score either; all else that an evaluation gives is one.
+_NEITHER = ('z_loss', 'grad_norm')
 _COLORS = {'train': 'tab:gray', 'validation': 'tab:blue', 'test': 'tab:orange'}
 _LEVEL_COLORS = ('tab:red', 'tab:purple', 'tab:green', 'tab:brown')
 # Lines of one split differ by style, so that several scores stay apart.
@@ -32,7 +33,7 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike,
                 kept_step: int | None = None) -> None:
     """Draw loss and scores over steps, one colour a split, and write a PNG.
 
-    The loss stands on the left, scores (accuracy, token accuracy, exact match, F1) on the right.
+    The loss stands on the left, scores (accuracy, token accuracy, all metrics) on the right.
     Where the prompt was kept, the validation is marked. What was measured once under a heading of
     its own, such as 'no prompt', is a level line to compare with. The picture is replaced as a
     whole: a reader never sees half of it.
@@ -54,8 +55,9 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike,
     figure = Figure(figsize=(11, 5), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)  # The Agg canvas by name: no display, whatever the user's backend is.
     losses, scores = figure.subplots(1, 2)
-    _draw_panel(losses, curves, _LOSSES, 'loss', kept_step)
-    _draw_panel(scores, curves, _SCORES, 'score', kept_step)
+    found = {name for _, name in curves}
+    _draw_panel(losses, curves, {*_LOSSES}, 'loss', kept_step)
+    _draw_panel(scores, curves, found - {*_LOSSES, *_NEITHER}, 'score', kept_step)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     write_file(png_path, buffer.getvalue(), overwrite=True)
@@ -72,7 +74,7 @@ def _curves(records: Iterable[dict[str, Any]]) -> _Curves:
     return {key: sorted(values.items()) for key, values in points.items()}
 
 
-def _draw_panel(axes: 'Axes', curves: _Curves, shown: tuple[str, ...], label: str,
+def _draw_panel(axes: 'Axes', curves: _Curves, shown: set[str], label: str,
                 kept_step: int | None) -> None:
     """Draw all curves of these metrics."""
     chosen = {key: points for key, points in curves.items() if key[1] in shown}

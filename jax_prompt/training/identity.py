@@ -37,7 +37,7 @@ def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
         'model': {'fingerprint': opened.fingerprint, 'vocabulary': opened.vocabulary_fingerprint,
                   **opened.model.numerics,
                   'weights': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)})},
-        'task': run.problem.task.to_dict(),
+        'task': run.problem.task.to_dict() | _judged(run.problem.task),
         'examples': {split: found.digest for split, found in run.problem.examples.items()},
         'prompt': {'rows': prompt.rows, 'layout': prompt.layout.to_dict(),
                    'method': config_of(run.method), 'initializer': config_of(prompt.initializer),
@@ -45,6 +45,12 @@ def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
         'optimizer': _told(run.optimizer),
         'settings': settings,
     }
+
+
+def _judged(task: Any) -> dict[str, Any]:
+    """Tell what a task is judged by, which decides the prompt that is kept, where it says so."""
+    told = {'metrics': config_of(task.metrics), 'golds': getattr(task, 'golds', None)}
+    return {name: value for name, value in told.items() if value}
 
 
 def _digest(tree: Any) -> str:

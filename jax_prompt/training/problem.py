@@ -100,7 +100,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         evaluator.prepare(examples[split], prompt.rows)
     common = {split: evaluator.most_common(examples[split]) for split in splits[1:]}
     choose_by = figure_to_choose_by(settings.choose_by, common['validation'][1],
-                                    task.label_words is None)
+                                    task.label_words is None and not task.metrics)
     if len(examples['validation']) < _FEW:
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from jax_prompt.evaluation.metrics import LOSS
+from jax_prompt.evaluation.metrics import LOSS, LOWER_IS_BETTER
 
 Metrics = Mapping[str, float]
 
@@ -14,8 +14,8 @@ def figure_to_choose_by(asked: str | None, metrics: Iterable[str], free_text: bo
     Args:
       asked: `TrainSettings.choose_by`.
       metrics: what an evaluation gives beside the loss.
-      free_text: whether the task has no labels. Whole texts are seldom right: exact match stays 0
-        long after the loss has told good prompts from bad ones.
+      free_text: whether the task has neither labels nor metrics of its own. Whole texts are seldom
+        right: exact match stays 0 long after the loss has told good prompts from bad ones.
 
     Raises:
       ValueError: the evaluation gives no figure of that name; names those that there are.
@@ -30,11 +30,12 @@ def figure_to_choose_by(asked: str | None, metrics: Iterable[str], free_text: bo
 
 
 def merit(metrics: Metrics, choose_by: str) -> tuple[float, float]:
-    """Return what is higher for the better one of two prompts: the figure, then minus the loss.
+    """Return what is higher for the better one of two prompts: by the figure, then by the loss.
 
     A figure that is no number (a correlation with answers that are all the same) is below all.
     """
-    figures = [-metrics[name] if name == LOSS else metrics[name] for name in (choose_by, LOSS)]
+    figures = [-metrics[name] if name in LOWER_IS_BETTER else metrics[name]
+               for name in (choose_by, LOSS)]
     return tuple(-math.inf if math.isnan(figure) else figure for figure in figures)
 
 
@@ -57,6 +58,8 @@ def remarks(choose_by: str, common: tuple[str, Metrics], start: Metrics, kept: M
         said.append('The prompt that is kept is the one before training: by its validation\'s '
                     f'{choose_by}, none was better.')
     for name, value in common[1].items():
+        if name in LOWER_IS_BETTER:  # of calibration, say: to know nothing is to be sure of nothing
+            continue
         of_kept = f'The {name} of the prompt that is kept, {kept[name]:.4f} on validation, is no'
         if kept_step and not kept[name] > start[name]:
             said.append(f'{of_kept} better than before training: {start[name]:.4f}.')
@@ -70,7 +73,8 @@ def same_answer(common: tuple[str, Metrics]) -> str:
     """Say what the most common right answer gives."""
     answer, metrics = common
     shown = repr(answer if len(answer) <= 40 else f'{answer[:37]}...')
-    return f'{shown} to all gives {told(metrics)}'
+    scores = {name: metrics[name] for name in metrics if name not in LOWER_IS_BETTER}
+    return f'{shown} to all gives {told(scores)}'
 
 
 def told(metrics: Metrics) -> str:

@@ -48,7 +48,8 @@ class TrainSettings:
         tasks with labels, else greedy.
       choose_by: the validation's figure that the best prompt is chosen by, 'loss' or the name of a
         metric; equal metrics are told apart by the loss. None: the first metric for tasks with
-        labels; the loss for free text, of which a whole text is seldom right.
+        labels or metrics of their own; the loss for other free text, which is seldom right as a
+        whole.
       evaluation_batch_size: examples a batch of evaluation.
       evaluation_limit: validate on so many examples at most, evenly spread; None for all.
       patience: evaluations without a better one before the run stops early, an equal metric with a

@@ -6,12 +6,14 @@ import pytest
 from jax_prompt.data.tasks.rows import decode, parse_object, read_rows
 
 
-def test_the_three_kinds_agree(write):
+def test_the_four_kinds_agree(write):
     files = [
         write('a.csv', 'text,label\na film,1\n"one, two",0\n'),
         write('a.tsv', 'text\tlabel\na film\t1\none, two\t0\n'),
         write('a.jsonl', '{"text": "a film", "label": "1"}\n\n'
                          '{"text": "one, two", "label": "0"}\n'),
+        write('a.json', '\ufeff[{"text": "a film", "label": "1"},\n'
+                        ' {"text": "one, two", "label": "0"}]\n'),
     ]
     for path in files:
         assert [dict(row.columns) for row in read_rows(path)] == [
@@ -25,6 +27,8 @@ def test_lines_count_as_an_editor_counts_them(write):
     assert rows[0].columns['text'] == 'two\nlines'
     path = write('a.jsonl', '{"a": 1}\n\n{"a": 2}\n')
     assert [row.where for row in read_rows(path)] == ['a.jsonl line 1', 'a.jsonl line 3']
+    path = write('a.json', '[{"a": 1},\n\n{"a": 2}]')
+    assert [row.where for row in read_rows(path)] == ['a.json row 1', 'a.json row 2']
 
 
 def test_a_quotation_mark_in_tsv_is_a_character(write):
@@ -61,10 +65,18 @@ def test_a_very_long_field(write):
     ('a.csv', ','.join(map(str, range(5000))) + '\ny\n', "00 columns: '0', .*'7' and 4,992 more$"),
     ('a.tsv', 'text\tlabel\nx\t1\t2\n', 'a.tsv line 2 cannot be parsed: it has 3 fields'),
     ('a.tsv', 'text,label\nx,1\n', "set file_task.delimiter=','"),
-    ('a.json', '[]', 'a.json is a .json file; expected .csv, .tsv or .jsonl, plain or .gz; ma'),
-    ('a.parquet', '', 'a.parquet is a .parquet file; expected .csv, .tsv or .jsonl, plain or .gz$'),
-    ('a.csv.zip', '', 'a.csv.zip is a .zip file; expected .csv, .tsv or .jsonl, plain or .gz$'),
-    ('a', '', 'a is a file whose name has no ending; expected .csv, .tsv or .jsonl, plain or .gz$'),
+    ('a.json', '{}', 'a.json is a JSON dict; expected a list of objects with columns as keys, su'),
+    ('a.json', '[{"a": 1},\n 2]', 'a.json row 2 is a JSON int; expected an object with columns'),
+    ('a.json', '[{"a": 1},\n{"a": "x', r'a.json line 2 is not JSON \(Unterminated string .* '
+                                       r'at character 7\); expected a list of objects$'),
+    ('a.json', '{"a": 1}\n{"a": 2}\n', r'a.json line 2 is not JSON \(Extra data at character 1\); '
+                                       'it seems to be JSON lines: name it .jsonl'),
+    ('a.json', '', r'a.json line 1 is not JSON \(Expecting value at character 1\)'),
+    ('a.json', '[' * 100_000, 'a.json cannot be used as JSON: .*recursion'),
+    ('a.xlsx', '', 'a.xlsx is a .xlsx file; expected .csv, .tsv, .json or .jsonl, plain or .gz'),
+    ('a.parquet.gz', '', 'a.parquet.gz is a .parquet file; expected .csv, .tsv, .json or .jsonl'),
+    ('a.csv.zip', '', 'a.csv.zip is a .zip file; expected .csv, .tsv, .json or .jsonl, plain or'),
+    ('a', '', 'a is a file whose name has no ending; expected .csv, .tsv, .json or .jsonl, plain'),
 ])
 def test_what_cannot_be_parsed_names_its_line(write, name, text, message):
     with pytest.raises(ValueError, match=message):
@@ -72,7 +84,7 @@ def test_what_cannot_be_parsed_names_its_line(write, name, text, message):
 
 
 def test_a_folder_is_no_file_of_rows(tmp_path):
-    with pytest.raises(ValueError, match=f'{tmp_path} is a folder; expected .csv, .tsv or .jsonl'):
+    with pytest.raises(ValueError, match=f'{tmp_path} is a folder; expected .csv, .tsv, .json'):
         next(read_rows(tmp_path))
 
 

@@ -328,8 +328,8 @@ def test_free_text_keeps_the_prompt_of_the_lowest_loss(model, settings, prompt, 
     losses = values(tmp_path / 'run', 'validation', 'loss')
     assert losses == sorted(losses, reverse=True) and len(losses) == 4
     assert outcome.best_step == 12 and outcome.split == 'validation'
-    assert outcome.results[AFTER] == {'exact_match': 0.0, 'loss': losses[-1]}
-    assert outcome.results[MOST_COMMON] == {'exact_match': 1 / 8}
+    assert outcome.results[AFTER] == {'exact_match': 0.0, 'illegal': 0.0, 'loss': losses[-1]}
+    assert outcome.results[MOST_COMMON] == {'exact_match': 1 / 8, 'illegal': 0.0}
     # Of equal exact matches too, the one with the lower loss is better.
     by_match = train(model, task, tmp_path / 'match', prompt, quiet=True,
                      settings=settings(steps=12, patience=1, choose_by='exact_match'))
@@ -345,7 +345,7 @@ def test_free_text_keeps_the_prompt_of_the_lowest_loss(model, settings, prompt, 
 def test_both_ways_of_evaluating(model, task, prompt, settings, tmp_path):
     outcome = train(model, task, tmp_path, prompt, quiet=True,
                     settings=settings(steps=4, evaluate_by=('greedy', 'rank')))
-    assert set(outcome.results[AFTER]) == {'accuracy', 'exact_match', 'loss'}
+    assert set(outcome.results[AFTER]) == {'accuracy', 'exact_match', 'illegal', 'loss'}
 
 
 @pytest.mark.parametrize('change', [

@@ -1,4 +1,4 @@
-"""A task from one's own CSV, TSV or JSONL files: name the columns, write no Python.
+"""A task from one's own files: name the columns, write no Python.
 
 Splits that are not given are cut by a hash of the text, so that no text is ever in two of them.
 """
@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jax_prompt.data.tasks.columnar import split_files
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import listed
@@ -33,9 +34,12 @@ class FileSettings:
     """Say which files hold a task, and how they are read.
 
     Attributes:
-        train_file, validation_file, test_file: .csv, .tsv or .jsonl, each plain or .gz.
+        train_file, validation_file, test_file: .csv, .tsv, .json or .jsonl, each plain or .gz,
+            .parquet or .arrow. The training file may be a folder with all three, as Hugging Face's
+            `datasets` saves it or the hub holds it (train-00000-of-00001.parquet, dev.jsonl).
         inputs_template: the input, with column names in braces.
-        target_column: the column of the answer.
+        target_column: the column of the answer; of a list of right ones (of JSON, Parquet, Arrow)
+            the first is trained on, and metrics take any for right.
         labels: raw value -> word, or the words; 'auto' for the different values of the target
             column in the training file, sorted; None for free text.
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
@@ -45,6 +49,11 @@ class FileSettings:
         escape: what stands before quotation marks that are text, in files that do not double them.
         name: of the task; None for the training file's, or its folder's where the file is called
             train or data.
+        metrics: what predictions are judged by, such as ('accuracy', 'macro_f1'), names of
+            `evaluation.registry.METRICS` or functions; the first one's first value chooses the best
+            prompt. None for accuracy, or exact match of free text.
+        golds_column: the column of all right answers, where it is not the target column.
+        golds_separator: what stands between right answers in one cell, such as '|'.
     """
 
     train_file: str
@@ -58,13 +67,16 @@ class FileSettings:
     delimiter: str | None = None
     escape: str | None = None
     name: str | None = None
+    metrics: tuple[str | Callable[..., dict[str, float]], ...] | None = None
+    golds_column: str | None = None
+    golds_separator: str | None = None
 
 
 @functools.wraps(FileSettings, assigned=('__annotations__',), updated=())
 def file_task(*arguments: Any, **settings: Any) -> TextTask:
     """Make a task of one's own files; takes what `FileSettings` has.
 
-    Without a validation file one text in ten is cut from the training file for it, chosen by a
+    Without a validation split one text in ten is cut from the training file for it, chosen by a
     hash of the text; with neither a validation nor a test file, another one in ten for the test.
     Before cutting, rows with the same text (case and white space apart) and target are taken once,
     and with labels, texts whose rows disagree on the target are left out; a label that would have
@@ -81,38 +93,55 @@ def file_task(*arguments: Any, **settings: Any) -> TextTask:
         ValueError: a column is not there, or anything else `TextTask` and `read_rows` refuse.
     """
     told = FileSettings(*arguments, **settings)
-    files = {'train': told.train_file, 'validation': told.validation_file, 'test': told.test_file}
-    files = {split: str(path) for split, path in files.items() if path}
+    files = _files_of(told)
     task = TextTask(told.name or _name_of(told.train_file), {}, told.inputs_template,
                     told.target_column, None if told.labels == 'auto' else told.labels,
-                    told.inputs_length, told.targets_length)
-    rows = {split: _read(task, split, path, told) for split, path in files.items()}
+                    told.inputs_length, told.targets_length, metrics=told.metrics,
+                    golds=told.golds_column)
+    rows = {split: _read(task, split, paths, told) for split, paths in files.items()}
     if told.labels == 'auto':
         task = dataclasses.replace(task, labels=_labels_of(task, rows['train']))
     for split, found in rows.items():
         _tell_empty(task, split, found)
-    if not told.validation_file:
-        names = ('train', 'validation') if told.test_file else ('train', 'validation', 'test')
-        rows |= _cut(task, rows['train'], names, files['train'])
+    if 'validation' not in files:
+        names = ('train', 'validation') if 'test' in files else ('train', 'validation', 'test')
+        rows |= _cut(task, rows['train'], names, files['train'][0])
     return dataclasses.replace(task, splits={
         split: functools.partial(rows.__getitem__, split)
         for split in ('train', 'validation', 'test') if split in rows})
 
 
+def _files_of(told: FileSettings) -> dict[str, list[str]]:
+    """Return what the splits are read from; files that are named win over those of a folder."""
+    path = str(told.train_file)
+    files = {'train': [path]}
+    if os.path.isdir(path):
+        files = split_files(path)
+        if 'train' not in files:
+            raise ValueError(f'the folder {path} has no training data; expected what '
+                             'datasets.save_to_disk writes, or files such as train.jsonl and '
+                             f'validation-00000-of-00001.parquet; it holds '
+                             f'{listed(sorted(os.listdir(path)), 4)}')
+    named = {'validation': told.validation_file, 'test': told.test_file}
+    files |= {split: [str(path)] for split, path in named.items() if path}
+    return {split: files[split] for split in ('train', 'validation', 'test') if split in files}
+
+
 def _name_of(path: str) -> str:
     """Return a file's name without its endings, or its folder's where that says more."""
     path = os.path.abspath(path)
-    name = re.sub(r'(?i)\.(csv|tsv|jsonl)(\.gz)?$', '', os.path.basename(path))
+    name = re.sub(r'(?i)\.(csv|tsv|jsonl?|parquet|arrow)(\.gz)?$', '', os.path.basename(path))
     folder = os.path.basename(os.path.dirname(path))
     return folder if folder and name.lower() in _PLAIN_NAMES else name or 'task'
 
 
-def _read(task: TextTask, split: str, path: str, told: FileSettings) -> list[Row]:
-    """Read a file, and see that each row has what the task reads."""
-    rows = list(read_rows(path, told.delimiter, told.escape))
+def _read(task: TextTask, split: str, paths: Sequence[str], told: FileSettings) -> list[Row]:
+    """Read a split's files, and see that each row has what the task reads."""
+    rows = [_separated(row, task.golds or task.target, told.golds_separator)
+            for path in paths for row in read_rows(path, told.delimiter, told.escape)]
     if not rows:
-        raise ValueError(f'split {split!r} of task {task.name} ({path}) is empty: no rows')
-    for column in (*task.columns, task.target):
+        raise ValueError(f'split {split!r} of task {task.name} ({paths[0]}) is empty: no rows')
+    for column in (*task.columns, task.target, *filter(None, [task.golds])):
         values = ((row.columns.get(column, ''), row.where) for row in rows)
         nothing = [where for value, where in values if value is None or value != value]
         if nothing:
@@ -122,17 +151,28 @@ def _read(task: TextTask, split: str, path: str, told: FileSettings) -> list[Row
     for row in rows:
         task.render(row)
         task.raw_target(row)
+        task.raw_golds(row)
     return rows
+
+
+def _separated(row: Row, column: str, separator: str | None) -> Row:
+    """Return a row whose right answers, which stand in one text, are a list."""
+    text = row.columns.get(column)
+    if not separator or not isinstance(text, str):
+        return row
+    return Row({**row.columns, column: [one.strip() for one in text.split(separator)]}, row.where)
 
 
 def _labels_of(task: TextTask, rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the different values of the target column; refuse what are hardly labels."""
-    counts = collections.Counter(map(task.raw_target, rows))
+    counts = collections.Counter(
+        value for row in rows for value in {task.raw_target(row), *task.raw_golds(row)})
     missing = [value for value in counts if value.strip().lower() in _MISSING]
     if missing:
-        first = next(row for row in rows if task.raw_target(row) in missing)
+        first = next(row for row in rows
+                     if {task.raw_target(row), *task.raw_golds(row)} & {*missing})
         raise ValueError(
-            f'column {task.target!r} at {first.where} holds {task.raw_target(first)!r}; '
+            f'column {task.target!r} at {first.where} holds {missing[0]!r}; '
             f'{sum(map(counts.get, missing)):,} of {len(rows):,} rows have no label; fill them in, '
             'take them out, or name the labels in place of labels=auto')
     if len(counts) > min(_MOST_LABELS, max(20, len(rows) // 2)):

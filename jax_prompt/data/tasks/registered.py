@@ -26,7 +26,7 @@ class RegisteredTask:
     labels: tuple[str, ...] | None = None
     inputs_length: int = 512
     targets_length: int = 64
-    metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
+    metrics: tuple[str | Callable[..., dict[str, float]], ...] | None = None
 
     def __post_init__(self):
         features = _look_up(self.name).output_features
@@ -50,6 +50,10 @@ class RegisteredTask:
     def target_text(self, row: Row) -> str:
         """Return what shall be answered to a row of `load_examples`."""
         return row.columns['targets']
+
+    def right_answers(self, row: Row) -> tuple[str, ...]:
+        """Return all that metrics take for a right answer: the target alone."""
+        return (self.target_text(row),)
 
     def seqio_task(self, vocabulary: Any) -> Any:
         """Return the seqio.Task with its vocabulary replaced by the model's.

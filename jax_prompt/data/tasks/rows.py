@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and JSONL files, each with the place it came from.
+"""Rows of CSV, TSV, JSON, JSONL, Parquet and Arrow files, each with the place it came from.
 
 Lines of JSON are read here for prediction as well, so that a file means the same to both.
 """
@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from jax_prompt.data.tasks.columnar import is_dataset, read_arrow, read_dataset, read_parquet
 from jax_prompt.files import brief, check_regular, listed
 
 # csv's own limit of 128 KiB a field is below a long document.
@@ -23,12 +24,17 @@ _LONGEST_FIELD = 1 << 27
 
 #: Endings of the files that are read, and how csv reads them.
 _KINDS = {'.csv': {'delimiter': ',', 'strict': True},
-          '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE}, '.jsonl': {}}
-_EXPECTED = 'expected .csv, .tsv or .jsonl, plain or .gz'
+          '.tsv': {'delimiter': '\t', 'quoting': csv.QUOTE_NONE}, '.jsonl': {}, '.json': {}}
+_COLUMNAR = {'.parquet': read_parquet, '.arrow': read_arrow}
+_EXPECTED = 'expected .csv, .tsv, .json or .jsonl, plain or .gz, .parquet or .arrow'
 
 #: Endings of files that may hold rows, read or not: what ends so is not the name of a task.
-FILE_ENDINGS = (*_KINDS, '.json', '.txt', '.xlsx', '.xls', '.ods', '.parquet', '.arrow', '.feather',
-                '.pkl', '.gz', '.zip', '.bz2', '.xz', '.zst', '.tar', '.db', '.sqlite', '.tfrecord')
+FILE_ENDINGS = (*_KINDS, *_COLUMNAR, '.txt', '.xlsx', '.xls', '.ods', '.feather', '.pkl', '.gz',
+                '.zip', '.bz2', '.xz', '.zst', '.tar', '.db', '.sqlite', '.tfrecord')
+
+#: The column that tells which rows belong together, such as the answers to one question: metrics
+#: that judge them together read it.
+GROUP = 'group'
 
 #: Characters as they are spelled in gin, for the command line, which takes text as it is.
 _SPELLED = {'\\t': '\t', '\\\\': '\\'}
@@ -43,8 +49,9 @@ class Row:
 
     Attributes:
         columns: column name -> value (text, number, true/false, or None where it is absent; a
-            tuple of them where a table names several columns so).
-        where: file and line, for messages.
+            tuple of them where a table names several columns so; lists and dicts of JSON and Arrow
+            as they are).
+        where: file and line or row, for messages.
     """
 
     columns: Mapping[str, Any]
@@ -52,34 +59,43 @@ class Row:
 
 
 def read_rows(path: str, delimiter: str | None = None, escape: str | None = None) -> Iterator[Row]:
-    """Read a .csv, .tsv or .jsonl file, plain or .gz, row by row.
+    """Read a file of rows: .csv, .tsv, .json or .jsonl, plain or .gz, .parquet or .arrow.
 
     The first line of a .csv or .tsv names the columns; one such as `sep=;` before it says what
     separates them. Fields of a .csv may be quoted, and quotation marks in them are doubled; a .tsv
-    has no quoting, a quotation mark is a character like any other. Blank lines are skipped.
+    has no quoting, a quotation mark is a character like any other. Blank lines are skipped. A .json
+    is a list of objects. Parquet and Arrow need pyarrow.
 
     Args:
-        path: the file.
+        path: the file, or a folder that `datasets.Dataset.save_to_disk` of Hugging Face has made.
         delimiter: what separates columns, where it is not what the file's ending says; '\\\\t' may
             stand for a tab.
         escape: the character that stands before quotation marks which are text, such as a
             backslash, in files that do not double them.
 
     Yields:
-        `Row`s; `where` is 'reviews.csv line 12'.
+        `Row`s; `where` is 'reviews.csv line 12', or 'reviews.parquet row 12'.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or a line that cannot be parsed.
     """
     path = str(path)
+    name = os.path.basename(os.path.normpath(path))
+    if is_dataset(path):
+        yield from _numbered(read_dataset(path), name)
+        return
     kind = _kind(path)
-    name = os.path.basename(path)
+    if kind in _COLUMNAR:
+        yield from _numbered(_COLUMNAR[kind](path), name)
+        return
     opener = gzip.open if path.lower().endswith('.gz') else open
     try:
         with opener(path, 'rb') as file:
             if kind == '.jsonl':
                 yield from _read_jsonl(file, name)
+            elif kind == '.json':
+                yield from _read_json(file, name)
             else:
                 yield from _read_table(file, name, delimiter, escape, _KINDS[kind])
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -88,13 +104,13 @@ def read_rows(path: str, delimiter: str | None = None, escape: str | None = None
 
 def _kind(path: str) -> str:
     """Return the ending of a file that is read."""
-    kind = os.path.splitext(path.lower().removesuffix('.gz'))[1]
+    plain = path.lower().removesuffix('.gz')
+    kind = os.path.splitext(plain)[1]
     if os.path.isdir(path):
-        raise ValueError(f'{path} is a folder; {_EXPECTED}')
-    if kind not in _KINDS:
-        hint = '; make it JSON lines, one object a line' if kind == '.json' else ''
+        raise ValueError(f'{path} is a folder; {_EXPECTED}, or a folder of datasets.save_to_disk')
+    if kind not in (_KINDS if plain != path.lower() else {**_KINDS, **_COLUMNAR}):
         what = f'a {kind} file' if kind else 'a file whose name has no ending'
-        raise ValueError(f'{path} is {what}; {_EXPECTED}{hint}')
+        raise ValueError(f'{path} is {what}; {_EXPECTED}')
     check_regular(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f'data file {path} does not exist')
@@ -162,6 +178,35 @@ def _read_jsonl(file: Iterable[bytes], name: str) -> Iterator[Row]:
         text = decode(line, where, number == 1)
         if text.strip():
             yield Row(parse_object(text, where), where)
+
+
+def _read_json(file: Iterable[bytes], name: str) -> Iterator[Row]:
+    """Read a list of JSON objects."""
+    lines = [decode(line, f'{name} line {number}', number == 1)
+             for number, line in enumerate(file, 1)]
+    try:
+        records = json.loads(''.join(lines))
+    except json.JSONDecodeError as error:
+        hint = ('it seems to be JSON lines: name it .jsonl' if error.msg == 'Extra data' else
+                'expected a list of objects')
+        raise ValueError(f'{name} line {error.lineno} is not JSON ({error.msg} at character '
+                         f'{error.colno}); {hint}') from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} cannot be used as JSON: {error}') from None
+    if not isinstance(records, list):
+        raise ValueError(f'{name} is a JSON {type(records).__name__}; expected a list of objects '
+                         'with columns as keys, such as [{"text": "...", "label": "..."}]')
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise ValueError(f'{name} row {number} is a JSON {type(record).__name__}; expected an '
+                             'object with columns as keys, such as {"text": "..."}')
+        yield Row(record, f'{name} row {number}')
+
+
+def _numbered(records: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
+    """Number the rows of what has no lines."""
+    for number, columns in enumerate(records, 1):
+        yield Row(columns, f'{name} row {number}')
 
 
 def _read_table(file: Iterable[bytes], name: str, delimiter: str | None, escape: str | None,

@@ -26,18 +26,20 @@ class TextTask:
 
     Attributes:
         name: what the task is called in logs, cards and prompt files.
-        splits: split name -> a .csv, .tsv or .jsonl file, or a function that yields rows. A task
+        splits: split name -> a file that `read_rows` reads, or a function that yields rows. A task
             read back from a prompt file has none: it can render and verbalize, no more.
         inputs_template: the input, with column names in braces: 'sst2 sentence: {text}'.
-        target: the column of the answer.
+        target: the column of the answer; of a list of right ones the first is trained on.
         labels: raw value -> word (the verbalizer), or the words themselves where the column holds
             them; None for free text. Ranking is over the different words, in order of mention.
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
         targets_length: the most tokens of a target, end token included.
         notes: sentences of caution for the card of a run; a prompt file does not hold them.
-        metrics: each `(predictions, rows) -> name -> value`, see `evaluation.metrics`; None for
-            accuracy of what is ranked and exact match of what is generated. A prompt file does not
-            hold them.
+        metrics: names, such as 'accuracy' or 'macro_f1', and functions of one's own, each
+            `(predictions, rows) -> name -> value`, see `evaluation.registry`; None for accuracy of
+            what is ranked and exact match of what is generated. A prompt file does not hold them.
+        golds: the column of all answers that metrics take for right, one or a list; None for the
+            target column.
 
     Raises:
         ValueError: a template, labels or lengths that cannot be used.
@@ -56,7 +58,8 @@ class TextTask:
     inputs_length: int = 512
     targets_length: int = 8
     notes: tuple[str, ...] = ()
-    metrics: tuple[Callable[..., dict[str, float]], ...] | None = None
+    metrics: tuple[str | Callable[..., dict[str, float]], ...] | None = None
+    golds: str | None = None
 
     def __post_init__(self):
         for part, most in (('name', 500), ('inputs_template', _LONGEST_TEMPLATE),
@@ -124,7 +127,15 @@ class TextTask:
         Raises:
             ValueError: the column is not there or holds no text.
         """
-        return _text(row, self.target)
+        return _texts(row, self.target)[0]
+
+    def raw_golds(self, row: Row) -> list[str]:
+        """Return all right answers of a row as they stand, at least one, before the verbalizer.
+
+        Raises:
+            ValueError: their column is not there or holds no text.
+        """
+        return _texts(row, self.golds or self.target)
 
     def target_text(self, row: Row) -> str:
         """Return what shall be answered to a row: its target column, verbalized.
@@ -133,6 +144,14 @@ class TextTask:
             ValueError: the column is not there, holds no text or is outside the verbalizer.
         """
         return self.verbalize(self.raw_target(row), row.where)
+
+    def right_answers(self, row: Row) -> tuple[str, ...]:
+        """Return all that metrics take for a right answer to a row, verbalized.
+
+        Raises:
+            ValueError: as `target_text` does.
+        """
+        return tuple(self.verbalize(text, row.where) for text in self.raw_golds(row))
 
     def rows(self, split: str) -> list[Row]:
         """Read a split.
@@ -185,7 +204,7 @@ class TextTask:
             ValueError: entries that no task has.
         """
         names = [field.name for field in dataclasses.fields(cls)
-                 if field.name not in ('splits', 'notes', 'metrics')]
+                 if field.name not in ('splits', 'notes', 'metrics', 'golds')]
         unknown = sorted(set(values) - set(names))
         if unknown or 'name' not in values:
             raise ValueError(f'task entries are {listed(sorted(values))}; expected name and some '
@@ -240,6 +259,17 @@ def _text(row: Row, column: str) -> str:
         raise ValueError(f'column {brief(column)} is not there at {row.where}; the columns there '
                          f'are {listed(row.columns)}')
     return _plain(row.columns[column], column, row.where)
+
+
+def _texts(row: Row, column: str) -> list[str]:
+    """Return a column of a row that may hold several texts in a list."""
+    found = row.columns.get(column)
+    if not isinstance(found, list):
+        return [_text(row, column)]
+    if not found:
+        raise ValueError(f'column {brief(column)} at {row.where} is an empty list; expected at '
+                         'least one right answer')
+    return [_plain(one, column, row.where) for one in found]
 
 
 def _plain(value: Any, column: str, where: str) -> str:
