@@ -113,14 +113,18 @@ class PromptTable:
         # Blocks that nobody refers to any more. A finalizer may run at any moment, under the lock
         # too, so it takes none: appending to a deque is atomic.
         self._released = collections.deque()
-        self._rows_RD = self._place(np.zeros((capacity, d_model), np.float32))
+        # On the host until it is first used: what is put until then needs no program.
+        self._rows_RD: Array | np.ndarray = np.zeros((capacity, d_model), np.float32)
         self._jitted = jax.jit(_write, out_shardings=sharding)
         self._compiled: set[tuple[int, int]] = set()  # rows of tables and of blocks
 
     @property
     def rows_RD(self) -> Array:
         """Return the table as it is now, float32[R, D]."""
-        return self._rows_RD
+        with self._lock:
+            if isinstance(self._rows_RD, np.ndarray):
+                self._rows_RD = self._place(self._rows_RD)
+            return self._rows_RD
 
     @property
     def capacity(self) -> int:
@@ -187,7 +191,10 @@ class PromptTable:
         with self._lock:
             offset = self._take(size)
             try:
-                self._rows_RD = self._write(self._rows_RD, rows, offset)
+                if isinstance(self._rows_RD, np.ndarray):
+                    self._rows_RD[offset:offset + size] = rows
+                else:
+                    self._rows_RD = self._write(self._rows_RD, rows, offset)
             except BaseException:  # such as a lack of memory
                 self._free.give(offset, size)
                 raise
@@ -202,7 +209,7 @@ class PromptTable:
           longest: the most rows of a prompt to prepare for.
           capacity: R, of a table to be; None for the one there is.
         """
-        table_RD = self._rows_RD if capacity is None else self.empty(capacity)
+        table_RD = self.rows_RD if capacity is None else self.empty(capacity)
         size = _SMALLEST_BLOCK
         while size <= min(_block_size(longest), len(table_RD)):
             rows = np.zeros((size, table_RD.shape[1]), np.float32)
@@ -221,7 +228,8 @@ class PromptTable:
             old = self.capacity
             _log.warning('the prompt table grows from %d to %d rows; what has not been compiled '
                          'for that will be: give a larger capacity to avoid it', old, 2 * old)
-            self._rows_RD = self._place(jnp.concatenate([self._rows_RD, self.empty(old)]))
+            join = np.concatenate if isinstance(self._rows_RD, np.ndarray) else jnp.concatenate
+            self._rows_RD = self._place(join([self._rows_RD, self.empty(old)]))
             self._free.give(old, old)
         return offset
 

@@ -93,6 +93,9 @@ def assemble(checkpoint: Checkpoint, source: str, dtype: str = 'float32',
     digests = {} if checkpoint.fingerprint else _digests(tensors, shared)
     tree: Params = {}
     for path, members in by_leaf.items():
+        if (leaf := _mapped(checkpoint, path, _at(shapes, path), placed)) is not None:
+            _put_at(tree, path, leaf)
+            continue
         stored = [(name, slot, tensors[name], digests.get(name)) for name, slot in members]
         _put_at(tree, path, _leaf(path, _at(shapes, path), stored, placed))
     return tree, checkpoint.fingerprint or _fingerprint(config, tensors, digests, shared)
@@ -186,6 +189,27 @@ def _check_tensors(config: ModelConfig, table: dict[str, Slot], tensors: dict[st
         more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
         raise ValueError(f'{source} has no tensor {missing[0]!r}{more}; {config.describe()} needs '
                          'it; use a complete T5 with encoder, decoder and head')
+
+
+def _mapped(checkpoint: Checkpoint, path: tuple[str, ...], shape: Any,
+            placed: dict[str, Any]) -> Any:
+    """Return a leaf that its only device, the host's processor, can use where the file has it."""
+    name = '/'.join(path)
+
+    def part(ending: str, kind: jax.ShapeDtypeStruct) -> jax.Array | None:
+        sharding = placed.get(name + ending)
+        if sharding is None or [one.platform for one in sharding.device_set] != ['cpu']:
+            return None
+        found = checkpoint.mapped(name + ending)
+        # XLA takes over as it is what stands at such an address, and copies anything else.
+        return None if found.dtype != kind.dtype else jax.device_put(found, sharding)
+
+    if checkpoint.mapped is None:
+        return None
+    if not isinstance(shape, Int8):
+        return part('', shape)
+    both = part('/values', shape.values), part('/scale', shape.scale)
+    return None if None in both else Int8(*both)
 
 
 def _leaf(path: tuple[str, ...], shape: Any,

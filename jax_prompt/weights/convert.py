@@ -1,18 +1,21 @@
 """Write a model as it is used; `converted.py` says what is written, and reads it."""
 
+import itertools
 import json
 import os
 import pathlib
 import shutil
+import struct
 
 import numpy as np
-from safetensors.numpy import save_file
 
 import jax_prompt
 from jax_prompt.files import TOKENIZER_FILES, sealed, write_file, writing
 from jax_prompt.weights.assemble import check_weights, named_leaves
 from jax_prompt.weights.converted import FORMAT, RECORD, TREE, checksums, is_converted
 from jax_prompt.weights.load import Weights, load_weights
+from jax_prompt.weights.placing import ALIGNMENT
+from jax_prompt.weights.safetensors_file import kind_of
 
 
 def convert_model(source: str | pathlib.Path, output: str | pathlib.Path,
@@ -73,7 +76,7 @@ def _write(folder: pathlib.Path, loaded: Weights, weights: str, dtype: str) -> N
     """Write all of a converted model."""
     leaves = {name: np.ascontiguousarray(leaf)
               for name, leaf in named_leaves(loaded.frozen).items()}
-    save_file(leaves, folder / TREE)
+    _write_tree(folder / TREE, leaves)
     # config.json says which tokenizer they are read by.
     for name in (*TOKENIZER_FILES, 'config.json') if loaded.folder is not None else ():
         if (loaded.folder / name).is_file():
@@ -83,6 +86,23 @@ def _write(folder: pathlib.Path, loaded: Weights, weights: str, dtype: str) -> N
         fingerprint=loaded.fingerprint, weights=weights, dtype=dtype,
         family=loaded.config.family, config=loaded.config.to_dict(), checksums=checksums(leaves)))
     write_file(folder / RECORD, json.dumps(record, indent=1).encode())
+
+
+def _write_tree(path: pathlib.Path, leaves: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file whose tensors can be used where they lie in memory.
+
+    The safetensors package aligns them to 8 bytes. Those whose sizes would end that come last.
+    """
+    order = sorted(leaves, key=lambda name: (leaves[name].nbytes % ALIGNMENT > 0, name))
+    ends = [0, *itertools.accumulate(leaves[name].nbytes for name in order)]
+    header = json.dumps({name: {'dtype': kind_of(leaves[name].dtype),
+                                'shape': leaves[name].shape, 'data_offsets': ends[at:at + 2]}
+                         for at, name in enumerate(order)}).encode()
+    header += b' ' * (-(8 + len(header)) % ALIGNMENT)
+    with open(path, 'wb') as file:
+        file.write(struct.pack('<Q', len(header)) + header)
+        for name in order:
+            file.write(leaves[name].reshape(-1).view(np.uint8))
 
 
 def _refuse_to_replace(output: pathlib.Path, overwrite: bool) -> None:

@@ -4,11 +4,13 @@ A converted model is a folder: `model.safetensors`, the leaves of the frozen tre
 kernels in eight bits as `.../values` and `.../scale`; `jax_prompt.json`, which says what model it
 is and has a checksum for each layer of each leaf; and the tokenizer's files. Here the leaves are
 cut into the tensors that any source of the model has. Safetensors does not notice damage to the
-numbers; the checksums do, each when its layer is read.
+numbers; the checksums do, each when its layer is read. A CPU that takes the whole model as it was
+converted takes it where it lies in the file, without a copy.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -21,8 +23,15 @@ import numpy as np
 from jax_prompt.files import first_line, sealed
 from jax_prompt.models.families import FAMILIES
 from jax_prompt.weights.assemble import named_leaves, tree_shapes
-from jax_prompt.weights.safetensors_file import find_tensors
-from jax_prompt.weights.tensors import Checked, Checkpoint, RawFile, Stored, stored_in_file
+from jax_prompt.weights.safetensors_file import Place, find_tensors
+from jax_prompt.weights.tensors import (
+    Checked,
+    Checkpoint,
+    RawFile,
+    Stored,
+    corrupt,
+    stored_in_file,
+)
 
 RECORD = 'jax_prompt.json'
 TREE = 'model.safetensors'
@@ -83,7 +92,19 @@ def _checkpoint(folder: pathlib.Path, record: dict[str, Any],
             leaf, scale = f'{leaf}/values', part(f'{leaf}/scale', slot.layer)
         tensors[name] = dataclasses.replace(part(leaf, slot.layer, slot.matrix_shape),
                                             inputs_first=True, scale=scale)
-    return Checkpoint(config, tensors, record['fingerprint'], record['weights'])
+    return Checkpoint(config, tensors, record['fingerprint'], record['weights'],
+                      functools.partial(_mapped, file, places, record['checksums']))
+
+
+def _mapped(file: RawFile, places: dict[str, Place], known: dict[str, list[int]],
+            leaf: str) -> np.ndarray:
+    """Return a leaf as it lies in the file, held to its checksums."""
+    place = places[leaf]
+    size = math.prod(place.shape) * place.dtype.itemsize
+    found = file.memory[place.offset:place.offset + size].view(place.dtype).reshape(place.shape)
+    if checksums({leaf: found})[leaf] != known[leaf]:
+        raise corrupt(file.path, leaf)
+    return found
 
 
 def checksums(leaves: dict[str, np.ndarray | jax.Array]) -> dict[str, list[int]]:

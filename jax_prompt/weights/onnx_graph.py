@@ -47,18 +47,30 @@ class Weight:
         shape = self.stored[0].shape
         return shape[::-1] if self.transposed else shape
 
-    def values(self) -> np.ndarray:
-        """Return the weight as the graph computes with it: float32, dequantised, transposed."""
-        values = self.stored[0].astype(np.float32, copy=False)
+    def values(self, first: int | None = None) -> np.ndarray:
+        """Return the weight as the graph computes with it: float32, dequantised, transposed.
+
+        Args:
+          first: how many of its rows; None for all.
+        """
+        rows = (slice(None), slice(first)) if self.transposed else slice(first)
+        values = self.stored[0][rows].astype(np.float32, copy=False)
         if len(self.stored) == 3:
             shape = [1] * values.ndim
             _, scale, zero_point = self.stored
             if scale.size > 1:
                 shape[self.axis] = -1
             # Integer differences are exact in float32, so one product rounds once, as in ONNX.
-            values = values - zero_point.astype(np.float32).reshape(shape)
-            values *= scale.astype(np.float32).reshape(shape)
+            values = values - zero_point.astype(np.float32).reshape(shape)[rows]
+            values *= scale.astype(np.float32).reshape(shape)[rows]
         return values.T if self.transposed else values
+
+    def is_stored_like(self, other: 'Weight') -> bool:
+        """Tell whether another weight has the same values by what the files hold of both."""
+        return (self.axis, self.transposed, len(self.stored)) == (
+            other.axis, other.transposed, len(other.stored)) and all(
+                one.dtype == its.dtype and np.array_equal(one, its)
+                for one, its in zip(self.stored, other.stored, strict=True))
 
 
 def read_graph(path: pathlib.Path) -> 'Graph':

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 #: XLA's CPU backend takes memory over as it is, instead of copying it, where it is aligned so.
-_ALIGNMENT = 64
+ALIGNMENT = 64
 #: Blocks that are read at once, and that wait, while another one is put in its place. In a bucket
 #: most of a read is waiting.
 _READERS, _READ_AHEAD = 3, 4
@@ -94,11 +94,11 @@ def _allocate(shape: list[int], dtype: np.dtype) -> np.ndarray:
     """Uninitialised memory that XLA's CPU backend can take over without a copy."""
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     try:
-        raw = np.empty(size + _ALIGNMENT, np.uint8)
+        raw = np.empty(size + ALIGNMENT, np.uint8)
     except (MemoryError, ValueError) as error:
         raise ValueError(f'no memory for a weight of shape {shape} in {dtype} ({size:,} bytes); '
                          'use a smaller dtype, or spread the weights over more devices') from error
-    start = -raw.ctypes.data % _ALIGNMENT
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start:start + size].view(dtype).reshape(shape)
 
 

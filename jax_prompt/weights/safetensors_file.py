@@ -13,6 +13,11 @@ from jax_prompt.weights.tensors import FLOATS, RawFile, Stored, stored_in_file
 _KINDS = dict(zip(('F32', 'BF16', 'F16', 'F64'), FLOATS, strict=True)) | {'I8': np.dtype(np.int8)}
 
 
+def kind_of(dtype: np.dtype) -> str:
+    """Return what safetensors calls a dtype of weights."""
+    return next(kind for kind, known in _KINDS.items() if known == dtype)
+
+
 class Place(NamedTuple):
     """Where a tensor lies in a file, in C order."""
 

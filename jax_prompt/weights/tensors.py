@@ -1,11 +1,14 @@
 """One tensor of a checkpoint: what is known before it is read, and reading some rows of it.
 
 Files are read by `pread` into memory of our own. Pages of a mapped file would count as the
-process's memory, and a file that is cut short under a mapping ends the process.
+process's memory, and a file that is cut short under a mapping ends the process. What is converted
+was written to be used as it lies there and is replaced as a whole: that may be mapped.
 """
 
 import dataclasses
+import functools
 import hashlib
+import mmap
 import os
 import pathlib
 import threading
@@ -63,12 +66,15 @@ class Checkpoint(NamedTuple):
       tensors: Hugging Face name -> tensor.
       fingerprint: of the model; None where it follows from the tensors.
       weights: what they were converted to; None for a source that was not converted.
+      mapped: 'path/of/leaf' -> the whole leaf as it lies in the file, once it is checked; None for
+        a source that holds none.
     """
 
     config: ModelConfig
     tensors: dict[str, Stored]
     fingerprint: str | None = None
     weights: str | None = None
+    mapped: Callable[[str], np.ndarray] | None = None
 
 
 class RawFile:
@@ -84,6 +90,11 @@ class RawFile:
 
     def __exit__(self, *_) -> None:
         os.close(self._descriptor)
+
+    @functools.cached_property
+    def memory(self) -> np.ndarray:
+        """The file as memory that cannot be written to; it stays when the file is closed."""
+        return np.frombuffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
 
     def read(self, offset: int, size: int) -> np.ndarray:
         """Return `size` bytes as uint8.
@@ -148,9 +159,14 @@ class Checked:
 
     def _compare(self, found: int) -> None:
         if found != self._crc:
-            raise ValueError(f'{self.path} is corrupt: {self._name!r:.80} within it does not match '
-                             'its checksum; copy or download the file again')
+            raise corrupt(self.path, self._name)
         self._crc = None
+
+
+def corrupt(path: pathlib.Path, name: str) -> ValueError:
+    """Return the error of a range of a file that is not what was written."""
+    return ValueError(f'{path} is corrupt: {name!r:.80} within it does not match its checksum; '
+                      'copy or download the file again')
 
 
 def stored_in_file(file: RawFile | Checked, offset: int, dtype: np.dtype,

@@ -85,6 +85,8 @@ def test_a_prompt_that_cannot_be_written_takes_no_rows(monkeypatch):
     table = PromptTable(4, capacity=16)
     held = table.put(rows(8, 1))
 
+    assert table.rows_RD is not None  # used: the table is on the device from here on
+
     def fail(*_):
         raise RuntimeError('out of memory')
 

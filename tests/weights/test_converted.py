@@ -1,12 +1,12 @@
 """A converted model is the model, in one piece or not at all."""
 
+import errno
 import json
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jax_prompt.files import sealed
@@ -111,6 +111,25 @@ def test_it_stands_where_shardings_say(folder, tmp_path):
     assert_same_tree(got.frozen, load_weights(folder, 'bfloat16', weights='int8').frozen)
 
 
+@pytest.mark.parametrize('weights', ['float32', 'int8'])
+def test_a_cpu_takes_the_leaves_where_they_lie_in_the_file(weights, folder, tmp_path):
+    """Whole and at addresses that XLA takes over as they are; damage is seen all the same."""
+    convert_model(folder, tmp_path / 'out', weights, 'float32')
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    frozen = load_weights(tmp_path / 'out', shardings=device).frozen
+    assert_same_tree(frozen, load_weights(tmp_path / 'out').frozen)
+    maps = [line.split()[0].split('-') for line in open('/proc/self/maps')
+            if line.endswith(f'{tmp_path / "out" / converted.TREE}\n')]
+    starts = [leaf.addressable_shards[0].data.unsafe_buffer_pointer()
+              for leaf in jax.tree.leaves(frozen) if leaf.nbytes % 64 == 0]
+    assert len(starts) > 10
+    assert all(any(int(first, 16) <= start < int(last, 16) for first, last in maps)
+               for start in starts)
+    flip(tmp_path / 'out')
+    with pytest.raises(ValueError, match='does not match its checksum'):
+        load_weights(tmp_path / 'out', shardings=device)
+
+
 def test_what_was_kept_otherwise_is_refused(folder, tmp_path):
     convert_model(folder, tmp_path / 'int8', 'int8')
     with pytest.raises(ValueError, match='was converted to int8, but bfloat16 is wanted; convert '
@@ -140,9 +159,9 @@ def test_a_conversion_that_breaks_off_leaves_nothing(folder, tmp_path, monkeypat
     before = load_weights(tmp_path / 'out').frozen
 
     def full(*_):
-        raise SafetensorError('I/O error: No space left on device (os error 28)')
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr('jax_prompt.weights.convert.save_file', full)
+    monkeypatch.setattr('jax_prompt.weights.convert._write_tree', full)
     for name in ('out', 'new'):
         with pytest.raises(OSError, match=f'^cannot write output .*/{name}: No space left on '
                                           'device; mend that, or name another output$'):
