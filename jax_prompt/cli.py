@@ -173,6 +173,9 @@ def _task_bindings(task: str) -> list[str]:
 
     if task in commands.TASKS:
         return [f'TASK=@{task}()']
+    if task in commands.BENCHMARK_TASKS:
+        return ['TASK=@benchmark_task()', f'benchmark_task.name={task}',
+                'benchmark_task.data_dir=%DATA']
     if (task.lower().endswith(commands.FILE_ENDINGS) or os.sep in task
             or os.path.exists(task)):
         return ['TASK=@file_task()', f'file_task.train_file={task}']

@@ -51,13 +51,15 @@ _WEIGHTS = Flag('weights', 'model.weights', 'how the frozen kernels are kept; as
                 'unless given', choices=('float32', 'bfloat16', 'int8'))
 _TASK = Flag('task', 'TASK', 'a task by name, or a file of rows (.csv, .jsonl, .parquet)', 'TASK')
 
+_DATA = Flag('data_dir', 'DATA', "folder with the benchmarks' data", 'FOLDER')
+
 FLAGS = {
     'train': (
-        _MODEL, _TASK, _MESH, _WEIGHTS,
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
         Flag('output', 'train.output', 'folder of the run', 'FOLDER'),
     ),
     'evaluate': (
-        _MODEL, _TASK, _MESH, _WEIGHTS,
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
         Flag('prompt', 'evaluate.prompt', 'prompt file', 'FILE'),
         Flag('split', 'evaluate.split', 'which split', 'SPLIT'),
         Flag('calibration', 'evaluate.calibration', 'tell how far label probabilities can be '

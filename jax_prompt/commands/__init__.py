@@ -24,10 +24,11 @@ from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.train import train_command
+from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
 from jax_prompt.data.tasks.rows import FILE_ENDINGS
 from jax_prompt.files import shown
 
-__all__ = ['COMMANDS', 'CONFIGURABLES', 'FILE_ENDINGS', 'TASKS', 'configure',
+__all__ = ['BENCHMARK_TASKS', 'COMMANDS', 'CONFIGURABLES', 'FILE_ENDINGS', 'TASKS', 'configure',
            'quieten_libraries', 'run']
 
 #: By the names that gin knows them by; `import` is a word of gin's own.

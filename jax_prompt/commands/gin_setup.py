@@ -33,6 +33,8 @@ from jax_prompt.files import first_line
 _MACRO = 'gin.macro'
 #: The macro that base.gin reads wherever a command has a task; it may stand unused.
 _TASK = 'TASK'
+#: The one that benchmarks' gin files read their folder from; base.gin's may stand unused.
+_DATA = 'DATA'
 
 _log = logging.getLogger(__name__)
 
@@ -302,7 +304,10 @@ def _refuse_circles(effective: Iterable[BindingStatement]) -> None:
 def _check_unused_macro(binding: BindingStatement, names: Mapping[str, Callable]) -> None:
     """Refuse a name without a dot that nothing refers to."""
     name = _name(binding)
-    if name != _TASK:
+    if name == _DATA and binding.location is None:
+        raise ValueError(f'data_dir {binding.value!r} has no effect: the task is none of a '
+                         'benchmark; leave --data_dir out, or name one with --task=NAME')
+    if name not in (_TASK, _DATA):
         owners = [f'{owner}.{name}' for owner in names
                   if name in inspect.signature(names[owner]).parameters]
         close = f'did you mean {" or ".join(owners)}?' if owners else (

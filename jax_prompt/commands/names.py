@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jax_prompt.data.tasks.benchmarks import benchmark_task
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.prefix_lm import prefix_lm
 from jax_prompt.data.tasks.registered import RegisteredTask
@@ -33,6 +34,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'layout': Layout,
     'file_task': file_task,
     'registered_task': RegisteredTask,
+    'benchmark_task': benchmark_task,
     **METHODS,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,

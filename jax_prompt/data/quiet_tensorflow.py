@@ -43,6 +43,7 @@ try:
     with _without_chatter():
         import seqio
         import tensorflow as tf
+        import tensorflow_datasets as tfds
 except ModuleNotFoundError as error:
     raise ValueError(f"seqio's tasks need the Python package {error.name!r}, which is not "
                      "installed: pip install 'jax-prompt[seqio]'") from error
@@ -50,4 +51,4 @@ except ModuleNotFoundError as error:
 with contextlib.suppress(RuntimeError):  # too late where a program has used TensorFlow's GPUs
     tf.config.set_visible_devices([], 'GPU')
 
-__all__ = ['seqio', 'tf']
+__all__ = ['seqio', 'tf', 'tfds']

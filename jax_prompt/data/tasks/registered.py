@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
 from jax_prompt.data.tasks.rows import Row
 
 
@@ -82,7 +83,7 @@ def _look_up(name: str) -> Any:
 
     names = seqio.TaskRegistry.names()
     if name not in names:
-        close = difflib.get_close_matches(name, names, 3)
+        close = difflib.get_close_matches(name, [*BENCHMARK_TASKS, *names], 3)
         raise ValueError(
             f'no task {name!r} is registered with seqio ({len(names)} are); '
             + (f'did you mean {", ".join(close)}?' if close else
