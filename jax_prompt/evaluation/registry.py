@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_prompt.evaluation import metrics, text_metrics
+from jax_prompt.evaluation import metrics, text_metrics, winograd
 from jax_prompt.evaluation.metrics import Judge, Metric
 
 #: Name -> what makes the metric for a task. A module that a gin file imports may add its own.
@@ -19,6 +19,7 @@ METRICS: dict[str, Callable[[Judge], Metric]] = {
     'squad': text_metrics.squad,
     'multirc': text_metrics.multirc,
     'record': text_metrics.record,
+    'wsc': winograd.wsc,
     'rouge': text_metrics.rouge,
     'bleu': text_metrics.bleu,
     'calibration_error': metrics.calibration_error,

@@ -113,8 +113,8 @@ GLUE = {
 _STORY = 'Ann is <b>tall</b>.<br>Bob is not.'
 _NEWS = ('Ann met Bob .\n@highlight\nAnn Ho spoke\n@highlight\nBob Ray left!\n@highlight\nWho knew')
 _NEWS_FLAT = 'Ann met Bob . Ann Ho spoke. Bob Ray left! Who knew'
-_PONY = ('The boy continued to whip the pony , and eventually the pony threw him over. John laughed '
-         'out quite loud. "Good for him," he said. ')
+_PONY = ('The boy continued to whip the pony , and eventually the pony threw him over. John '
+         'laughed out quite loud. "Good for him," he said. ')
 
 
 def _wsc(text, one, at_one, two, at_two, label, idx):

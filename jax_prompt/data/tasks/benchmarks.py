@@ -55,7 +55,7 @@ def benchmark_task(name: str, data_dir: str | None = None, source: str = 'auto',
                for split in task.splits},
         (task.prefix if with_name else '') + task.template, task.target, task.labels,
         inputs_length or task.inputs_length, targets_length or task.targets_length,
-        metrics=task.metrics)
+        metrics=task.metrics, golds=task.golds)
 
 
 def definition(name: str) -> TaskDefinition:

@@ -44,6 +44,7 @@ class TaskDefinition:
         classes: what the numbers in the column 'label' stand for; the labels unless given.
         values: other spellings in some source -> class.
         target: the column of the answer.
+        golds: the column of all right answers; None for the target.
         splits: split -> its name in TFDS and on the hub.
         files: split's name there -> the official files, of which the first that is there is read.
         folders: where, below the data's folder, the official files or those of the hub may stand.
@@ -65,6 +66,7 @@ class TaskDefinition:
     classes: tuple[str, ...] | None = None
     values: Mapping[str, str] = dataclasses.field(default_factory=dict)
     target: str = 'label'
+    golds: str | None = None
     splits: Mapping[str, str]
     files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     folders: tuple[str, ...] = ()

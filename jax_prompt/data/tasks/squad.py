@@ -27,7 +27,7 @@ def spaced(text: str) -> str:
 def _texts(columns: Columns, split: str) -> Iterable[Columns]:
     """Space the texts out; the first of several answers is what is trained on."""
     answers = columns['answers']
-    answers = tuple(map(spaced, answers['text'] if isinstance(answers, dict) else answers))
+    answers = [*map(spaced, answers['text'] if isinstance(answers, dict) else answers)]
     row = {**columns, 'question': spaced(columns['question']).strip(' '),
            'context': spaced(columns['context']).lstrip(' '), 'answers': answers}
     yield row | ({'target': answers[0]} if answers else {})
@@ -88,7 +88,7 @@ def _mrqa(name: str, official: str, in_domain: bool) -> TaskDefinition:
         files={'train': (f'train/{file}',), 'validation': (f'dev/{file}', f'validation/{file}'),
                'test': (f'dev/{file}', f'test/{file}')},
         folders=('MRQA', 'mrqa', 'mrqa/plain_text'), tfds=f'mrqa/{name}', records=records,
-        arrange=_texts, metrics=('squad',), targets_length=32)
+        arrange=_texts, golds='answers', metrics=('squad',), targets_length=32)
 
 
 SQUAD = (
@@ -97,7 +97,7 @@ SQUAD = (
         splits={'train': 'train', 'validation': 'validation'}, read=_read_squad,
         files={'train': ('train-v1.1.json',), 'validation': ('dev-v1.1.json',)},
         folders=('SQuAD', 'squad', 'squad/plain_text'), tfds='squad/v1.1', arrange=_texts,
-        metrics=('squad',), targets_length=32),
+        golds='answers', metrics=('squad',), targets_length=32),
 )
 
 MRQA = (

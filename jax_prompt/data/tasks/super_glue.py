@@ -81,7 +81,7 @@ def _record_texts(columns: Columns, split: str) -> Iterable[Columns]:
     """
     passage = re.sub(r'([.?!"\'])\n@highlight\n', r'\1 ', columns['passage'])
     row = {**columns, 'passage': passage.replace('\n@highlight\n', '. '),
-           'entities': ', '.join(columns['entities']), 'answers': tuple(columns['answers']),
+           'entities': ', '.join(columns['entities']), 'answers': list(columns['answers']),
            GROUP: f'{columns["idx"]["passage"]}-{columns["idx"]["query"]}'}
     answers = columns['answers'] if split == 'train' else columns['answers'][:1]
     yield from ({**row, 'target': answer} for answer in answers)
@@ -171,8 +171,8 @@ SUPER_GLUE = (
           'question: {question} answer: {answer} paragraph: {paragraph}',
           records=_multirc, arrange=_without_markup, metrics=('multirc',)),
     _task('record', 'ReCoRD', 'query: {query} entities: {entities} passage: {passage}',
-          labels=None, target='target', records=_record, arrange=_record_texts,
-          metrics=('record',), targets_length=32),
+          labels=None, target='target', golds='answers', records=_record,
+          arrange=_record_texts, metrics=('record',), targets_length=32),
     _task('rte', 'RTE', 'hypothesis: {hypothesis} premise: {premise}', labels=_ENTAILMENT),
     _task('wic', 'WiC', 'sentence1: {sentence1} sentence2: {sentence2} word: {word}'),
     # T5 generates the noun that the pronoun stands for; Lester et al. do too.
