@@ -15,7 +15,7 @@ from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import Int8
 from jax_prompt.models.t5.kernel_first import KernelFirst
 from jax_prompt.models.t5.positions import Biases, bias_from_table
-from jax_prompt.models.t5.products import Precision
+from jax_prompt.models.t5.products import Precision, attend_rounded
 from jax_prompt.types import Array
 
 _ACTIVATIONS = {
@@ -153,6 +153,8 @@ class Attention(nn.Module):
         own = (self.relative_bias(buckets),) if self.own_bias else ()
         if isinstance(biases, FusedBias):
             return self._fused_self_attend(normed_BSD, biases, own)
+        if self.precision.factors is not None and not self.has_rng('dropout'):
+            return self._rounded_self_attend(normed_BSD, (*biases, *own))
         return self.attend(normed_BSD, self.keys_values(normed_BSD), (*biases, *own))
 
     def _fused_self_attend(self, normed_BSD: Array, fused: FusedBias, own: Biases) -> Array:
@@ -161,6 +163,12 @@ class Attention(nn.Module):
             fused = fused.with_positions(*own, self.precision.activations)
         heads = [projection(normed_BSD) for projection in (self.query, self.key, self.value)]
         mixed_BSHK = fused_attention(*heads, fused, self.activation_sharding)
+        return self.out.multiply('BSHK,HKD->BSD', mixed_BSHK)
+
+    def _rounded_self_attend(self, normed_BSD: Array, biases: Biases) -> Array:
+        """Attend among the positions of one sequence on a CPU's units for bfloat16."""
+        heads = [projection(normed_BSD) for projection in (self.query, self.key, self.value)]
+        mixed_BSHK = attend_rounded(self.precision.factors, *heads, biases)
         return self.out.multiply('BSHK,HKD->BSD', mixed_BSHK)
 
     def cached_self_attend(self, hidden_BGD: Array, biases: Biases, buckets: Array,

@@ -84,8 +84,7 @@ def _seconds(function, *args: Array) -> float:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rounded_product(equation: str, dtype: jnp.dtype, left: Array, right: Array) -> Array:
     """Multiply factors rounded to `dtype`, into float32."""
-    return jnp.einsum(equation, left.astype(dtype), right.astype(dtype),
-                      preferred_element_type=jnp.float32)
+    return _wide(equation, left.astype(dtype), right.astype(dtype))
 
 
 def _forward(equation: str, dtype: jnp.dtype, left: Array,
@@ -106,3 +105,65 @@ def _backward(equation: str, dtype: jnp.dtype, residuals: tuple[Array, Array, tu
 
 
 _rounded_product.defvjp(_forward, _backward)
+
+
+# Left to itself JAX keeps float32 weights and logits for the backward pass and gives XLA products
+# that sum over the queries of both factors, which have no unit: they run in float32.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_rounded(dtype: jnp.dtype, query_BSHK: Array, keys_BTHK: Array, values_BTHK: Array,
+                   biases: tuple[Array, ...]) -> Array:
+    """Attend with the factors of all products rounded, forward and backward.
+
+    Args:
+      dtype: what factors are rounded to.
+      query_BSHK, keys_BTHK, values_BTHK: float32.
+      biases: each float32, such that it broadcasts to [B, H, S, T]; added to the logits.
+
+    Returns:
+      float32[B, S, H, K].
+    """
+    return _attend(dtype, query_BSHK, keys_BTHK, values_BTHK, biases)[0]
+
+
+def _attend(dtype: jnp.dtype, query_BSHK: Array, keys_BTHK: Array, values_BTHK: Array,
+            biases: tuple[Array, ...]) -> tuple[Array, tuple]:
+    query_BSHK, keys_BTHK, values_BTHK = (
+        one.astype(dtype) for one in (query_BSHK, keys_BTHK, values_BTHK))
+    logits_BHST = _wide('BSHK,BTHK->BHST', query_BSHK, keys_BTHK)
+    for bias in biases:
+        logits_BHST += bias
+    weights_BHST = jax.nn.softmax(logits_BHST, axis=-1).astype(dtype)
+    mixed_BSHK = _wide('BHST,BTHK->BSHK', weights_BHST, values_BTHK)
+    return mixed_BSHK, (query_BSHK, keys_BTHK, values_BTHK, weights_BHST, biases)
+
+
+def _attend_backward(dtype: jnp.dtype, residuals: tuple, gradient_BSHK: Array) -> tuple:
+    query_BSHK, keys_BTHK, values_BTHK, weights_BHST, biases = residuals
+    gradient_BSHK = gradient_BSHK.astype(dtype)
+    values_grad_BTHK = _wide('BHST,BSHK->BTHK', weights_BHST, gradient_BSHK)
+    weights_grad_BHST = _wide('BSHK,BTHK->BHST', gradient_BSHK, values_BTHK)
+    weights_BHST = weights_BHST.astype(jnp.float32)
+    # Rounded weights do not sum to one, and what all gradients of a row have in common must cancel.
+    mean_BHS1 = (jnp.sum(weights_grad_BHST * weights_BHST, axis=-1, keepdims=True)
+                 / jnp.sum(weights_BHST, axis=-1, keepdims=True))
+    logits_grad_BHST = weights_BHST * (weights_grad_BHST - mean_BHS1)
+    rounded_BHST = logits_grad_BHST.astype(dtype)
+    return (_wide('BHST,BTHK->BSHK', rounded_BHST, keys_BTHK),
+            _wide('BHST,BSHK->BTHK', rounded_BHST, query_BSHK), values_grad_BTHK,
+            tuple(_summed_to(logits_grad_BHST, bias.shape) for bias in biases))
+
+
+attend_rounded.defvjp(_attend, _attend_backward)
+
+
+def _wide(equation: str, left: Array, right: Array) -> Array:
+    """Multiply into float32."""
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+
+
+def _summed_to(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient over the axes along which a shape was broadcast."""
+    lacking = gradient.ndim - len(shape)
+    axes = tuple(axis for axis in range(gradient.ndim)
+                 if axis < lacking or shape[axis - lacking] < gradient.shape[axis])
+    return jnp.sum(gradient, axis=axes, keepdims=True).reshape(shape)
