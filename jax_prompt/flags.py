@@ -57,6 +57,7 @@ FLAGS = {
     'train': (
         _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
         Flag('output', 'train.output', 'folder of the run', 'FOLDER'),
+        Flag('ensemble', 'prompt.ensemble', 'prompts to train at once for the task', 'N'),
     ),
     'evaluate': (
         _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,

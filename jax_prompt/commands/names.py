@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jax_prompt.data.tasks.benchmarks import benchmark_task
 from jax_prompt.data.tasks.files import file_task
+from jax_prompt.data.tasks.mixture import Mixture, registered_mixture
 from jax_prompt.data.tasks.prefix_lm import prefix_lm
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
@@ -35,6 +36,8 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'file_task': file_task,
     'registered_task': RegisteredTask,
     'benchmark_task': benchmark_task,
+    'mixture': Mixture,
+    'registered_mixture': registered_mixture,
     **METHODS,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,

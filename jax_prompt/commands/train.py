@@ -1,39 +1,52 @@
 """`jax-prompt train`."""
 
 import pathlib
+from collections.abc import Sequence
 
 import optax
 
 from jax_prompt.commands import gin_setup
 from jax_prompt.commands.shared import Opener, print_table, require
+from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.parallel.hosts import from_first, is_first
 from jax_prompt.training.card import size_line
 from jax_prompt.training.folder import RunFolder, check_folder
-from jax_prompt.training.run import Outcome, train
+from jax_prompt.training.run import Outcome, train_together
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 
 def train_command(model: Opener | None = None, task: TextTask | RegisteredTask | None = None,
+                  tasks: Mixture | Sequence[TextTask | RegisteredTask] | None = None,
                   output: str | None = None, prompt: PromptSettings | None = None,
                   optimizer: optax.GradientTransformation | None = None,
                   settings: TrainSettings | None = None, quiet: bool = False) -> int:
-    """Train a prompt and print what it gained; see `training.run.train`."""
+    """Train a prompt and print what it gained; see `training.run.train`.
+
+    With `tasks`, a list or a mixture, each task gets a prompt; with `prompt.ensemble` several.
+    """
     require(model, 'model', '--model=SOURCE')
-    require(task, 'task', '--task=NAME or --task=FILE.csv')
+    if tasks is None:
+        require(task, 'task', '--task=NAME or --task=FILE.csv')
+    elif task is not None:
+        raise ValueError(f'both TASK ({task.name}) and train.tasks are given; leave one of them '
+                         'out, or add the task to the tasks')
+    tasks = (task,) if tasks is None else tasks
+    mixture = tasks if isinstance(tasks, Mixture) else Mixture(tuple(tasks))
     require(output, 'output folder', '--output=FOLDER')
     folder = RunFolder(pathlib.Path(output), gin_setup.operative_configuration('train'))
     from_first(lambda: check_folder(folder.path))
-    outcome = train(model(), task, folder, prompt, optimizer, settings, quiet)
+    outcomes = train_together(model(), mixture, folder, prompt, optimizer, settings, quiet)
     if is_first():
-        _print_outcome(outcome, task)
+        for outcome in outcomes:
+            _print_outcome(outcome, outcome.folder.name or mixture.tasks[0].name)
     return 0
 
 
-def _print_outcome(outcome: Outcome, task: TextTask | RegisteredTask) -> None:
+def _print_outcome(outcome: Outcome, name: str) -> None:
     """Print the table of results, the sizes and where things are."""
-    print_table(f'{task.name}, {outcome.split} split', outcome.results)
+    print_table(f'{name}, {outcome.split} split', outcome.results)
     print(f'\n{outcome.trained_numbers:,} trained numbers, best at step {outcome.best_step}')
     print(size_line(outcome.prompt_bytes, outcome.model_bytes))
     print(f'prompt {outcome.folder.prompt}, curves and card beside it')

@@ -98,14 +98,20 @@ def train_batches(features: Features, batch_size: int, seed: int,
         `Features.batch` dicts; S is one of the buckets.
     """
     buckets = covering(buckets, features.lengths)
-    smallest = np.searchsorted(buckets, features.lengths)  # that holds each
-    order = _Order(smallest, len(buckets), batch_size, seed)
+    order = order_of(features, batch_size, seed, buckets)
     mine = slice(None) if host_rows is None else host_rows
-    return (features.batch(rows[mine], buckets[bucket])
-            for bucket, rows in order.batches(start_step))
+    return (features.batch(order.rows(bucket, number)[mine], buckets[bucket])
+            for bucket, number in order.batches(start_step))
 
 
-class _Order:
+def order_of(features: Features, batch_size: int, seed: int,
+             buckets: Sequence[int]) -> 'BucketOrder':
+    """Return the order of training for buckets that hold all examples; see `train_batches`."""
+    smallest = np.searchsorted(buckets, features.lengths)  # that holds each
+    return BucketOrder(smallest, len(buckets), batch_size, seed)
+
+
+class BucketOrder:
     """The order of training: which rows make batch number `step`.
 
     A bucket's rows are one endless sequence, epoch after epoch, of which every `batch_size` make a
@@ -113,12 +119,20 @@ class _Order:
     """
 
     def __init__(self, bucket_of: np.ndarray, num_buckets: int, batch_size: int, seed: int):
+        """Say what is to be ordered.
+
+        Args:
+            bucket_of: int[N], the bucket of each example.
+            num_buckets: how many buckets there are.
+            batch_size: B, exact.
+            seed: 0 or more.
+        """
         self._bucket_of, self._batch_size, self._seed = bucket_of, batch_size, seed
         self._counts = np.bincount(bucket_of, minlength=num_buckets)
         self._epoch = functools.lru_cache(maxsize=4)(self._places_and_rows)
 
-    def batches(self, start_step: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (bucket, int[B] rows) for each step from start_step on."""
+    def batches(self, start_step: int) -> Iterator[tuple[int, int]]:
+        """Yield (bucket, the batch's number within it) for each step from start_step on."""
         # Buckets round down, so no epoch begins later than this one's share of the steps.
         epoch = start_step * self._batch_size // len(self._bucket_of)
         while self._steps_before(epoch + 1) <= start_step:
@@ -132,8 +146,8 @@ class _Order:
         """Count the batches that are full before an epoch begins."""
         return int((epoch * self._counts // self._batch_size).sum())
 
-    def _full_in(self, epoch: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the (bucket, rows) that become full in an epoch, in order."""
+    def _full_in(self, epoch: int) -> Iterator[tuple[int, int]]:
+        """Yield the (bucket, number) that become full in an epoch, in order."""
         places, _ = self._epoch(epoch)
         ready = []
         for bucket, count in enumerate(self._counts):
@@ -142,9 +156,9 @@ class _Order:
                 completed_by = (number + 1) * self._batch_size - 1 - epoch * count
                 ready.append((places[bucket][completed_by], bucket, number))
         for _, bucket, number in sorted(ready):
-            yield bucket, self._rows(bucket, number)
+            yield bucket, number
 
-    def _rows(self, bucket: int, number: int) -> np.ndarray:
+    def rows(self, bucket: int, number: int) -> np.ndarray:
         """Return int[B], the batch of a bucket that is the `number`-th."""
         wanted = np.arange(number * self._batch_size, (number + 1) * self._batch_size)
         epochs, within = np.divmod(wanted, self._counts[bucket])

@@ -24,7 +24,7 @@ from jax_prompt.types import Batch
 # Rows are tried that hold so many examples on average.
 _DENSITIES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 # So many batches are packed to choose their shape by.
-_TRIALS = 64
+TRIALS = 64
 # A batch that does not fit is given rows longer by a multiple of this.
 _OVERFLOW_MULTIPLE = 16
 # Attention's cost grows with the row's length; at this one it costs as much as all products that do
@@ -83,12 +83,24 @@ def choose_packing(features: Features, batch_size: int, row_multiple: int = 1,
     Raises:
         ValueError: fewer examples a batch than devices.
     """
+    order = PackedOrder(features.lengths, batch_size, seed=0)
+    trials = [order.batch(step) for step in range(min(TRIALS, -(-len(features) // batch_size)))]
+    return packing_for(features, trials, row_multiple, multiple)
+
+
+def packing_for(features: Features, trials: Sequence[np.ndarray], row_multiple: int = 1,
+                multiple: int = 8) -> Packing:
+    """Choose the shape in which some batches cost least; see `choose_packing`.
+
+    Args:
+        features: what is to be packed.
+        trials: int[B], the examples of each batch to try.
+        row_multiple, multiple: of which the number of rows, and their length, are multiples.
+    """
+    batch_size, shapes = len(trials[0]), []
     if batch_size < row_multiple:
         raise ValueError(f'batch_size is {batch_size} but packed rows are shared by {row_multiple} '
                          'devices; give each at least one example or use fewer devices')
-    order = _Order(features.lengths, batch_size, seed=0)
-    trials = [order.batch(step) for step in range(min(_TRIALS, -(-len(features) // batch_size)))]
-    shapes = []
     for density in _DENSITIES:
         rows = math.ceil(batch_size / (density * row_multiple)) * row_multiple
         even = -(-batch_size // rows)
@@ -118,7 +130,7 @@ def packed_train_batches(features: Features, batch_size: int, seed: int, packing
     Yields:
         `pack` dicts of `packing.rows` rows, or of this host's.
     """
-    order = _Order(features.lengths, batch_size, seed)
+    order = PackedOrder(features.lengths, batch_size, seed)
     mine = slice(None) if host_rows is None else host_rows
     for_all_hosts = (pack(features, assign(features, order.batch(step), packing), packing)
                      for step in itertools.count(start_step))
@@ -170,13 +182,16 @@ def spread(sizes: Sequence[int], rows: int, segments: int) -> list[list[int]]:
     return found
 
 
-def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) -> Batch:
+def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing,
+         tasks: np.ndarray | None = None) -> Batch:
     """Build a batch whose rows hold several examples.
 
     Args:
         features: which they are of.
         rows: the examples of each row.
         packing: the shape; longer rows are made where these do not fit.
+        tasks: int[N], the number of each example's task, to be told with each target token; None
+            for a single task, which needs none.
 
     Returns:
         seqio's keys for packed features, without positions, which T5 does not read: those of
@@ -194,6 +209,8 @@ def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) ->
         'decoder_input_tokens': np.full(target_shape, features.pad_id, np.int32),
         'decoder_segment_ids': np.zeros(target_shape, np.int32),
     }
+    if tasks is not None:
+        batch['decoder_task_ids'] = np.zeros(target_shape, np.int32)
     for row, members in enumerate(rows):
         start = target_start = 0
         for segment, example in enumerate(members, start=1):
@@ -205,11 +222,13 @@ def pack(features: Features, rows: Sequence[Sequence[int]], packing: Packing) ->
             batch['decoder_target_tokens'][here] = target
             batch['decoder_input_tokens'][here] = [features.decoder_start_id, *target[:-1]]
             batch['decoder_segment_ids'][here] = segment
+            if tasks is not None:
+                batch['decoder_task_ids'][here] = tasks[example]
     weights = batch['decoder_segment_ids'] > 0
     return batch | {'decoder_loss_weights': weights.astype(np.float32)}
 
 
-class _Order:
+class PackedOrder:
     """The order of training: which examples, of lengths int64[N], make batch number `step`."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):

@@ -28,6 +28,9 @@ class Method:
         penalty: `(params, constants) -> float32[]`, what training adds to the mean loss of a target
             token; None for nothing.
         config: how it was made, for a run's identity and card; `config.configured` sets it.
+        shared: names of those of its parameters that the tasks of a joint run have in common.
+        tasks: T, for how many tasks at once it gives prompts, one after the other; None for the
+            plain case of one. `training.joint.for_tasks` makes such a method of any.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Method:
     apply: Callable[[Params, Params], Tuned]
     penalty: Callable[[Params, Params], Array] | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    tasks: int | None = None
 
 
 def check_rank(name: str, rank: int, most: int | None = None) -> None:

@@ -1,5 +1,7 @@
 """What meets the frozen model: the rows of prompts, and weights that stand in for frozen ones."""
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,30 @@ class Tuned:
 def no_prompt(d_model: int) -> Prompt:
     """Return the prompt without rows: the plain model, to the last bit."""
     return Prompt(jnp.zeros((0, d_model), jnp.float32))
+
+
+def split_prompt(prompt: Prompt, count: int) -> list[Prompt]:
+    """Take prompts of one size apart that stand one after the other.
+
+    Args:
+      prompt: of rows [count * P, D].
+      count: how many there are; for one it is the prompt itself.
+    """
+    if count == 1:
+        return [prompt]
+    return [jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:])[number], prompt)  # noqa: B023
+            for number in range(count)]
+
+
+def join_prompts(prompts: Sequence[Prompt]) -> Prompt:
+    """Put prompts one after the other, as a batch of rows of all of them reads them.
+
+    Returns:
+      A prompt whose leading dimension is that of all together; the prompt itself where it is alone.
+    """
+    if len(prompts) == 1:
+        return prompts[0]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *prompts)
 
 
 def in_place_of(frozen: Params, weights: Params) -> Params:

@@ -2,48 +2,63 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
 import shlex
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax_prompt
 from jax_prompt.config import config_of, described
 from jax_prompt.files import write_file
 from jax_prompt.models.open import OpenedModel
-from jax_prompt.prompts.file import load_prompt
 from jax_prompt.training.folder import Outcome
 from jax_prompt.training.loop import Run
+from jax_prompt.training.problem import Problem
+from jax_prompt.training.progress import Progress
 from jax_prompt.training.settings import PromptSettings
 
 
-def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings, outcome: Outcome,
-               steps: int) -> None:
+def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings,
+               outcomes: Sequence[Outcome], progress: Progress) -> None:
     """Write the card of a run as Markdown, whole or not at all.
 
     Args:
         path: the file, by custom `card.md` in the run's folder.
         run: what was trained, on what and how.
         prompt: how it began, the initialiser chosen.
-        outcome: what it ended with.
-        steps: after so many updates.
+        outcomes: what it ended with, for each of its problems.
+        progress: of the run, at its end.
     """
-    best, task = load_prompt(outcome.folder.prompt).metadata, run.problem.task
-    metrics = {'validation': dict(best.metrics)} | {
-        f'{outcome.split}, {heading}': values for heading, values in outcome.results.items()}
+    tasks = list({problem.task.name: problem for problem in run.problems}.values())
+    notes = [note for outcome in outcomes for note in outcome.remarks]
+    notes += [note for problem in tasks for note in getattr(problem.task, 'notes', ())]
+    title = ', '.join(problem.task.name for problem in tasks)
     sections = [
-        f'# Soft prompt for {task.name}\n\n{_summary(run, prompt, outcome)}',
-        '## Results\n\n' + results_table(metrics),
-        '## Use\n\n' + fenced(_command(run.opened, outcome.folder.prompt)),
-        '## Data\n\n' + _data(task, run),
-        '## Training\n\n' + table(('what', 'value'), _training(run, prompt, outcome, steps)),
+        f'# Soft prompt{"s" * (len(outcomes) > 1)} for {title}\n\n'
+        f'{_summary(run, prompt, outcomes)}',
+        '## Results\n\n' + results_table(_measured(outcomes, progress)),
+        '## Use\n\n' + fenced('\n'.join(_command(run.opened, one.folder.prompt)
+                                         for one in outcomes)),
+        '## Data\n\n' + '\n\n'.join(_data(problem) for problem in tasks),
+        '## Training\n\n' + table(('what', 'value'), _training(run, prompt, outcomes, progress)),
     ]
-    notes = outcome.remarks + getattr(task, 'notes', ())
     if notes:
         sections.append('## Notes\n\n' + '\n'.join(f'- {note}' for note in notes))
     write_file(path, ('\n\n'.join(sections) + '\n').encode(), overwrite=True)
+
+
+def _measured(outcomes: Sequence[Outcome], progress: Progress) -> dict[str, Mapping[str, float]]:
+    """Return what was measured on what -> its metrics, those of each problem under its name."""
+    found = {}
+    for outcome, kept in zip(outcomes, progress.tasks, strict=True):
+        of = f'{outcome.folder.name}: ' if outcome.folder.name else ''
+        best = {name: value for name, value in kept.best.items() if math.isfinite(value)}
+        found |= {f'{of}validation': best} | {
+            f'{of}{outcome.split}, {heading}': values
+            for heading, values in outcome.results.items()}
+    return found
 
 
 def format_bytes(count: int) -> str:
@@ -63,11 +78,14 @@ def size_line(prompt_bytes: int, model_bytes: int) -> str:
     )
 
 
-def _summary(run: Run, prompt: PromptSettings, outcome: Outcome) -> str:
+def _summary(run: Run, prompt: PromptSettings, outcomes: Sequence[Outcome]) -> str:
     """Tell in two sentences what this is."""
-    return (f'{prompt.rows} virtual tokens ({outcome.trained_numbers:,} trained numbers) for the '
+    first, count = outcomes[0], len(outcomes)
+    each = f'{prompt.rows} virtual tokens' if count == 1 else (
+        f'{count} prompts of {prompt.rows} virtual tokens')
+    return (f'{each} ({first.trained_numbers:,} trained numbers) for the '
             f'frozen model {run.opened.name}, whose {run.opened.num_parameters:,} parameters are '
-            f'unchanged. Sizes: {size_line(outcome.prompt_bytes, outcome.model_bytes)}.')
+            f'unchanged. Sizes: {size_line(first.prompt_bytes, first.model_bytes)}.')
 
 
 def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -78,10 +96,10 @@ def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
         for heading, values in metrics.items()])
 
 
-def _data(task: Any, run: Run) -> str:
+def _data(problem: Problem) -> str:
     """Tell the task, its template, its words and how many examples it has."""
-    counts = ', '.join(f'{len(found):,} {split}' for split, found in run.problem.examples.items())
-    told = task.to_dict()
+    counts = ', '.join(f'{len(found):,} {split}' for split, found in problem.examples.items())
+    task, told = problem.task, problem.task.to_dict()
     template = told.get('inputs_template', 'as the seqio task makes them')
     parts = [f'Task `{task.name}`: {counts} examples.', 'Inputs:', fenced(template)]
     labels = told.get('labels')
@@ -92,11 +110,18 @@ def _data(task: Any, run: Run) -> str:
     return '\n\n'.join([*parts, 'Labels and the words for them:', table(('label', 'word'), words)])
 
 
-def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
-              steps: int) -> list[tuple[str, str]]:
-    """List how the prompt came about."""
+def _training(run: Run, prompt: PromptSettings, outcomes: Sequence[Outcome],
+              progress: Progress) -> list[tuple[str, str]]:
+    """List how the prompts came about."""
     settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
                 if name not in ('seed', 'steps', 'compare', 'choose_by')}
+    started = "each task's labels, then frequent vocabulary" if prompt.initializer is None else (
+        described(config_of(prompt.initializer)))
+
+    def each(values: Sequence[str]) -> str:
+        return values[0] if len(values) == 1 else ', '.join(
+            f'{problem.name} {value}' for problem, value in zip(run.problems, values, strict=True))
+
     return [
         ('frozen model', run.opened.name),
         ('model fingerprint', f'`{run.opened.fingerprint}`'),
@@ -105,13 +130,15 @@ def _training(run: Run, prompt: PromptSettings, outcome: Outcome,
         ('layout', prompt.layout.describe(prompt.rows)),
         ('method', described(config_of(run.method))),
         ('rows', f'{prompt.rows}'),
-        ('trained numbers', f'{outcome.trained_numbers:,}'),
-        ('started from', described(config_of(prompt.initializer))),
+        ('trained numbers', f'{outcomes[0].trained_numbers:,}'),
+        ('started from', started),
         ('optimizer', described(getattr(run.optimizer, 'config', 'as given in Python'))),
-        ('steps', f'{steps:,}'),
-        ('best step (kept)', f'{outcome.best_step:,}'),
-        ('chosen by', f'{run.problem.choose_by} on validation'),
-        ('seed', f'{run.settings.seed}'),
+        ('steps', f'{progress.finished_at:,}'),
+        ('best step (kept)', each([f'{one.best_step:,}' for one in outcomes])),
+        ('chosen by', each([f'{one.choose_by} on validation' for one in run.problems])),
+        ('seed', each([f'{one.seed}' for one in run.problems])),
+        *([('examples a batch', each([f'{one.batch_size}' for one in run.problems]))]
+          if len(outcomes) > 1 else []),
         *((name, str(value)) for name, value in settings.items()),
         ('versions', _versions()),
     ]

@@ -4,7 +4,7 @@ import io
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,18 +30,18 @@ _MANY_POINTS = 20
 
 
 def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike,
-                kept_step: int | None = None) -> None:
+                kept_steps: Mapping[str, int] | None = None) -> None:
     """Draw loss and scores over steps, one colour a split, and write a PNG.
 
     The loss stands on the left, scores (accuracy, token accuracy, all metrics) on the right.
     Where the prompt was kept, the validation is marked. What was measured once under a heading of
     its own, such as 'no prompt', is a level line to compare with. The picture is replaced as a
-    whole: a reader never sees half of it.
+    whole: a reader never sees half of it. Each task of a run of several has a line of panels.
 
     Args:
         metrics_path: a `metrics.jsonl`.
         png_path: the picture to write.
-        kept_step: of the prompt that was kept.
+        kept_steps: of the prompts that were kept, by task; '' is a run's only one.
 
     Raises:
         FileNotFoundError: there is no such `metrics.jsonl`.
@@ -51,13 +51,19 @@ def draw_curves(metrics_path: str | os.PathLike, png_path: str | os.PathLike,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = _curves(read_metrics(metrics_path))
-    figure = Figure(figsize=(11, 5), dpi=120, layout='constrained')
+    records = read_metrics(metrics_path)
+    tasks = list(dict.fromkeys(record.get('task', '') for record in records)) or ['']
+    figure = Figure(figsize=(11, 5 * len(tasks)), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)  # The Agg canvas by name: no display, whatever the user's backend is.
-    losses, scores = figure.subplots(1, 2)
-    found = {name for _, name in curves}
-    _draw_panel(losses, curves, {*_LOSSES}, 'loss', kept_step)
-    _draw_panel(scores, curves, found - {*_LOSSES, *_NEITHER}, 'score', kept_step)
+    for task, (losses, scores) in zip(tasks, figure.subplots(len(tasks), 2, squeeze=False),
+                                      strict=True):
+        curves = _curves(record for record in records if record.get('task', '') == task)
+        kept_step = (kept_steps or {}).get(task)
+        found = {name for _, name in curves}
+        _draw_panel(losses, curves, {*_LOSSES}, 'loss', kept_step)
+        _draw_panel(scores, curves, found - {*_LOSSES, *_NEITHER}, 'score', kept_step)
+        if task:
+            losses.set_title(task, loc='left')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     write_file(png_path, buffer.getvalue(), overwrite=True)

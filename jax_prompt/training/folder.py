@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jax_prompt.files import locked, remove_litter, write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
+from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.reporting import METRICS_FILE
 
 RUN_FILE = 'run.json'
@@ -33,10 +34,12 @@ class RunFolder:
     Attributes:
       path: the folder.
       configuration: name -> value of the operative gin, to be kept in it.
+      name: of the problem that is meant; '' for a run's only one.
     """
 
     path: pathlib.Path
     configuration: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    name: str = ''
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -45,8 +48,8 @@ class RunFolder:
 
     @property
     def prompt(self) -> pathlib.Path:
-        """The file of the best prompt."""
-        return self.path / PROMPT_FILE
+        """The file of the best prompt; of several tasks each has its own."""
+        return self.path / (f'{self.name}{ENDING}' if self.name else PROMPT_FILE)
 
     @property
     def metrics(self) -> pathlib.Path:
@@ -63,14 +66,14 @@ class Outcome:
     """What a run ended with.
 
     Attributes:
-      folder: of the run.
+      folder: of the run; its `prompt` is this problem's, its `name` is this problem's name.
       results: heading (`run.MOST_COMMON`, `AFTER`; with `settings.compare` also `NO_PROMPT`,
         `BEFORE`) -> metrics.
       split: the split that they were measured on.
       best_step: the step of the prompt that was kept.
       remarks: sentences that say where it is no better than doing nothing.
       prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
-      trained_numbers: how many numbers were trained.
+      trained_numbers: how many numbers were trained, by all problems of the run.
     """
 
     folder: RunFolder

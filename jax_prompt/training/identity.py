@@ -12,11 +12,15 @@ import optax
 from jax_prompt.config import config_of
 from jax_prompt.training.folder import RUN_FORMAT
 from jax_prompt.training.loop import Run
-from jax_prompt.training.settings import PromptSettings
+from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 #: Settings that do not change a run's trajectory: they may differ when it is resumed.
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'microbatches',
                   'compare')
+
+
+#: Settings that came later than the format: at their defaults they say nothing, as before them.
+_LATER_SETTINGS = ('prompt_dropout', 'noise', 'adversarial', 'average', 'average_from')
 
 
 def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
@@ -30,21 +34,32 @@ def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
       prompt: how it was asked to begin, the initialiser chosen.
     """
     settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
-                if name not in _FREE_SETTINGS}
+                if name not in _FREE_SETTINGS and not (
+                    name in _LATER_SETTINGS and value == getattr(TrainSettings, name))}
     opened = run.opened
     return {
         'format': RUN_FORMAT,
         'model': {'fingerprint': opened.fingerprint, 'vocabulary': opened.vocabulary_fingerprint,
                   **opened.model.numerics,
                   'weights': sorted({str(leaf.dtype) for leaf in jax.tree.leaves(opened.frozen)})},
-        'task': run.problem.task.to_dict() | _judged(run.problem.task),
-        'examples': {split: found.digest for split, found in run.problem.examples.items()},
+        **_problems(run),
         'prompt': {'rows': prompt.rows, 'layout': prompt.layout.to_dict(),
                    'method': config_of(run.method), 'initializer': config_of(prompt.initializer),
                    'start': _digest((run.initial, run.constants))},
         'optimizer': _told(run.optimizer),
         'settings': settings,
     }
+
+
+def _problems(run: Run) -> dict[str, Any]:
+    """Tell what is learned: a task and its examples, or by its name what each of several is."""
+    told = [{'task': one.task.to_dict() | _judged(one.task),
+             'examples': {split: found.digest for split, found in one.examples.items()}}
+            for one in run.problems]
+    if len(told) == 1:
+        return told[0]
+    return {'tasks': {problem.name: one | {'batch_size': problem.batch_size, 'seed': problem.seed}
+                      for problem, one in zip(run.problems, told, strict=True)}}
 
 
 def _judged(task: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -15,8 +15,10 @@ from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import replicated
 from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.method import Method
-from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.training.problem import Problem
+from jax_prompt.prompts.prompt import Prompt, join_prompts, split_prompt
+from jax_prompt.training.joint import for_each_task
+from jax_prompt.training.problem import Problem, training_batches
+from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.selection import merit, same_answer, told
 from jax_prompt.training.settings import TrainSettings
@@ -35,46 +37,11 @@ class Stopped(RuntimeError):
     exit_code = 143
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a run knows beside its training state; saved with every checkpoint.
-
-    Attributes:
-      start: the validation's metrics before training; none before the first evaluation.
-      best: those of the best prompt.
-      best_step: its step.
-      waited: evaluations since.
-      pruned: whether `on_evaluation` ended the run.
-      finished_at: the step at which the run ended; None while it runs.
-      results: heading -> metrics of the end, for a run that ended.
-      compared: whether those are with the comparisons that `settings.compare` asks for.
-      unreported: metrics of the last steps that stand in no line of the log yet, a dict a step;
-        only in the checkpoint of a run that was told to stop.
-      logged: digest of the log up to the checkpoint.
-    """
-
-    start: dict[str, float] = dataclasses.field(default_factory=dict)
-    best: dict[str, float] = dataclasses.field(default_factory=dict)
-    best_step: int = 0
-    waited: int = 0
-    pruned: bool = False
-    finished_at: int | None = None
-    results: dict[str, Any] = dataclasses.field(default_factory=dict)
-    compared: bool = False
-    unreported: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    logged: str | None = None
-
-    def is_over(self, step: int, settings: TrainSettings) -> bool:
-        """Say whether no step is left, patience has run out, or somebody ended the run."""
-        out_of_patience = settings.patience is not None and self.waited >= settings.patience
-        return step >= settings.steps or out_of_patience or self.pruned
-
-
 class _Checkpoint(NamedTuple):
     """The arrays that a run goes on with: a killed one needs no file of its folder but this."""
 
     state: TrainState
-    best: Prompt
+    best: Prompt  # of all tasks, one after the other
 
     @property
     def step(self) -> jax.Array:
@@ -88,27 +55,33 @@ class Run:
 
     Attributes:
       opened: the frozen model.
-      problem: what is learned.
-      method: how what is trained is parameterised.
+      problems: what is learned, a prompt each.
+      method: how what is trained is parameterised, for all problems (`joint.for_tasks`).
       initial, constants: what the method starts from, and what it needs besides.
-      optimizer: an optax transformation.
+      optimizer: an optax transformation of one problem.
       settings: how to train.
-      keep_best: (prompt, step, metrics) -> None; is told of each best prompt, before a checkpoint,
-        and again when a run is resumed.
-      measure: best prompt -> heading -> metrics on the test split.
-      on_evaluation: (step, metrics) -> whether to go on.
+      keep_best: (problem, prompt, what is kept) -> None; is told of each best prompt, before a
+        checkpoint, and again when a run is resumed.
+      measure: best prompt of each problem -> its name -> heading -> metrics on the test split.
+      on_evaluation: (step, metrics) -> whether to go on; of several problems the names of the
+        metrics begin with theirs and a slash.
     """
 
     opened: OpenedModel
-    problem: Problem
+    problems: tuple[Problem, ...]
     method: Method
     initial: Params
     constants: Params
     optimizer: optax.GradientTransformation
     settings: TrainSettings
-    keep_best: Callable[[Prompt, int, Mapping[str, float]], None]
-    measure: Callable[[Prompt], dict[str, dict[str, float]]]
+    keep_best: Callable[[Problem, Prompt, Kept], None]
+    measure: Callable[[Sequence[Prompt]], dict[str, dict[str, dict[str, float]]]]
     on_evaluation: Callable[[int, Mapping[str, float]], bool]
+
+    def prompts(self, params: Params) -> list[Prompt]:
+        """Return the prompt of each problem."""
+        tuned = self.method.apply(params, self.constants)
+        return split_prompt(tuned.prompt, len(self.problems))
 
 
 def fit(run: Run, store: TrainStateStore,
@@ -135,12 +108,15 @@ def fit(run: Run, store: TrainStateStore,
       Stopped: after SIGTERM, with a checkpoint of the last step.
     """
     settings, mesh = run.settings, run.opened.mesh
-    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), run.optimizer, settings)
-    best, progress = run.method.apply(run.initial, run.constants).prompt, Progress()
-    restored = store.restore_latest(_Checkpoint(state, best))
+    optimizer = for_each_task(run.optimizer, run.method)
+    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), optimizer, settings)
+    best, progress = run.prompts(run.initial), Progress((Kept(),) * len(run.problems))
+    restored = store.restore_latest(_Checkpoint(state, join_prompts(best)))
     if restored is not None:
-        (state, best), progress = restored[0], Progress(**restored[1])
-        run.keep_best(best, progress.best_step, progress.best)
+        (state, joined), progress = restored[0], Progress.from_record(restored[1])
+        best = split_prompt(joined, len(run.problems))
+        for problem, prompt, kept in zip(run.problems, best, progress.tasks, strict=True):
+            run.keep_best(problem, prompt, kept)
     state, at = place(state, replicated(mesh)), int(state.step)
     run = dataclasses.replace(run, constants=place(run.constants, replicated(mesh)))
     over = progress.is_over(at, settings)
@@ -161,9 +137,11 @@ def fit(run: Run, store: TrainStateStore,
         else:
             bar.say(f'resuming from step {at}')
         step = make_train_step(
-            run.opened.model.with_dropout(settings.dropout_rate), run.method, run.optimizer,
+            run.opened.model.with_dropout(settings.dropout_rate), run.method, optimizer,
             settings, mesh)
-        batches, pending = run.problem.batches(settings, mesh, at), list(progress.unreported)
+        batches = training_batches(run.opened, run.problems, settings, at)
+        pending = [{name: np.asarray(value) for name, value in row.items()}
+                   for row in progress.unreported]
         progress = dataclasses.replace(progress, unreported=[])
         while not progress.is_over(at, settings):
             batch = global_batch(next(batches), mesh)
@@ -172,7 +150,8 @@ def fit(run: Run, store: TrainStateStore,
             at += 1
             evaluating = at % settings.evaluate_every == 0 or at == settings.steps
             if evaluating or at % settings.log_every == 0:
-                bar.update(at, len(pending) * settings.batch_size, **_report(pending, at, log))
+                numbers = _report(pending, at, log, run.problems)
+                bar.update(at, len(pending) * settings.batch_size, **numbers)
                 pending = []
             if evaluating:
                 progress = evaluation.of(state, at, progress)
@@ -181,84 +160,114 @@ def fit(run: Run, store: TrainStateStore,
         return progress
 
 
-def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog) -> dict[str, float]:
+def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog,
+            problems: Sequence[Problem]) -> dict[str, float]:
     """Log the mean of the last steps' metrics; stop on numbers that are not finite."""
     rows = jax.device_get(pending)
-    for number, row in enumerate(rows, start=at - len(rows) + 1):
-        if not all(math.isfinite(row[name]) for name in ('loss', 'grad_norm')):
-            raise ValueError(
-                f"the loss is {row['loss']} and its gradient's norm {row['grad_norm']} at step "
-                f'{number}; expected finite numbers. {_KEPT}')
-    total = {name: float(np.sum([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
-    tokens = max(total['tokens'], 1.0)
-    numbers = {'loss': total['loss'] / tokens, 'accuracy': total['correct'] / tokens}
-    log.write(at, 'train', {
-        'loss': numbers['loss'], 'token_accuracy': numbers['accuracy'],
-        'z_loss': total['z_loss'] / tokens, 'grad_norm': total['grad_norm'] / len(rows)})
-    return numbers
+    numbers = []
+    for task, problem in enumerate(problems):
+        own = [{name: float(np.atleast_1d(values)[task]) for name, values in row.items()}
+               for row in rows]
+        for number, row in enumerate(own, start=at - len(rows) + 1):
+            if not all(math.isfinite(row[name]) for name in ('loss', 'grad_norm')):
+                of = f' of {problem.name}' if problem.name else ''
+                raise ValueError(
+                    f"the loss{of} is {row['loss']} and its gradient's norm {row['grad_norm']} at "
+                    f'step {number}; expected finite numbers. {_KEPT}')
+        total = {name: float(np.sum([row[name] for row in own], dtype=np.float64))
+                 for name in rows[0]}
+        tokens = max(total['tokens'], 1.0)
+        numbers.append({'loss': total['loss'] / tokens, 'accuracy': total['correct'] / tokens})
+        log.write(at, 'train', {
+            'loss': numbers[-1]['loss'], 'token_accuracy': numbers[-1]['accuracy'],
+            'z_loss': total['z_loss'] / tokens, 'grad_norm': total['grad_norm'] / len(rows)},
+            problem.name)
+    return {name: float(np.mean([one[name] for one in numbers])) for name in numbers[0]}
 
 
 def _log_results(log: MetricsLog, at: int, run: Run, results: Mapping[str, Any]) -> None:
     """Log what was measured at the end of a run."""
-    for heading, values in results.items():
-        log.write(at, run.problem.test_split, {f'{heading}{HEADING_END}{name}': value
-                                               for name, value in values.items()})
+    for name, measured in results.items():
+        split = next((one.test_split for one in run.problems if one.name == name),
+                     run.problems[0].test_split)
+        for heading, values in measured.items():
+            log.write(at, split, {f'{heading}{HEADING_END}{figure}': value
+                                  for figure, value in values.items()}, name)
 
 
 def _stop(state: TrainState, progress: Progress, pending: list[dict[str, Any]],
           evaluation: '_Evaluation') -> NoReturn:
     """Save everything, so that the resumed run writes the very lines that this one would have."""
-    rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
+    rows = [{name: np.asarray(value).tolist() for name, value in row.items()}
+            for row in jax.device_get(pending)]
     evaluation.save(state, dataclasses.replace(progress, unreported=rows))
     raise Stopped(f'told to stop; saved at step {int(state.step)}; start the same command again '
                   'to go on')
 
 
 class _Evaluation:
-    """Measure what is tuned so far, keep the best, and save."""
+    """Measure what is tuned so far, keep the best of each problem, and save."""
 
     def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar,
-                 best: Prompt):
-        self._run, self._store, self._log, self._bar, self._best = run, store, log, bar, best
-        self._apply = jax.jit(run.method.apply)
+                 best: Sequence[Prompt]):
+        self._run, self._store, self._log, self._bar = run, store, log, bar
+        self._best = list(best)
+        self._prompts = jax.jit(lambda params, constants: dataclasses.replace(
+            run, constants=constants).prompts(params))
 
     def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
-        """Evaluate, keep the prompt if it is the best yet, and save a checkpoint."""
-        run, bar = self._run, self._bar
-        prompt = self._apply(state.evaluated, run.constants).prompt
-        if not np.isfinite(prompt.rows).all():
-            raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
-        with bar.aside('evaluating'):
-            metrics = run.problem.evaluate(prompt, 'validation')
-        self._log.write(at, 'validation', metrics)
-        choose_by = run.problem.choose_by
-        if not progress.best:
-            bar.say(f"validation: {same_answer(run.problem.most_common['validation'])}")
-        if not progress.best or merit(metrics, choose_by) > merit(progress.best, choose_by):
-            self._best = prompt
-            run.keep_best(prompt, at, metrics)
-            progress = Progress(progress.start or metrics, metrics, at)
-        else:
-            progress = dataclasses.replace(progress, waited=progress.waited + 1)
-        bar.say(f'step {at}: validation {told(metrics)}; best {choose_by} '
-                f'{progress.best[choose_by]:.4f} at step {progress.best_step}')
-        if not run.on_evaluation(at, metrics):
+        """Evaluate, keep the prompts that are the best yet, and save a checkpoint."""
+        run, told_metrics, tasks = self._run, {}, []
+        prompts = self._prompts(state.evaluated, run.constants)
+        for number, (problem, prompt) in enumerate(zip(run.problems, prompts, strict=True)):
+            if not np.isfinite(prompt.rows).all():
+                raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
+            with self._bar.aside('evaluating'):
+                metrics = problem.evaluate(prompt, 'validation')
+            self._log.write(at, 'validation', metrics, problem.name)
+            told_metrics |= {_of(problem, name, '/'): value for name, value in metrics.items()}
+            tasks.append(self._keep(number, prompt, at, metrics, progress.tasks[number]))
+        progress = dataclasses.replace(progress, tasks=tuple(tasks))
+        if not run.on_evaluation(at, told_metrics):
             progress = dataclasses.replace(progress, pruned=True)
         if progress.is_over(at, run.settings):
             progress = self.finish(at, progress)
         self.save(state, progress)
         return progress
 
+    def _keep(self, number: int, prompt: Prompt, at: int, metrics: dict[str, float],
+              kept: Kept) -> Kept:
+        """Keep a prompt if it is the best of its problem yet."""
+        problem, bar = self._run.problems[number], self._bar
+        choose_by = problem.choose_by
+        if not kept.best:
+            common = same_answer(problem.most_common['validation'])
+            bar.say(f"{_of(problem, 'validation')}: {common}")
+        if not kept.best or merit(metrics, choose_by) > merit(kept.best, choose_by):
+            self._best[number] = prompt
+            kept = Kept(kept.start or metrics, metrics, at)
+            self._run.keep_best(problem, prompt, kept)
+        else:
+            kept = dataclasses.replace(kept, waited=kept.waited + 1)
+        bar.say(f"step {at}: {_of(problem, 'validation')} {told(metrics)}; best {choose_by} "
+                f'{kept.best[choose_by]:.4f} at step {kept.best_step}')
+        return kept
+
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save a checkpoint, when the log's lines up to it are on disk."""
         self._log.flush()
         progress = dataclasses.replace(progress, logged=self._log.digest)
-        self._store.save(_Checkpoint(state, self._best), dataclasses.asdict(progress))
+        self._store.save(_Checkpoint(state, join_prompts(self._best)), progress.to_record())
 
     def finish(self, at: int, progress: Progress) -> Progress:
-        """Measure the best prompt, and what it is compared with, at the end of the run."""
-        with self._bar.aside(f'evaluating on the {self._run.problem.test_split} split'):
+        """Measure the best prompts, and what they are compared with, at the end of the run."""
+        with self._bar.aside(f'evaluating on the {self._run.problems[0].test_split} split'):
             results = self._run.measure(self._best)
         _log_results(self._log, at, self._run, results)
         return dataclasses.replace(progress, finished_at=at, results=results,
                                    compared=self._run.settings.compare)
+
+
+def _of(problem: Problem, what: str, between: str = ' ') -> str:
+    """Name something of a problem, where there are others."""
+    return f'{problem.name}{between}{what}' if problem.name else what

@@ -1,16 +1,20 @@
 """What is learned, and on what: a task, where the virtual tokens stand, and features of both."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
+import numpy as np
 
 from jax_prompt.data.batches import choose_buckets, train_batches
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import FeatureConverter, Features
+from jax_prompt.data.mixing import Share, mixed_batches, packed_mixed_batches, rows_of_each
 from jax_prompt.data.packing import choose_packing, packed_train_batches
+from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
@@ -18,6 +22,7 @@ from jax_prompt.parallel.placement import host_rows
 from jax_prompt.prompts.initializers import Initializer, class_labels, sampled_vocabulary
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.selection import figure_to_choose_by
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.types import Batch
@@ -33,6 +38,7 @@ class Problem:
     """A task, tokenised for one model and one place of the virtual tokens.
 
     Attributes:
+      name: what the log and the files of a run call it; '' where it is the run's only one.
       task: a `TextTask` or `RegisteredTask`.
       layout: where the virtual tokens stand.
       num_rows: P, how many there are.
@@ -42,8 +48,11 @@ class Problem:
         rows for the plain model.
       most_common: by split, the most common right answer and the metrics of giving it always.
       choose_by: the figure of the validation that prompts are chosen by.
+      batch_size: examples an update.
+      seed: of initialisation and of the order of examples.
     """
 
+    name: str
     task: Any
     layout: Layout
     num_rows: int
@@ -52,23 +61,83 @@ class Problem:
     evaluate: Callable[[Prompt, str], dict[str, float]]
     most_common: Mapping[str, tuple[str, dict[str, float]]]
     choose_by: str
+    batch_size: int
+    seed: int
 
     @property
     def test_split(self) -> str:
         """Return the split that the best prompt is measured on at the end."""
         return 'test' if 'test' in self.examples else 'validation'
 
-    def batches(self, settings: TrainSettings, mesh: Mesh, start_step: int) -> Iterator[Batch]:
-        """Yield this host's rows of the training batches from a step on, without end."""
-        if settings.packing:
-            share = mesh.shape[DATA] * settings.microbatches
-            packing = choose_packing(self.features, settings.batch_size, row_multiple=share,
-                                     multiple=settings.bucket_multiple)
-            return packed_train_batches(self.features, settings.batch_size, settings.seed, packing,
-                                        start_step, host_rows(mesh, packing.rows))
-        buckets = _buckets(self.features, settings, settings.max_buckets)
-        return train_batches(self.features, settings.batch_size, settings.seed, buckets,
-                             start_step, host_rows(mesh, settings.batch_size))
+
+def training_batches(opened: OpenedModel, problems: Sequence[Problem], settings: TrainSettings,
+                     start_step: int) -> Iterator[Batch]:
+    """Yield this host's rows of the training batches from a step on, without end.
+
+    Args:
+      opened: the model.
+      problems: each gives its own `batch_size` examples to every batch.
+      settings: how to train.
+      start_step: the first batch to yield.
+    """
+    mesh = opened.mesh
+    packed = {'row_multiple': mesh.shape[DATA] * settings.microbatches,
+              'multiple': settings.bucket_multiple}
+    first, features = problems[0], problems[0].features
+    if len(problems) == 1 and settings.packing:
+        packing = choose_packing(features, first.batch_size, **packed)
+        return packed_train_batches(features, first.batch_size, first.seed, packing, start_step,
+                                    host_rows(mesh, packing.rows))
+    if len(problems) == 1:
+        return train_batches(features, first.batch_size, first.seed,
+                             _buckets(features, settings, settings.max_buckets, first.batch_size),
+                             start_step, host_rows(mesh, first.batch_size))
+    shares = [Share(one.features, one.batch_size, one.seed) for one in problems]
+    sizes = opened.model.vocab_size, first.num_rows, start_step
+    if settings.packing:
+        return packed_mixed_batches(shares, *sizes, **packed,
+                                    host_rows=functools.partial(host_rows, mesh))
+    shares = [dataclasses.replace(share, buckets=_buckets(
+        share.features, settings, settings.max_buckets, share.rows)) for share in shares]
+    return mixed_batches(shares, *sizes, host_rows(mesh, sum(share.rows for share in shares)))
+
+
+def make_problems(opened: OpenedModel, mixture: Mixture, prompt: PromptSettings,
+                  settings: TrainSettings) -> tuple[Problem, ...]:
+    """Make the problems of a run: one for each task, or for each member of its ensemble.
+
+    Args:
+      opened: the model that will read them.
+      mixture: the tasks, and how often each comes.
+      prompt: rows and layout of each prompt.
+      settings: how to train and evaluate; the examples of a batch are shared out among them.
+
+    Raises:
+      ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
+    """
+    made = [make_problem(opened, task, prompt, settings) for task in mixture.tasks]
+    members = prompt.ensemble or 1
+    if len(made) == members == 1:
+        return tuple(made)
+    rates = mixture.rates([len(one.features) for one in made])
+    rows = rows_of_each(np.repeat(rates, members), settings.batch_size)
+    problems = []
+    for problem in made:
+        name = file_name(problem.task.name)
+        for member in range(members):
+            problems.append(dataclasses.replace(
+                problem, name=f'{name}-{member + 1}' if members > 1 else name,
+                seed=settings.seed + member, batch_size=rows[len(problems)]))
+    for problem in problems:
+        if sum(problem.name == other.name for other in problems) > 1:
+            raise ValueError(f'two tasks would write the prompt file {problem.name}{ENDING}; give '
+                             'them names that differ in letters, digits, dots or dashes')
+    return tuple(problems)
+
+
+def file_name(task: str) -> str:
+    """Return what a task's prompt file is called: nothing that a server would not take."""
+    return re.sub(r'[^A-Za-z0-9_.-]', '_', task).lstrip('_.-')[:60] or 'task'
 
 
 def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
@@ -92,7 +161,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
             examples['train'])
     # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
-    lengths = _buckets(features, settings, -(-settings.max_buckets // 2))
+    lengths = _buckets(features, settings, -(-settings.max_buckets // 2), settings.batch_size)
     evaluator = Evaluator(opened, task, prompt.layout, settings.evaluate_by,
                           settings.evaluation_batch_size,
                           lengths and tuple(length - prompt.rows for length in lengths))
@@ -104,8 +173,9 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     if len(examples['validation']) < _FEW:
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))
-    return Problem(task, prompt.layout, prompt.rows, examples, features,
-                   lambda tuned, split: evaluator(tuned, examples[split]), common, choose_by)
+    return Problem('', task, prompt.layout, prompt.rows, examples, features,
+                   lambda tuned, split: evaluator(tuned, examples[split]), common, choose_by,
+                   settings.batch_size, settings.seed)
 
 
 def default_start(task: Any, num_rows: int) -> Initializer:
@@ -115,8 +185,9 @@ def default_start(task: Any, num_rows: int) -> Initializer:
     return class_labels(words) if fits else sampled_vocabulary()
 
 
-def _buckets(features: Features, settings: TrainSettings, count: int) -> tuple[int, ...] | None:
+def _buckets(features: Features, settings: TrainSettings, count: int,
+             batch_size: int) -> tuple[int, ...] | None:
     """Choose so many padded lengths by the training split; None for a single one."""
     if not count:
         return None
-    return choose_buckets(features.lengths, count, settings.bucket_multiple, settings.batch_size)
+    return choose_buckets(features.lengths, count, settings.bucket_multiple, batch_size)

@@ -28,8 +28,8 @@ class MetricsLog:
 
     Each line of the file is one JSON object: `{"step": 100, "split": "validation", "name":
     "accuracy", "value": 0.83}`. JSON has no NaN and no infinity, so a value that is not finite is
-    written as null. Lines reach the operating system at once, so that a killed process loses none
-    but the one being written.
+    written as null. Where a run has several tasks, "task" names it. Lines reach the operating
+    system at once, so that a killed process loses none but the one being written.
 
     Write a step's metrics before its checkpoint is saved: then a resumed run finds every line up to
     its checkpoint, drops the later ones and writes them again, and none is missing or doubled. A
@@ -87,27 +87,29 @@ class MetricsLog:
         """Return what tells the lines so far, without what was measured at an end."""
         return self._hash.hexdigest()
 
-    def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+    def write(self, step: int, split: str, metrics: Mapping[str, Any], task: str = '') -> None:
         """Write one line for each metric.
 
         Args:
             step: optimizer steps done so far.
             split: `train`, `validation` or `test`.
             metrics: name -> number (anything that `float` takes, a 0-d array included).
+            task: which they are of, in a run of several.
         """
         if self._file is None:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        records = [{'step': int(step), 'split': split, 'name': name, 'value': value}
+        of = {'task': task} if task else {}
+        records = [{'step': int(step), 'split': split, **of, 'name': name, 'value': value}
                    for name, value in values.items()]
         self._file.write(''.join(map(_line, records)))
         self._hash.update(''.join(map(_line, filter(_is_kept, records))).encode())
         self._file.flush()
         if self._tensorboard:
-            self._write_events(int(step), split, values)
+            self._write_events(int(step), f'{task}/{split}' if task else split, values)
 
     def _write_events(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Write the metrics as TensorBoard scalars named `split/name`."""
+        """Write the metrics as TensorBoard scalars named `split/name`, or `task/split/name`."""
         # costs those who train a fifth of a second
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
@@ -201,4 +203,5 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
             f'{where} is not a metric: got {line[:60]!r}, expected a JSON object with step, split, '
             'name and value; mend or remove this line'
         ) from error
-    return {'step': step, 'split': split, 'name': name, 'value': value}
+    of = {'task': str(record['task'])} if 'task' in record else {}
+    return {'step': step, 'split': split, **of, 'name': name, 'value': value}

@@ -7,13 +7,14 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.files import GO_ON, sealed, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
@@ -35,8 +36,10 @@ from jax_prompt.training.folder import (
     recorded,
 )
 from jax_prompt.training.identity import run_identity
-from jax_prompt.training.loop import Progress, Run, fit
-from jax_prompt.training.problem import Problem, default_start, make_problem
+from jax_prompt.training.joint import for_tasks, stack
+from jax_prompt.training.loop import Run, fit
+from jax_prompt.training.problem import Problem, default_start, make_problems
+from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -47,6 +50,8 @@ MOST_COMMON = 'most common answer'
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
 AFTER = 'prompt after training'
+#: (step, the validation's metrics) -> whether to go on
+OnEvaluation = Callable[[int, Mapping[str, float]], bool]
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +60,7 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
           prompt: PromptSettings | None = None,
           optimizer: optax.GradientTransformation | None = None,
           settings: TrainSettings | None = None, quiet: bool = False,
-          on_evaluation: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: True,
-          ) -> Outcome:
+          on_evaluation: OnEvaluation = lambda step, metrics: True) -> Outcome:
     """Train a prompt for a frozen model on a task.
 
     The folder may hold the same run, killed at any moment: it is then resumed and ends with the
@@ -79,17 +83,49 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
     Raises:
       ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
     """
+    return train_together(model, Mixture((task,)), output, prompt, optimizer, settings, quiet,
+                          on_evaluation)[0]
+
+
+def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLike | RunFolder,
+                   prompt: PromptSettings | None = None,
+                   optimizer: optax.GradientTransformation | None = None,
+                   settings: TrainSettings | None = None, quiet: bool = False,
+                   on_evaluation: OnEvaluation = lambda step, metrics: True,
+                   ) -> tuple[Outcome, ...]:
+    """Train prompts for several tasks, or several for one, in batches that hold rows of all.
+
+    Each takes the steps that a run of its own would take with its part of the batch, and the best
+    of each is kept in a file of its name. For the rest see `train`.
+
+    Args:
+      model: the frozen model.
+      mixture: the tasks, and how often each comes.
+      output: the run's folder.
+      prompt: rows, layout, method and start of each prompt, and how many each task has.
+      optimizer: of each prompt.
+      settings: how to train; `batch_size` is that of all tasks together.
+      quiet: show no progress.
+      on_evaluation: as `train` has it; a metric is named `TASK/METRIC`.
+
+    Returns:
+      The outcome of each prompt, in the order of the tasks.
+
+    Raises:
+      ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
+    """
     settings, prompt = settings or TrainSettings(), prompt or PromptSettings()
-    optimizer = optimizer or optimizers.adafactor()
     folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
     model = _as_begun(model, folder)
-    problem = make_problem(model, task, prompt, settings)
-    if prompt.initializer is None:
-        prompt = dataclasses.replace(prompt, initializer=default_start(task, prompt.rows))
-    method = prompt.method or direct()
-    initial, constants = _start(model, method, prompt, settings.seed)
-    run = Run(model, problem, method, initial, constants, optimizer, settings,
-              functools.partial(_keep_best, folder, model, problem, method, settings.seed),
+    problems = make_problems(model, mixture, prompt, settings)
+    if prompt.initializer is None and len(mixture.tasks) == 1:
+        prompt = dataclasses.replace(
+            prompt, initializer=default_start(mixture.tasks[0], prompt.rows))
+    one = prompt.method or direct()
+    method = for_tasks(one, len(problems))
+    initial, constants = _start(model, one, prompt, problems)
+    run = Run(model, problems, method, initial, constants, optimizer or optimizers.adafactor(),
+              settings, functools.partial(_keep_best, folder, model, method),
               lambda best: _results(run, best), on_evaluation)
     identity = run_identity(run, prompt)
     with writing(f"the run's folder {folder.path}", GO_ON), contextlib.ExitStack() as held:
@@ -98,13 +134,15 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
         held.callback(store.close)
         progress = fit(run, store, functools.partial(MetricsLog, folder.path),
                        quiet or not is_first())
-        outcome = _outcome(run, folder, progress)
+        outcomes = _outcomes(run, folder, progress)
         if is_first():
-            for remark in outcome.remarks:
-                _log.warning(remark)
-            draw_curves(folder.metrics, folder.path / CURVES_FILE, outcome.best_step)
-            write_card(folder.path / CARD_FILE, run, prompt, outcome, progress.finished_at)
-        return outcome
+            for outcome in outcomes:
+                for remark in outcome.remarks:
+                    _log.warning(remark)
+            draw_curves(folder.metrics, folder.path / CURVES_FILE,
+                        {one.folder.name: one.best_step for one in outcomes})
+            write_card(folder.path / CARD_FILE, run, prompt, outcomes, progress)
+        return outcomes
 
 
 def _as_begun(opened: OpenedModel, folder: RunFolder) -> OpenedModel:
@@ -120,20 +158,25 @@ def _as_begun(opened: OpenedModel, folder: RunFolder) -> OpenedModel:
 
 
 def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
-           seed: int) -> tuple[Params, Params]:
-    """Return what a method starts from, and its constants."""
+           problems: Sequence[Problem]) -> tuple[Params, Params]:
+    """Return what a method starts from, and its constants, for all problems together."""
     table_VD = opened.model.embedding_table(opened.frozen)
     # Initialisers read single rows, which is only possible where this host can read all of them.
     table_VD = table_VD if table_VD.is_fully_addressable else fetch(table_VD)
-    context = InitContext(table_VD, prompt.rows, opened.vocabulary.encode_words,
-                          initializer=prompt.initializer, frozen=opened.frozen,
-                          rules=opened.model.rules)
-    initial, constants = method.init(jax.random.key(seed), context)
+    begun = []
+    for problem in problems:
+        start = prompt.initializer or default_start(problem.task, prompt.rows)
+        context = InitContext(table_VD, prompt.rows, opened.vocabulary.encode_words,
+                              initializer=start, frozen=opened.frozen,
+                              rules=opened.model.rules)
+        begun.append(method.init(jax.random.key(problem.seed), context))
+    initial, constants = begun[0]
     tuned = jax.eval_shape(method.apply, initial, constants)
     if tuned.weights:
         raise ValueError(f'method {method.name} tunes weights of the model, which no prompt file '
                          'can hold; choose a method that gives rows alone')
-    return initial, constants
+    params, constants = zip(*begun, strict=True)
+    return stack(params, method.shared), stack(constants)
 
 
 def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitStack) -> None:
@@ -146,36 +189,43 @@ def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitSta
     check_same(identity, from_first(take), 'the first host')
 
 
-def _keep_best(folder: RunFolder, opened: OpenedModel, problem: Problem, method: Method, seed: int,
-               prompt: Prompt, step: int, metrics: Mapping[str, float]) -> None:
-    """Write the best prompt so far, with all that it belongs to."""
+def _keep_best(folder: RunFolder, opened: OpenedModel, method: Method, problem: Problem,
+               prompt: Prompt, kept: Kept) -> None:
+    """Write the best prompt of a problem so far, with all that it belongs to."""
     metadata = PromptMetadata(
         base_model=opened.name, base_model_fingerprint=opened.fingerprint,
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
-        layout=problem.layout, method=method.name, step=step, seed=seed,
-        metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
+        layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
+        metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
     file = PromptFile(Prompt(np.asarray(prompt.rows, np.float32)), metadata)
     if is_first():
-        folder.save_prompt(file)
+        dataclasses.replace(folder, name=problem.name).save_prompt(file)
 
 
-def _results(run: Run, best: Prompt) -> dict[str, dict[str, float]]:
-    """Measure the best prompt, and what it is compared with, on the test split."""
-    prompts = {AFTER: best}
-    if run.settings.compare:
-        before = run.method.apply(run.initial, run.constants).prompt
-        prompts = {NO_PROMPT: no_prompt(run.opened.model.d_model), BEFORE: before} | prompts
-    split = run.problem.test_split
-    return {MOST_COMMON: run.problem.most_common[split][1]} | {
-        heading: run.problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
+def _results(run: Run, best: Sequence[Prompt]) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure the best prompts, and what they are compared with, on the test splits."""
+    results, before = {}, run.prompts(run.initial) if run.settings.compare else ()
+    for number, problem in enumerate(run.problems):
+        prompts = {AFTER: best[number]}
+        if before:
+            prompts = {NO_PROMPT: no_prompt(run.opened.model.d_model),
+                       BEFORE: before[number]} | prompts
+        split = problem.test_split
+        results[problem.name] = {MOST_COMMON: problem.most_common[split][1]} | {
+            heading: problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
+    return results
 
 
-def _outcome(run: Run, folder: RunFolder, progress: Progress) -> Outcome:
-    problem = run.problem
-    said = remarks(problem.choose_by, problem.most_common['validation'], progress.start,
-                   progress.best, progress.best_step)
-    return Outcome(
-        folder=folder, results=progress.results, split=problem.test_split,
-        best_step=progress.best_step, remarks=tuple(said),
-        prompt_bytes=from_first(lambda: folder.prompt.stat().st_size),
-        model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial))
+def _outcomes(run: Run, folder: RunFolder, progress: Progress) -> tuple[Outcome, ...]:
+    outcomes = []
+    for problem, kept in zip(run.problems, progress.tasks, strict=True):
+        said = remarks(problem.choose_by, problem.most_common['validation'], kept.start, kept.best,
+                       kept.best_step)
+        own = dataclasses.replace(folder, name=problem.name)
+        outcomes.append(Outcome(
+            folder=own, results=progress.results[problem.name], split=problem.test_split,
+            best_step=kept.best_step,
+            remarks=tuple(f'{problem.name}: {one}' if problem.name else one for one in said),
+            prompt_bytes=from_first(lambda own=own: own.prompt.stat().st_size),
+            model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial)))
+    return tuple(outcomes)

@@ -22,16 +22,22 @@ class PromptSettings:
       initializer: gives the rows to start from; None for the paper's best: the class labels'
         words, then frequent vocabulary (frequent vocabulary alone where the task has no labels).
       method: how what is trained is parameterised; None for `direct()`, the rows themselves.
+      ensemble: so many prompts of each task are trained at once, each with a seed, and so with a
+        start and an order of examples, of its own; None for one.
     """
 
     rows: int = 100
     layout: Layout = Layout('before')
     initializer: Initializer | None = None
     method: Method | None = None
+    ensemble: int | None = None
 
     def __post_init__(self):
         if self.rows < 1:
             raise ValueError(f'prompt rows is {self.rows}; expected at least 1 to train')
+        if self.ensemble is not None and self.ensemble < 2:
+            raise ValueError(f'an ensemble of {self.ensemble} is none; expected at least 2 '
+                             'prompts, or no prompt.ensemble to train a single one')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of
+from jax_prompt.training.joint import for_each_prompt, gradient_norm
 from jax_prompt.training.regularisation import averaged, disturbed, worsened
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.types import Array, Batch, Params, TrainState
@@ -32,7 +33,8 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
     Args:
       model: the frozen model; its `dropout_rate` above 0 switches dropout on.
       method: how what is trained is parameterised.
-      optimizer: an optax transformation.
+      optimizer: an optax transformation; with a method for several tasks one that keeps them
+        apart, see `joint`.
       settings: of them count `z_loss`, `reduction`, `microbatches`, the seed and what regularises.
         The rows of microbatches go through the model one after the other, so that activations of
         one part alone are in memory; the gradients are summed.
@@ -41,38 +43,43 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
     Returns:
       step(state, frozen, batch, constants=None) -> (state, metrics), the constants being those that
       the method's `init` gave. Metrics are float32[]: sums over the batch `loss`, `z_loss`,
-      `correct`, `tokens`, and `grad_norm` of the trained parameters. A batch whose rows do not
-      divide by `microbatches` raises ValueError.
+      `correct`, `tokens`, and `grad_norm` of the trained parameters; of a method for T tasks they
+      are float32[T], one a task, and the mean is each task's own. A batch whose rows do not divide
+      by `microbatches` raises ValueError.
     """
 
     def loss_fn(tuned, frozen, batch, dropout_rng, embed=embed_inputs):
         logits_BLV = score(model, in_place_of(frozen, tuned.weights), tuned.prompt, batch,
                            dropout_rng, embed)
         return token_loss(logits_BLV, batch['decoder_target_tokens'],
-                          batch['decoder_loss_weights'], settings.z_loss)
+                          batch['decoder_loss_weights'], settings.z_loss,
+                          method.tasks and (batch['decoder_task_ids'], method.tasks))
 
     def step(state: TrainState, frozen: Params, batch: Batch, constants: Params | None = None):
         constants = constants or {}
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         rng = key if model.dropout_rate > 0.0 else None
-        tuned, pull_back = jax.vjp(lambda params: disturbed(
-            method.apply(params, constants), settings, key), state.params)
+        tuned, pull_back = jax.vjp(lambda params: for_each_prompt(
+            method, lambda tuned: disturbed(tuned, settings, key))(
+                method.apply(params, constants)), state.params)
         gradient, metrics = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches,
                                       mesh)
         if settings.adversarial:
-            tuned = worsened(tuned, gradient, settings.adversarial)
+            tuned = for_each_prompt(method, lambda tuned, gradient: worsened(
+                tuned, gradient, settings.adversarial))(tuned, gradient)
             gradient, _ = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches, mesh)
         count = jnp.maximum(metrics['tokens'], 1.0)
         if settings.reduction == 'mean':
-            gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
+            gradient = _by_token(gradient, count)
         gradient, = pull_back(gradient)
         if method.penalty is not None:
             weight = count if settings.reduction == 'sum' else 1.0
-            pull = jax.grad(method.penalty)(state.params, constants)
-            gradient = jax.tree.map(lambda leaf, more: leaf + weight * more, gradient, pull)
+            pull = jax.grad(lambda params: jnp.sum(weight * method.penalty(params, constants)))(
+                state.params)
+            gradient = jax.tree.map(jnp.add, gradient, pull)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics['grad_norm'] = optax.global_norm(gradient)
+        metrics['grad_norm'] = gradient_norm(gradient, method)
         average = averaged(state.average, params, state.step + 1, settings)
         return TrainState(state.step + 1, params, opt_state, average), metrics
 
@@ -135,8 +142,20 @@ def _split(name: str, feature: Array, microbatches: int) -> Array:
                         1, 0)
 
 
-def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
-               z_loss: float = 1e-4) -> tuple[Array, dict[str, Array]]:
+def _by_token(gradient: Tuned, tokens: Array) -> Tuned:
+    """Divide the gradient of a sum by its tokens: float32[], or float32[T] of each task's own."""
+    if not tokens.ndim:
+        return jax.tree.map(lambda leaf: leaf / tokens, gradient)
+
+    def divide(leaf: Array) -> Array:
+        own = leaf.reshape(len(tokens), -1, *leaf.shape[1:])
+        return (own / tokens.reshape(-1, *(1,) * leaf.ndim)).reshape(leaf.shape)
+
+    return jax.tree.map(divide, gradient)
+
+
+def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array, z_loss: float = 1e-4,
+               tasks: tuple[Array, int] | None = None) -> tuple[Array, dict[str, Array]]:
     """Compute the cross-entropy of target tokens, plus `z_loss * log(Z)**2`, summed.
 
     The z-loss keeps the softmax's normaliser near one, so that logits do not drift.
@@ -146,11 +165,12 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
       targets_BL: int32[B, L], the token to predict at each position.
       weights_BL: float32[B, L], 0 where there is no target.
       z_loss: weight of the squared log-normaliser.
+      tasks: int32[B, L], the task of each position, and T, how many there are; None for one.
 
     Returns:
       The loss float32[] and sums over the batch to be divided by `tokens` for reporting: `loss`
       (cross-entropy alone, nats), `z_loss`, `correct` (tokens whose target has the highest logit)
-      and `tokens`.
+      and `tokens`; float32[], or float32[T] with `tasks`.
 
     Source: T5X's `cross_entropy_with_logits`; Lester et al. 2021 train with the sum.
     """
@@ -158,13 +178,20 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array,
     # A comparison and a sum fuse into one pass; a gather's gradient would be a scatter.
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits_BLV.shape, 2)
     chosen_BL = jnp.sum(jnp.where(vocabulary == targets_BL[..., None], logits_BLV, 0.0), -1)
-    cross_entropy = jnp.sum((log_z_BL - chosen_BL) * weights_BL)
-    penalty = jnp.sum(z_loss * log_z_BL**2 * weights_BL)
-    tokens = jnp.sum(weights_BL)
-    # The largest logit is at hand; where it stands takes longer to find than a layer's attention.
-    correct = jnp.sum((chosen_BL >= jnp.max(logits_BLV, -1)) * weights_BL)
-    metrics = {'loss': cross_entropy, 'z_loss': penalty, 'correct': correct, 'tokens': tokens}
-    return cross_entropy + penalty, metrics
+    each_BL = {
+        'loss': (log_z_BL - chosen_BL) * weights_BL,
+        'z_loss': z_loss * log_z_BL**2 * weights_BL,
+        # The largest logit is at hand; where it stands takes longer to find than a layer's
+        # attention.
+        'correct': (chosen_BL >= jnp.max(logits_BLV, -1)) * weights_BL,
+        'tokens': weights_BL}
+    sums = {name: jnp.sum(values_BL) for name, values_BL in each_BL.items()}
+    loss = sums['loss'] + sums['z_loss']
+    if tasks is not None:
+        of_task = jax.nn.one_hot(*tasks)
+        sums = {name: jnp.sum(values_BL[..., None] * of_task, axis=(0, 1))
+                for name, values_BL in each_BL.items()}
+    return loss, sums
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation,

@@ -139,8 +139,8 @@ def test_starting_at_a_late_step_touches_no_skipped_batch(monkeypatch):
     monkeypatch.setattr(type(features), 'batch',
                         lambda self, rows, length, **_: built.append(length))
     counted = []
-    steps_before = batches._Order._steps_before
-    monkeypatch.setattr(batches._Order, '_steps_before',
+    steps_before = batches.BucketOrder._steps_before
+    monkeypatch.setattr(batches.BucketOrder, '_steps_before',
                         lambda self, epoch: counted.append(epoch) or steps_before(self, epoch))
     next(train_batches(features, 8, 0, (8, 16, 32), start_step=1_000_000))
     assert len(built) == 1

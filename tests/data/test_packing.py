@@ -114,8 +114,8 @@ def test_starting_late_continues_an_uninterrupted_run(batch_size, start):
 def test_starting_at_a_late_step_makes_no_order_but_its_own(monkeypatch):
     features = make(REVIEWS)
     packing, made = choose_packing(features, 8), []
-    epoch = packing_module._Order.epoch
-    monkeypatch.setattr(packing_module._Order, 'epoch',
+    epoch = packing_module.PackedOrder.epoch
+    monkeypatch.setattr(packing_module.PackedOrder, 'epoch',
                         lambda self, number: made.append(number) or epoch(self, number))
     batches = packed_train_batches(features, 8, 0, packing, start_step=1_000_000)
     for _ in range(5):

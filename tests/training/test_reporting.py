@@ -165,7 +165,7 @@ def test_curves_show_each_split_in_its_colour(tmp_path):
     assert ORANGE not in colors(tmp_path / 'curves.png')
     with MetricsLog(tmp_path, resume_step=100, tensorboard=False) as log:
         log.write(100, 'test', {'loss': 0.5, 'accuracy': 0.8})
-    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png', kept_step=100)
+    draw_curves(tmp_path / 'metrics.jsonl', tmp_path / 'curves.png', kept_steps={'': 100})
     assert {BLUE, GRAY, ORANGE} <= colors(tmp_path / 'curves.png')
 
 

@@ -15,6 +15,7 @@ from jax_prompt.models.t5.model import T5
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of, no_prompt
+from jax_prompt.training.joint import for_each_task, for_tasks, stack
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import init_state, make_train_step, token_loss
@@ -283,3 +284,29 @@ def test_another_learning_rate_compiles_nothing(compilations):
         changes[len(changes)] = np.abs(np.array(state.params['prompt']) - before).max()
     assert changes[0] > 2 * changes[1] and changes[2] < 1e-4 and changes[3] == changes[0]
     assert not any(compiled[1:])
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(reduction):
+    batch, frozen, method = make_batch(), make_frozen(), make_method()
+    task_of_row = np.array([0, 1, 1, 0])
+    batch['decoder_loss_weights'][1, 1:] = 0.0
+    starts = [make_state(adafactor(), seed).params for seed in (1, 2)]
+    states = []
+    for task, start in enumerate(starts):  # shapes are the same: other tasks' rows weigh nothing
+        weights = batch['decoder_loss_weights'] * (task_of_row == task)[:, None]
+        step = make_train_step(T5(CONFIG), method, adafactor(), reduction=reduction)
+        states.append(step(init_state(jax.tree.map(jnp.copy, start), adafactor()), frozen,
+                           batch | {'decoder_loss_weights': weights}))
+    joint = for_tasks(method, 2)
+    optimizer = for_each_task(adafactor(), joint)
+    ids = batch['encoder_input_tokens']
+    mixed = batch | {
+        'encoder_input_tokens': np.where(ids >= 31, ids + ROWS * task_of_row[:, None], ids),
+        'decoder_task_ids': np.repeat(task_of_row[:, None], 3, axis=1)}
+    step = make_train_step(T5(CONFIG), joint, optimizer, reduction=reduction)
+    state, metrics = step(init_state(stack(starts), optimizer), frozen, mixed)
+    for task, (own, own_metrics) in enumerate(states):
+        np.testing.assert_array_equal(state.params['prompt'][task], own.params['prompt'])
+        for name, value in own_metrics.items():
+            np.testing.assert_allclose(metrics[name][task], value, rtol=1e-5)
