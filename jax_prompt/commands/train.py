@@ -41,6 +41,9 @@ def train_command(model: Opener | None = None, task: TextTask | RegisteredTask |
     if is_first():
         for outcome in outcomes:
             _print_outcome(outcome, outcome.folder.name or mixture.tasks[0].name)
+        if outcomes[0].ensemble:
+            print_table(f'ensemble of {len(outcomes)}, {outcomes[0].split} split',
+                        outcomes[0].ensemble)
     return 0
 
 

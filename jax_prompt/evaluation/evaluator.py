@@ -12,18 +12,23 @@ from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.evaluation.metrics import LOSS, most_common
 from jax_prompt.evaluation.registry import metrics_of
 from jax_prompt.inference.batching import How, Shapes
+from jax_prompt.inference.ensemble import VOTE, WAYS, member_row, together
 from jax_prompt.inference.predict import predict
 from jax_prompt.inference.rank import LabelSet, label_arrays
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.prompt import Prompt, join_prompts
 
 #: The way that only scores targets; it answers nothing.
 ONLY_LOSS = 'loss'
 #: Lengths that are chosen for a split: compiling for more takes longer than it gains.
 _LENGTHS = 4
+
+MEAN_OF_MEMBERS = 'mean of the members'
+BEST_MEMBER = 'best member'
+ENSEMBLE = 'ensemble by {}'
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ class Evaluator:
             self._labels = LabelSet(task.label_words, *label_arrays(
                 [spelt[number] for number in range(len(spelt))], opened.model))
         self._made: dict[tuple[Examples, int], tuple[dict[str, list[Row]], How]] = {}
+        self._target_tokens: dict[Examples, np.ndarray] = {}
 
     def __call__(self, prompt: Prompt, examples: Examples) -> dict[str, float]:
         """Return the metrics of a prompt, see `measure`."""
@@ -86,19 +92,59 @@ class Evaluator:
         Raises:
           ValueError: scores are not finite, or two metrics have the same name.
         """
-        rows, how = self.prepare(examples, len(prompt.rows))
-        predictions = {way: predict(self.opened, prompt, rows[way], how,
-                                    lambda number: examples.rows[number].where)
-                       for way in self.ways}
+        predictions, = self._answers([prompt], examples)
         first = predictions[self.ways[0]]
         right = {self.task.target_text(row).strip() for row in examples.rows}
         alike = len({one.text for one in first}) == 1 and self.ways != (ONLY_LOSS,)
         if len(right) > 1 and alike:
             _log.warning('%s: the answer to all %d examples is %r', examples.name, len(first),
                          first[0].text)
+        return self._judge(predictions, examples), predictions
+
+    def measure_ensemble(self, prompts: Sequence[Prompt],
+                         examples: Examples) -> dict[str, dict[str, float]]:
+        """Evaluate prompts that answer together, all of them in the same batches.
+
+        Args:
+          prompts: of one size, two or more.
+          examples: of a split.
+
+        Returns:
+          Heading -> metrics: the mean of the members' own, those of the best member by the first
+          figure, and those of the ensemble by each way that `inference.ensemble` has for the task.
+
+        Source: Lester et al. 2021 (arXiv:2104.08691), table 3, has the same lines.
+        """
+        members = self._answers(prompts, examples)
+        own = [self._judge(predictions, examples) for predictions in members]
+        first = next(iter(own[0]))
+        best = (min if first == LOSS else max)(own, key=lambda metrics: metrics[first])
+        measured = {MEAN_OF_MEMBERS: {name: float(np.mean([one[name] for one in own]))
+                                      for name in own[0]}, BEST_MEMBER: best}
+        for way in WAYS if self.ways == ('rank',) else (VOTE,):
+            answers = {asked: [together(given, way) for given in
+                               zip(*(one[asked] for one in members), strict=True)]
+                       for asked in self.ways}
+            measured[ENSEMBLE.format(way)] = self._judge(answers, examples)
+        return measured
+
+    def _answers(self, prompts: Sequence[Prompt],
+                 examples: Examples) -> list[dict[str, list[Prediction]]]:
+        """Return for each prompt way -> its predictions; rows of all of them share batches."""
+        (rows, how), count = self.prepare(examples, len(prompts[0].rows)), len(prompts)
+        found = {}
+        for way in self.ways:
+            asked = [member_row(row, number, prompts[0], self.opened.model.vocab_size)
+                     for row in rows[way] for number in range(count)]
+            found[way] = predict(self.opened, join_prompts(prompts), asked, how,
+                                 lambda number: examples.rows[number // count].where)
+        return [{way: found[way][number::count] for way in self.ways} for number in range(count)]
+
+    def _judge(self, predictions: Mapping[str, list[Prediction]],
+               examples: Examples) -> dict[str, float]:
+        """Return the metrics of predictions, the loss last."""
         metrics = self._metrics(predictions, examples)
-        metrics[LOSS] = self._loss(rows, predictions, examples)
-        return metrics, predictions
+        return metrics | {LOSS: self._loss(predictions, examples)}
 
     def most_common(self, examples: Examples) -> tuple[str, dict[str, float]]:
         """Return the most common right answer of a split, and its metrics without the loss.
@@ -121,17 +167,15 @@ class Evaluator:
                 metrics |= found
         return metrics
 
-    def _loss(self, rows: Mapping[str, list[Row]], predictions: Mapping[str, list[Prediction]],
-              examples: Examples) -> float:
+    def _loss(self, predictions: Mapping[str, list[Prediction]], examples: Examples) -> float:
         """Return the cross-entropy of the targets, which the predictions' programs scored too."""
         if 'rank' in self.ways:
             scores_NC, right_N = scores_of(predictions['rank']), examples.labels
             scores_N = scores_NC[np.arange(len(right_N)), right_N]
             tokens_N = self._labels.weights_CL.sum(axis=1)[right_N]
         else:
-            way, pad = self.ways[0], self.opened.model.tokens.pad
-            scores_N = [one.target_score for one in predictions[way]]
-            tokens_N = [np.count_nonzero(row.target != pad) for row in rows[way]]
+            scores_N = [one.target_score for one in predictions[self.ways[0]]]
+            tokens_N = self._target_tokens[examples]
         return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
 
     def prepare(self, examples: Examples, num_rows: int) -> tuple[dict[str, list[Row]], How]:
@@ -154,6 +198,7 @@ class Evaluator:
             features = converter.convert(examples)
             how = self._how(features, num_rows)
             self._made[key] = {way: self._rows(way, features, how) for way in self.ways}, how
+            self._target_tokens[examples] = features.targets.lengths
         return self._made[key]
 
     def _rows(self, way: str, features: Features, how: How) -> list[Row]:

@@ -38,7 +38,7 @@ def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings,
     sections = [
         f'# Soft prompt{"s" * (len(outcomes) > 1)} for {title}\n\n'
         f'{_summary(run, prompt, outcomes)}',
-        '## Results\n\n' + results_table(_measured(outcomes, progress)),
+        '## Results\n\n' + results_table(_measured(run.problems, outcomes, progress)),
         '## Use\n\n' + fenced('\n'.join(_command(run.opened, one.folder.prompt)
                                          for one in outcomes)),
         '## Data\n\n' + '\n\n'.join(_data(problem) for problem in tasks),
@@ -49,7 +49,8 @@ def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings,
     write_file(path, ('\n\n'.join(sections) + '\n').encode(), overwrite=True)
 
 
-def _measured(outcomes: Sequence[Outcome], progress: Progress) -> dict[str, Mapping[str, float]]:
+def _measured(problems: Sequence[Problem], outcomes: Sequence[Outcome],
+              progress: Progress) -> dict[str, Mapping[str, float]]:
     """Return what was measured on what -> its metrics, those of each problem under its name."""
     found = {}
     for outcome, kept in zip(outcomes, progress.tasks, strict=True):
@@ -58,6 +59,9 @@ def _measured(outcomes: Sequence[Outcome], progress: Progress) -> dict[str, Mapp
         found |= {f'{of}validation': best} | {
             f'{of}{outcome.split}, {heading}': values
             for heading, values in outcome.results.items()}
+    for outcome, problem in zip(outcomes, problems, strict=True):
+        found |= {f'{problem.task.name}: {outcome.split}, {heading}': values
+                  for heading, values in outcome.ensemble.items()}
     return found
 
 

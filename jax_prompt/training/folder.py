@@ -74,6 +74,7 @@ class Outcome:
       remarks: sentences that say where it is no better than doing nothing.
       prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
       trained_numbers: how many numbers were trained, by all problems of the run.
+      ensemble: heading -> metrics of the ensemble that it is a member of; none for no ensemble.
     """
 
     folder: RunFolder
@@ -84,6 +85,7 @@ class Outcome:
     prompt_bytes: int
     model_bytes: int
     trained_numbers: int
+    ensemble: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, join_prompts, split_prompt
 from jax_prompt.training.joint import for_each_task
-from jax_prompt.training.problem import Problem, training_batches
+from jax_prompt.training.problem import Problem, file_name, training_batches
 from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.selection import merit, same_answer, told
@@ -188,8 +188,8 @@ def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog,
 def _log_results(log: MetricsLog, at: int, run: Run, results: Mapping[str, Any]) -> None:
     """Log what was measured at the end of a run."""
     for name, measured in results.items():
-        split = next((one.test_split for one in run.problems if one.name == name),
-                     run.problems[0].test_split)
+        split = next(one.test_split for one in run.problems
+                     if name in (one.name, file_name(one.task.name)))
         for heading, values in measured.items():
             log.write(at, split, {f'{heading}{HEADING_END}{figure}': value
                                   for figure, value in values.items()}, name)

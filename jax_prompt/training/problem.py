@@ -46,6 +46,7 @@ class Problem:
       features: of the training split.
       evaluate: (prompt, split) -> metric name -> value, the loss among them; of a prompt without
         rows for the plain model.
+      evaluate_together: (prompts, split) -> heading -> metrics, of prompts as an ensemble.
       most_common: by split, the most common right answer and the metrics of giving it always.
       choose_by: the figure of the validation that prompts are chosen by.
       batch_size: examples an update.
@@ -59,6 +60,7 @@ class Problem:
     examples: Mapping[str, Examples]
     features: Features
     evaluate: Callable[[Prompt, str], dict[str, float]]
+    evaluate_together: Callable[[Sequence[Prompt], str], dict[str, dict[str, float]]]
     most_common: Mapping[str, tuple[str, dict[str, float]]]
     choose_by: str
     batch_size: int
@@ -174,8 +176,9 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))
     return Problem('', task, prompt.layout, prompt.rows, examples, features,
-                   lambda tuned, split: evaluator(tuned, examples[split]), common, choose_by,
-                   settings.batch_size, settings.seed)
+                   lambda tuned, split: evaluator(tuned, examples[split]),
+                   lambda several, split: evaluator.measure_ensemble(several, examples[split]),
+                   common, choose_by, settings.batch_size, settings.seed)
 
 
 def default_start(task: Any, num_rows: int) -> Initializer:

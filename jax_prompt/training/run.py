@@ -38,7 +38,7 @@ from jax_prompt.training.folder import (
 from jax_prompt.training.identity import run_identity
 from jax_prompt.training.joint import for_tasks, stack
 from jax_prompt.training.loop import Run, fit
-from jax_prompt.training.problem import Problem, default_start, make_problems
+from jax_prompt.training.problem import Problem, default_start, file_name, make_problems
 from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
@@ -213,19 +213,32 @@ def _results(run: Run, best: Sequence[Prompt]) -> dict[str, dict[str, dict[str, 
         split = problem.test_split
         results[problem.name] = {MOST_COMMON: problem.most_common[split][1]} | {
             heading: problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
+    for task, numbers in _ensembles(run.problems).items():
+        first = run.problems[numbers[0]]
+        results[task] = first.evaluate_together([best[number] for number in numbers],
+                                                first.test_split)
     return results
 
 
+def _ensembles(problems: Sequence[Problem]) -> dict[str, list[int]]:
+    """Return task -> the numbers of its problems, for tasks that have several."""
+    found: dict[str, list[int]] = {}
+    for number, problem in enumerate(problems):
+        found.setdefault(file_name(problem.task.name), []).append(number)
+    return {task: numbers for task, numbers in found.items() if len(numbers) > 1}
+
+
 def _outcomes(run: Run, folder: RunFolder, progress: Progress) -> tuple[Outcome, ...]:
-    outcomes = []
+    outcomes, ensembles = [], _ensembles(run.problems)
     for problem, kept in zip(run.problems, progress.tasks, strict=True):
         said = remarks(problem.choose_by, problem.most_common['validation'], kept.start, kept.best,
                        kept.best_step)
-        own = dataclasses.replace(folder, name=problem.name)
+        own, task = dataclasses.replace(folder, name=problem.name), file_name(problem.task.name)
         outcomes.append(Outcome(
             folder=own, results=progress.results[problem.name], split=problem.test_split,
             best_step=kept.best_step,
             remarks=tuple(f'{problem.name}: {one}' if problem.name else one for one in said),
             prompt_bytes=from_first(lambda own=own: own.prompt.stat().st_size),
-            model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial)))
+            model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial),
+            ensemble=progress.results[task] if task in ensembles else {}))
     return tuple(outcomes)

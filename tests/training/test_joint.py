@@ -119,6 +119,17 @@ def test_members_of_an_ensemble_have_starts_and_orders_of_their_own(model, task,
         np.testing.assert_allclose(rows, load_prompt(alone.folder.prompt).prompt.rows, rtol=1e-5,
                                    atol=1e-5)
     assert load_prompt(members[0].folder.prompt).metadata.seed == 1
+    told = members[0].ensemble
+    assert list(told) == ['mean of the members', 'best member', 'ensemble by vote',
+                          'ensemble by mean']
+    own = [one.results[AFTER] for one in members]
+    for name in own[0]:
+        np.testing.assert_allclose(told['mean of the members'][name],
+                                   np.mean([metrics[name] for metrics in own]), rtol=1e-4)
+    assert told['best member']['accuracy'] == max(metrics['accuracy'] for metrics in own)
+    card = (tmp_path / 'both' / 'card.md').read_text()
+    accuracy = told['ensemble by mean']['accuracy']
+    assert f'| reviews: test, ensemble by mean | {accuracy:.4g} |' in card
 
 
 def test_bad_mixtures_are_refused_in_one_line(model, task, other, prompt, settings, tmp_path):

@@ -286,16 +286,18 @@ def test_another_learning_rate_compiles_nothing(compilations):
     assert not any(compiled[1:])
 
 
-@pytest.mark.parametrize('reduction', ['sum', 'mean'])
-def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(reduction):
+@pytest.mark.parametrize('chosen', [
+    {'reduction': 'sum'}, {'reduction': 'mean', 'noise': 0.1, 'adversarial': 0.1}])
+def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(chosen):
     batch, frozen, method = make_batch(), make_frozen(), make_method()
+    settings = TrainSettings(**chosen)
     task_of_row = np.array([0, 1, 1, 0])
     batch['decoder_loss_weights'][1, 1:] = 0.0
     starts = [make_state(adafactor(), seed).params for seed in (1, 2)]
     states = []
     for task, start in enumerate(starts):  # shapes are the same: other tasks' rows weigh nothing
         weights = batch['decoder_loss_weights'] * (task_of_row == task)[:, None]
-        step = make_train_step(T5(CONFIG), method, adafactor(), reduction=reduction)
+        step = make_train_step(T5(CONFIG), method, adafactor(), settings)
         states.append(step(init_state(jax.tree.map(jnp.copy, start), adafactor()), frozen,
                            batch | {'decoder_loss_weights': weights}))
     joint = for_tasks(method, 2)
@@ -304,9 +306,10 @@ def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(reduction):
     mixed = batch | {
         'encoder_input_tokens': np.where(ids >= 31, ids + ROWS * task_of_row[:, None], ids),
         'decoder_task_ids': np.repeat(task_of_row[:, None], 3, axis=1)}
-    step = make_train_step(T5(CONFIG), joint, optimizer, reduction=reduction)
+    step = make_train_step(T5(CONFIG), joint, optimizer, settings)
     state, metrics = step(init_state(stack(starts), optimizer), frozen, mixed)
     for task, (own, own_metrics) in enumerate(states):
-        np.testing.assert_array_equal(state.params['prompt'][task], own.params['prompt'])
+        np.testing.assert_allclose(state.params['prompt'][task], own.params['prompt'],
+                                   rtol=1e-6 if 'noise' in chosen else 0)  # norms round otherwise
         for name, value in own_metrics.items():
             np.testing.assert_allclose(metrics[name][task], value, rtol=1e-5)
