@@ -9,7 +9,7 @@ import numpy as np
 from jax_prompt.data.batches import choose_buckets, covering
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
-from jax_prompt.evaluation.metrics import LOSS, most_common
+from jax_prompt.evaluation.metrics import LOSS, LOWER_IS_BETTER, most_common
 from jax_prompt.evaluation.registry import metrics_of
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.ensemble import VOTE, WAYS, member_row, together
@@ -118,7 +118,7 @@ class Evaluator:
         members = self._answers(prompts, examples)
         own = [self._judge(predictions, examples) for predictions in members]
         first = next(iter(own[0]))
-        best = (min if first == LOSS else max)(own, key=lambda metrics: metrics[first])
+        best = (min if first in LOWER_IS_BETTER else max)(own, key=lambda metrics: metrics[first])
         measured = {MEAN_OF_MEMBERS: {name: float(np.mean([one[name] for one in own]))
                                       for name in own[0]}, BEST_MEMBER: best}
         for way in WAYS if self.ways == ('rank',) else (VOTE,):
