@@ -11,6 +11,7 @@ from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.evaluation.metrics import LOSS, LOWER_IS_BETTER, most_common
 from jax_prompt.evaluation.registry import metrics_of
+from jax_prompt.evaluation.statistics import bootstrap
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.ensemble import VOTE, WAYS, member_row, together
 from jax_prompt.inference.predict import predict
@@ -154,6 +155,18 @@ class Evaluator:
         rows = examples.rows
         one = most_common(self.task, rows, self.task.label_words if self.ways[0] == 'rank' else ())
         return one.text, self._metrics({way: [one] * len(rows) for way in self.ways}, examples)
+
+    def intervals(self, predictions: Mapping[str, list[Prediction]],
+                  examples: Examples) -> dict[str, tuple[float, float]]:
+        """Return 95 % intervals of the metrics, by bootstrap; of `measure`'s predictions.
+
+        The loss has none: it is of targets, not of answers.
+        """
+        found = {}
+        for way, metrics in self._metrics_of.items():
+            for metric in metrics:
+                found |= bootstrap(metric, predictions[way], examples.rows)
+        return found
 
     def _metrics(self, predictions: Mapping[str, list[Prediction]],
                  examples: Examples) -> dict[str, float]:

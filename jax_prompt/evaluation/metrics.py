@@ -11,9 +11,10 @@ scipy's results.
 """
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,6 +33,32 @@ LOWER_IS_BETTER = frozenset({LOSS, 'illegal', 'calibration_error'})
 _NO_NUMBER = -1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class StagedMetric:
+    """A `Metric` in two stages, of which bootstrap repeats the second alone.
+
+    Attributes:
+      units: (predictions, their rows) -> what each example, or each group of them, gives.
+      summarize: some of these -> name -> value.
+    """
+
+    units: Callable[[Sequence[Prediction], Sequence[Row]], list[Any]]
+    summarize: Callable[[Sequence[Any]], dict[str, float]]
+
+    def __call__(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+        """Return name -> value.
+
+        Raises:
+          ValueError: no predictions, or another number of them than rows.
+        """
+        if len(predictions) != len(rows):
+            raise ValueError(f'got {len(predictions)} predictions for {len(rows)} targets; '
+                             'expected one prediction a target')
+        if not rows:
+            raise ValueError('got no predictions; a metric needs at least one example')
+        return self.summarize(self.units(predictions, rows))
+
+
 class Judge(Protocol):
     """What metrics ask of a task."""
 
@@ -42,7 +69,7 @@ class Judge(Protocol):
         """Return all right answers to a row, at least one."""
 
 
-def accuracy(task: Judge, name: str = 'accuracy') -> Metric:
+def accuracy(task: Judge, name: str = 'accuracy') -> StagedMetric:
     """Return the metric 'accuracy': the fraction of answers that are right.
 
     Texts are compared without the white space at their ends.
@@ -50,24 +77,17 @@ def accuracy(task: Judge, name: str = 'accuracy') -> Metric:
     Args:
       task: tells what is right.
       name: what to call it.
-
-    Returns:
-      The metric, which raises ValueError for no predictions, or another number of them than rows.
     """
-
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
-        return {name: sum(predicted == right for predicted, right in pairs) / len(pairs)}
-
-    return measure
+    return StagedMetric(answer_pairs(task), lambda pairs: {
+        name: sum(predicted == right for predicted, right in pairs) / len(pairs)})
 
 
-def exact_match(task: Judge) -> Metric:
+def exact_match(task: Judge) -> StagedMetric:
     """Return the metric 'exact_match': `accuracy` of free text."""
     return accuracy(task, 'exact_match')
 
 
-def f1(task: Judge, positive: str | None = None, name: str = 'f1') -> Metric:
+def f1(task: Judge, positive: str | None = None, name: str = 'f1') -> StagedMetric:
     """Return the metric 'f1': the harmonic mean of precision and recall of one class.
 
     Args:
@@ -76,9 +96,6 @@ def f1(task: Judge, positive: str | None = None, name: str = 'f1') -> Metric:
       positive: the class in question, 0 where it never occurs; None for the second of two labels,
         which is the positive one in GLUE and SuperGLUE.
       name: what to call it.
-
-    Returns:
-      The metric, with errors as `accuracy` has them.
 
     Raises:
       ValueError: no class is given and the task has not two labels.
@@ -90,84 +107,72 @@ def f1(task: Judge, positive: str | None = None, name: str = 'f1') -> Metric:
                          'positive class')
     positive = labels[1] if positive is None else positive
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
+    def summarize(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         if len(labels) == 2:
             pairs = [(one if one in labels else labels[right == labels[0]], right)
                      for one, right in pairs]
         return {name: _f1(pairs, [positive])}
 
-    return measure
+    return StagedMetric(answer_pairs(task), summarize)
 
 
-def macro_f1(task: Judge) -> Metric:
+def macro_f1(task: Judge) -> StagedMetric:
     """Return the metric 'macro_f1': the mean of `f1` over the classes that are predicted or right.
 
     An answer that is no label is a class of its own nowhere: it costs the recall of the right one.
     """
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
+    def summarize(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         classes = _classes(pairs, task)
         return {'macro_f1': sum(_f1(pairs, [label]) for label in classes) / len(classes)}
 
-    return measure
+    return StagedMetric(answer_pairs(task), summarize)
 
 
-def micro_f1(task: Judge) -> Metric:
+def micro_f1(task: Judge) -> StagedMetric:
     """Return the metric 'micro_f1': `f1` over the counts of all classes.
 
     It equals accuracy where all answers are labels.
     """
-
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
-        return {'micro_f1': _f1(pairs, _classes(pairs, task))}
-
-    return measure
+    return StagedMetric(answer_pairs(task), lambda pairs: {
+        'micro_f1': _f1(pairs, _classes(pairs, task))})
 
 
-def matthews(task: Judge) -> Metric:
+def matthews(task: Judge) -> StagedMetric:
     """Return the metric 'matthews': Matthews' correlation; of many classes, Gorodkin's R_K (2004).
 
     It is 0 where answers, or what is right, are all the same, as scikit-learn has it.
     """
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
+    def summarize(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         said, right = (collections.Counter(side) for side in zip(*pairs, strict=True))
         hits, total = sum(one == other for one, other in pairs), len(pairs)
         covariance = hits * total - sum(said[label] * right[label] for label in said)
         spreads = [total**2 - sum(count**2 for count in side.values()) for side in (said, right)]
         return {'matthews': covariance / math.sqrt(math.prod(spreads)) if all(spreads) else 0.0}
 
-    return measure
+    return StagedMetric(answer_pairs(task), summarize)
 
 
-def pearson(task: Judge) -> Metric:
+def pearson(task: Judge) -> StagedMetric:
     """Return the metric 'pearson': the correlation of numbers.
 
     An answer that is no number counts as -1, as T5 has it for STS-B. The correlation is 0 where
     answers, or what is right, are all the same; scipy has no number for it there.
     """
-
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        return {'pearson': _correlation(*_numbers(predictions, rows, task))}
-
-    return measure
+    return StagedMetric(_numbers(task), lambda pairs: {
+        'pearson': _correlation(*np.transpose(pairs))})
 
 
-def spearman(task: Judge) -> Metric:
+def spearman(task: Judge) -> StagedMetric:
     """Return the metric 'spearman': the correlation of ranks; otherwise as `pearson`."""
     from scipy.stats import rankdata
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        return {'spearman': _correlation(*map(rankdata, _numbers(predictions, rows, task)))}
-
-    return measure
+    return StagedMetric(_numbers(task), lambda pairs: {
+        'spearman': _correlation(*map(rankdata, np.transpose(pairs)))})
 
 
-def calibration_error(task: Judge) -> Metric:
+def calibration_error(task: Judge) -> StagedMetric:
     """Return the metric 'calibration_error': how far probabilities of labels are from accuracy.
 
     See `inference.calibration.expected_calibration_error`; the lower, the better.
@@ -181,20 +186,22 @@ def calibration_error(task: Judge) -> Metric:
                          f'{task.name} has no labels; leave it out')
     number = {word.strip(): index for index, word in enumerate(task.label_words)}
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
+    def units(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[Any]:
         if any(one.probabilities is None for one in predictions):
             raise ValueError('metric calibration_error needs probabilities of labels, which '
                              'generated answers have not; put rank first in evaluate_by')
-        odds_BC = np.array([[one.probabilities[word] for word in task.label_words]
-                            for one in predictions], np.float64)
-        right_B = np.array([number[right] for _, right in pairs])
+        return [([one.probabilities[word] for word in task.label_words], number[right])
+                for one, (_, right) in zip(predictions, answer_pairs(task)(predictions, rows),
+                                           strict=True)]
+
+    def summarize(scored: Sequence[Any]) -> dict[str, float]:
+        odds_BC, right_B = map(np.array, zip(*scored, strict=True))
         return {'calibration_error': expected_calibration_error(odds_BC, right_B)}
 
-    return measure
+    return StagedMetric(units, summarize)
 
 
-def illegal(task: Judge) -> Metric:
+def illegal(task: Judge) -> StagedMetric:
     """Return the metric 'illegal': the fraction of answers that are none; the lower, the better.
 
     Of a task with labels, those that are no label; of numbers (a task that is judged by
@@ -208,11 +215,8 @@ def illegal(task: Judge) -> Metric:
             return text not in labels
         return math.isnan(_number(text)) if of_numbers else not text
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        pairs = answer_pairs(predictions, rows, task)
-        return {'illegal': sum(is_none(predicted) for predicted, _ in pairs) / len(pairs)}
-
-    return measure
+    return StagedMetric(lambda predictions, _: [is_none(one.text.strip()) for one in predictions],
+                        lambda found: {'illegal': sum(found) / len(found)})
 
 
 def most_common(task: Judge, rows: Sequence[Row], labels: Sequence[str] = ()) -> Prediction:
@@ -234,28 +238,21 @@ def most_common(task: Judge, rows: Sequence[Row], labels: Sequence[str] = ()) ->
     return Prediction(answer, {label: math.log(p) for label, p in odds.items()}, odds)
 
 
-def answer_pairs(predictions: Sequence[Prediction], rows: Sequence[Row],
-                 task: Judge) -> list[tuple[str, str]]:
-    """Return (predicted, right) texts; of several right ones the one predicted, or the first.
+def answer_pairs(task: Judge) -> Callable[[Sequence[Prediction], Sequence[Row]],
+                                          list[tuple[str, str]]]:
+    """Return what makes (predicted, right) texts of predictions and rows.
 
-    Raises:
-      ValueError: no predictions, or another number of them than rows.
+    Of several right answers it is the one that was predicted, or the first.
     """
-    check_lengths(predictions, rows)
-    pairs = []
-    for one, row in zip(predictions, rows, strict=True):
-        text, golds = one.text.strip(), [gold.strip() for gold in task.right_answers(row)]
-        pairs.append((text, text if text in golds else golds[0]))
-    return pairs
 
+    def units(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[tuple[str, str]]:
+        pairs = []
+        for one, row in zip(predictions, rows, strict=True):
+            text, golds = one.text.strip(), [gold.strip() for gold in task.right_answers(row)]
+            pairs.append((text, text if text in golds else golds[0]))
+        return pairs
 
-def check_lengths(predictions: Sequence[Prediction], rows: Sequence[Row]) -> None:
-    """Refuse, with ValueError, no predictions, or another number of them than rows."""
-    if len(predictions) != len(rows):
-        raise ValueError(f'got {len(predictions)} predictions for {len(rows)} targets; expected '
-                         'one prediction a target')
-    if not rows:
-        raise ValueError('got no predictions; a metric needs at least one example')
+    return units
 
 
 def _classes(pairs: Sequence[tuple[str, str]], task: Judge) -> set[str]:
@@ -272,17 +269,21 @@ def _f1(pairs: Sequence[tuple[str, str]], classes: Iterable[str]) -> float:
     return 2 * hits / marked if marked else 0.0
 
 
-def _numbers(predictions: Sequence[Prediction], rows: Sequence[Row],
-             task: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """Return predicted and right numbers, float64[N] each."""
-    check_lengths(predictions, rows)
-    said_N = np.array([_number(one.text) for one in predictions])
-    right_N = np.array([_number(task.right_answers(row)[0]) for row in rows])
-    if np.isnan(right_N).any():
-        row = rows[int(np.argmax(np.isnan(right_N)))]
-        raise ValueError(f'the right answer {task.right_answers(row)[0]!r} at {row.where} is no '
-                         'number; a correlation is of numbers: choose another metric')
-    return np.where(np.isnan(said_N), _NO_NUMBER, said_N), right_N
+def _numbers(task: Judge) -> Callable[[Sequence[Prediction], Sequence[Row]],
+                                      list[tuple[float, float]]]:
+    """Return what makes (predicted, right) numbers of predictions and rows."""
+
+    def units(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[tuple[float, float]]:
+        pairs = []
+        for one, row in zip(predictions, rows, strict=True):
+            said, gold = _number(one.text), task.right_answers(row)[0]
+            if math.isnan(right := _number(gold)):
+                raise ValueError(f'the right answer {gold!r} at {row.where} is no number; a '
+                                 'correlation is of numbers: choose another metric')
+            pairs.append((_NO_NUMBER if math.isnan(said) else said, right))
+        return pairs
+
+    return units
 
 
 def _number(text: str) -> float:

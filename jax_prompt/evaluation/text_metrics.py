@@ -5,24 +5,22 @@ published figures are; the others by the rules of the benchmarks' own scripts.
 """
 
 import collections
-import functools
+import importlib
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax_prompt.data.tasks.rows import GROUP, Row
-from jax_prompt.evaluation.metrics import Judge, Metric, answer_pairs, check_lengths, f1
+from jax_prompt.evaluation.metrics import Judge, StagedMetric, f1
 from jax_prompt.inference.rows import Prediction
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
 _ROUGE = ('rouge1', 'rouge2', 'rougeLsum')
-#: Answers whose scores are kept, since bootstrap asks for them again and again.
-_KEPT = 2**16
 
 
-def squad(task: Judge) -> Metric:
+def squad(task: Judge) -> StagedMetric:
     """Return SQuAD's metrics 'f1', of tokens, and 'exact_match'.
 
     Case, punctuation, articles and white space do not count; of several right answers the one that
@@ -30,18 +28,13 @@ def squad(task: Judge) -> Metric:
 
     Source: the evaluation script of SQuAD 1.1 (Rajpurkar et al. 2016).
     """
-
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        check_lengths(predictions, rows)
-        scores = [_squad_scores(one.text, tuple(task.right_answers(row)))
-                  for one, row in zip(predictions, rows, strict=True)]
-        f1s, exact = (sum(side) / len(rows) for side in zip(*scores, strict=True))
-        return {'f1': f1s, 'exact_match': exact}
-
-    return measure
+    return StagedMetric(
+        lambda predictions, rows: [_squad_scores(one.text, task.right_answers(row))
+                                   for one, row in zip(predictions, rows, strict=True)],
+        _means('f1', 'exact_match'))
 
 
-def record(task: Judge) -> Metric:
+def record(task: Judge) -> StagedMetric:
     """Return ReCoRD's metrics 'f1' and 'exact_match': `squad`'s, each query counted once.
 
     Rows of one query, which has several right answers, have the same value in the column 'group';
@@ -49,20 +42,19 @@ def record(task: Judge) -> Metric:
 
     Source: SuperGLUE (Wang et al. 2019) and `deduplicate_metric` of T5.
     """
-    measure_once = squad(task)
+    each = squad(task)
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        check_lengths(predictions, rows)
+    def units(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[Any]:
         firsts: dict[str, int] = {}
         for number, row in enumerate(rows):
             firsts.setdefault(str(row.columns.get(GROUP, (number,))), number)
-        return measure_once([predictions[number] for number in firsts.values()],
-                            [rows[number] for number in firsts.values()])
+        return each.units([predictions[number] for number in firsts.values()],
+                          [rows[number] for number in firsts.values()])
 
-    return measure
+    return StagedMetric(units, each.summarize)
 
 
-def multirc(task: Judge) -> Metric:
+def multirc(task: Judge) -> StagedMetric:
     """Return MultiRC's metrics 'f1a' and 'exact_match'.
 
     F1a is `f1` over all answer options, 'exact_match' the fraction of questions of which all
@@ -74,23 +66,26 @@ def multirc(task: Judge) -> Metric:
 
     Source: SuperGLUE (Wang et al. 2019); Khashabi et al. 2018.
     """
-    measure_f1 = f1(task, name='f1a')
+    of_options = f1(task, name='f1a')
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        found = measure_f1(predictions, rows)
-        right: dict[str, bool] = {}
-        for row, (one, other) in zip(rows, answer_pairs(predictions, rows, task), strict=True):
+    def units(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[Any]:
+        questions: dict[str, list[tuple[str, str]]] = {}
+        for row, pair in zip(rows, of_options.units(predictions, rows), strict=True):
             if GROUP not in row.columns:
                 raise ValueError(f'metric multirc needs a column {GROUP!r} that tells the question '
                                  f'of a row; {row.where} has none')
-            question = str(row.columns[GROUP])
-            right[question] = right.get(question, True) and one == other
-        return found | {'exact_match': sum(right.values()) / len(right)}
+            questions.setdefault(str(row.columns[GROUP]), []).append(pair)
+        return [*questions.values()]
 
-    return measure
+    def summarize(questions: Sequence[Any]) -> dict[str, float]:
+        right = sum(all(one == other for one, other in options) for options in questions)
+        return of_options.summarize([pair for options in questions for pair in options]) | {
+            'exact_match': right / len(questions)}
+
+    return StagedMetric(units, summarize)
 
 
-def rouge(task: Judge) -> Metric:
+def rouge(task: Judge) -> StagedMetric:
     """Return the metrics 'rouge1', 'rouge2' and 'rougeLsum': mean F-measures, words not stemmed.
 
     Sentences, which ROUGE-Lsum takes one by one, end at a line feed or at ' . ', as T5 has it; of
@@ -102,26 +97,20 @@ def rouge(task: Judge) -> Metric:
 
     Source: Lin 2004; the package rouge-score.
     """
-    rouge_scorer = _import('rouge_score.rouge_scorer', 'rouge')
-    scorer = rouge_scorer.RougeScorer(list(_ROUGE))
+    scorer = _import('rouge_score.rouge_scorer', 'rouge').RougeScorer(list(_ROUGE))
 
-    @functools.lru_cache(_KEPT)
-    def scores(text: str, golds: tuple[str, ...]) -> tuple[float, ...]:
+    def scores(text: str, golds: Sequence[str]) -> tuple[float, ...]:
         sentences = [one.replace(' . ', ' .\n') for one in (text, *golds)]
         found = scorer.score_multi(sentences[1:], sentences[0])
         return tuple(found[name].fmeasure for name in _ROUGE)
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        check_lengths(predictions, rows)
-        found = [scores(one.text, tuple(task.right_answers(row)))
-                 for one, row in zip(predictions, rows, strict=True)]
-        return {name: sum(side) / len(rows)
-                for name, side in zip(_ROUGE, zip(*found, strict=True), strict=True)}
-
-    return measure
+    return StagedMetric(
+        lambda predictions, rows: [scores(one.text, task.right_answers(row))
+                                   for one, row in zip(predictions, rows, strict=True)],
+        _means(*_ROUGE))
 
 
-def bleu(task: Judge) -> Metric:
+def bleu(task: Judge) -> StagedMetric:
     """Return the metric 'bleu': of the corpus, by sacrebleu's settings (mixed case, 13a tokens).
 
     Raises:
@@ -129,22 +118,31 @@ def bleu(task: Judge) -> Metric:
 
     Source: Papineni et al. 2002; Post 2018.
     """
-    sacrebleu = _import('sacrebleu', 'bleu')
+    metric = _import('sacrebleu.metrics', 'bleu').BLEU()
 
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        check_lengths(predictions, rows)
-        golds = [task.right_answers(row) for row in rows]
-        most = max(map(len, golds))
-        streams = [[one[number] if number < len(one) else None for one in golds]
-                   for number in range(most)]
-        found = sacrebleu.corpus_bleu([one.text for one in predictions], streams)
+    def counts(text: str, golds: Sequence[str]) -> list[int]:
+        found = metric.corpus_score([text], [[gold] for gold in golds])
+        return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+    def summarize(sentences: Sequence[list[int]]) -> dict[str, float]:
+        said, right, *rest = map(sum, zip(*sentences, strict=True))
+        orders = len(rest) // 2
+        found = metric.compute_bleu(rest[:orders], rest[orders:], said, right,
+                                    smooth_method='exp')
         return {'bleu': found.score / 100}
 
-    return measure
+    return StagedMetric(
+        lambda predictions, rows: [counts(one.text, task.right_answers(row))
+                                   for one, row in zip(predictions, rows, strict=True)], summarize)
 
 
-@functools.lru_cache(_KEPT)
-def _squad_scores(text: str, golds: tuple[str, ...]) -> tuple[float, float]:
+def _means(*names: str) -> Callable[[Sequence[tuple[float, ...]]], dict[str, float]]:
+    """Return what takes the mean of each column of scores."""
+    return lambda scores: {name: sum(side) / len(scores)
+                           for name, side in zip(names, zip(*scores, strict=True), strict=True)}
+
+
+def _squad_scores(text: str, golds: Sequence[str]) -> tuple[float, float]:
     """Return the best F1 of tokens and exact match of an answer against the right ones."""
     said = normalized_answer(text)
     pairs = [(_token_f1(said, right), float(said == right))
@@ -164,8 +162,6 @@ def _token_f1(said: str, right: str) -> float:
 
 def _import(module: str, metric: str) -> Any:
     """Import what computes a metric, or say what to install."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError:

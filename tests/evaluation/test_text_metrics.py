@@ -113,7 +113,7 @@ def test_bleu_takes_rows_with_another_number_of_right_answers():
 
 
 def test_metrics_whose_package_is_missing_say_what_to_install(monkeypatch):
-    for module, metric in (('rouge_score.rouge_scorer', rouge), ('sacrebleu', bleu)):
+    for module, metric in (('rouge_score.rouge_scorer', rouge), ('sacrebleu.metrics', bleu)):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ValueError, match=f"needs the Python package {module.split('.')[0]}, .*"
                                              r"install it by: pip install 'jax-prompt\[metrics\]'"):
