@@ -102,9 +102,28 @@ def test_evaluate_with_and_without_a_prompt(world, run, capsys):
                if '"validation"' in line and '"accuracy"' in line)
     assert f'{100 * best:.2f}%' in with_prompt
     loss = load_prompt(run / 'prompt.safetensors').metadata.metrics['loss']
-    assert with_prompt.rstrip().endswith(f'  {loss:.4f}') and 'most common answer' in with_prompt
+    assert f'  {loss:.4f}\n' in with_prompt and 'most common answer' in with_prompt
+    low, high = re.search(r'95 % interval +([\d.]+)\.\.([\d.]+)%\n', with_prompt).groups()
+    assert float(low) <= 100 * best <= float(high)
     assert cli.main(common) == 0
     assert 'no prompt' in capsys.readouterr().out
+
+
+def test_evaluate_tells_the_spread_of_several_prompts(world, run, capsys, tmp_path):
+    first = load_prompt(run / 'prompt.safetensors')
+    worse = dataclasses.replace(first, prompt=dataclasses.replace(
+        first.prompt, rows=-first.prompt.rows))
+    for seed, one in enumerate((first, worse)):
+        save_prompt(tmp_path / f'seed{seed}' / 'prompt.safetensors', one)
+    assert cli.main(['evaluate', *train_arguments(world, run)[1:3], '--split=validation',
+                     *train_arguments(world, run)[6:8],
+                     f'--prompt={tmp_path}/seed*/prompt.safetensors']) == 0
+    table = {line.split('  ')[0]: re.findall(r'([\d.]+)%', line)
+             for line in capsys.readouterr().out.splitlines()}
+    several = [float(table[f'{tmp_path}/seed{seed}/prompt.safetensors'][0]) for seed in (0, 1)]
+    assert float(table['mean'][0]) == pytest.approx(np.mean(several), abs=0.011)
+    assert float(table['standard deviation'][0]) == pytest.approx(np.std(several, ddof=1),
+                                                                  abs=0.011)
 
 
 def test_evaluate_finds_the_temperature_at_which_labels_can_be_believed(world, run, capsys,

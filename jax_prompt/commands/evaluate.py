@@ -1,24 +1,40 @@
 """`jax-prompt evaluate`."""
 
+import glob
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 from jax_prompt.commands.shared import Opener, check_model, print_table, require
-from jax_prompt.data.examples import load_examples
+from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation.evaluator import Evaluator, scores_of
+from jax_prompt.evaluation.registry import check_metrics
+from jax_prompt.evaluation.statistics import over_runs
 from jax_prompt.inference.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
 )
+from jax_prompt.inference.rows import Prediction
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
-from jax_prompt.training.run import MOST_COMMON
+from jax_prompt.training.run import MOST_COMMON, NO_PROMPT
 from jax_prompt.training.settings import TrainSettings
+
+
+class _Measured(NamedTuple):
+    """What one prompt gives."""
+
+    metrics: dict[str, float]
+    predictions: dict[str, list[Prediction]]
+    evaluator: Evaluator
 
 
 def evaluate_command(model: Opener | None = None,
@@ -26,7 +42,11 @@ def evaluate_command(model: Opener | None = None,
                      split: str = 'test', settings: TrainSettings | None = None,
                      calibration: bool = False, allow_other_model: bool = False,
                      allow_other_task: bool = False) -> int:
-    """Measure a prompt file, or without one the plain model, on a split of a task.
+    """Measure prompt files, or without one the plain model, on a split of a task.
+
+    `prompt` may stand for several files, as 'runs/seed*/prompt.safetensors' does: such as those of
+    several seeds, of which mean and standard deviation are told. Each figure has its 95 % interval
+    by bootstrap over the examples.
 
     With `calibration` it also tells how far the labels' probabilities are from how often they are
     right, as they are and at the `answers.label_temperature` that suits this split best. Choose the
@@ -35,37 +55,61 @@ def evaluate_command(model: Opener | None = None,
     require(model, 'model', '--model=SOURCE')
     require(task, 'task', '--task=NAME or --task=FILE.csv')
     settings = settings or TrainSettings()
-    loaded = None if prompt is None else load_prompt(prompt)
-    if loaded is not None and not allow_other_task:
+    check_metrics(task)
+    prompts = [load_prompt(path) for path in _files(prompt)]
+    for loaded in prompts if not allow_other_task else ():
         _check_task(loaded, task)
     if calibration and task.label_words is None:
         raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
                          'labels; leave --calibration out')
     opened = model()
-    layout, tuned = Layout('before'), no_prompt(opened.model.d_model)
-    if loaded is not None:
+    for loaded in prompts:
         check_model('evaluate', loaded, opened, allow_other_model)
-        layout, tuned = loaded.metadata.layout, loaded.prompt
-    evaluator = Evaluator(opened, task, layout, settings.evaluate_by,
-                          settings.evaluation_batch_size)
-    if calibration and 'rank' not in evaluator.ways:
-        raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
-                         f'{evaluator.ways}; add rank to it, or leave --calibration out')
     examples = load_examples(task, split, opened.vocabulary)
-    metrics, predictions = evaluator.measure(tuned, examples)
+    tuned = {str(loaded.path): (loaded.metadata.layout, loaded.prompt) for loaded in prompts}
+    evaluators = {layout: Evaluator(opened, task, layout, settings.evaluate_by,
+                                    settings.evaluation_batch_size)
+                  for layout, _ in tuned.values() or [(Layout('before'), None)]}
+    ways = next(iter(evaluators.values())).ways
+    if calibration and 'rank' not in ways:
+        raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
+                         f'{ways}; add rank to it, or leave --calibration out')
+    tuned = tuned or {NO_PROMPT: (Layout('before'), no_prompt(opened.model.d_model))}
+    measured = {name: _Measured(*evaluators[layout].measure(one, examples), evaluators[layout])
+                for name, (layout, one) in tuned.items()}
     if is_first():
-        name = 'no prompt' if prompt is None else prompt
-        print_table(f'{task.name}, {split} ({len(examples)} examples)', {
-            MOST_COMMON: evaluator.most_common(examples)[1], name: metrics})
-        if calibration:
-            print(_sureness(scores_of(predictions['rank']), examples.labels), end='')
+        _print_measured(f'{task.name}, {split} ({len(examples)} examples)', measured, examples)
+        for name, one in measured.items() if calibration else ():
+            print(f'\n{name}:' if len(measured) > 1 else '')
+            print(_sureness(scores_of(one.predictions['rank']), examples.labels), end='')
     return 0
+
+
+def _files(prompt: str | None) -> list[str]:
+    """Return the prompt files that a name or a pattern stands for."""
+    if prompt is None:
+        return []
+    found = [] if os.path.exists(prompt) else sorted(glob.glob(prompt))
+    return found or [prompt]
+
+
+def _print_measured(title: str, measured: Mapping[str, _Measured], examples: Examples) -> None:
+    """Print a table of what was measured, with intervals, and the spread over several prompts."""
+    rows = {name: one.metrics for name, one in measured.items()}
+    intervals = {name: one.evaluator.intervals(one.predictions, examples)
+                 for name, one in measured.items()}
+    common = next(iter(measured.values())).evaluator.most_common(examples)[1]
+    if len(measured) > 1:
+        spread = over_runs([*rows.values()])
+        rows |= {'mean': {name: one.mean for name, one in spread.items()},
+                 'standard deviation': {name: one.deviation for name, one in spread.items()}}
+    print_table(title, {MOST_COMMON: common} | rows, intervals)
 
 
 def _sureness(scores_BC: np.ndarray, labels_B: np.ndarray) -> str:
     """Tell how far the labels' probabilities can be believed, and what makes them better."""
     temperature = fit_temperature(scores_BC, labels_B)
-    lines = ['\n']
+    lines = []
     for one in (1.0, temperature):
         odds_BC = calibrated_probabilities(scores_BC, temperature=one)
         lines.append(f'label_temperature {one:.3g}: calibration error '

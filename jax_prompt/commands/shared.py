@@ -104,12 +104,19 @@ def is_device(path: str) -> bool:
         os.path.exists(path) and not os.path.isfile(path))
 
 
-def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print metrics in percent, but for the loss, a row a heading."""
+def print_table(title: str, rows: Mapping[str, Mapping[str, float]],
+                intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None) -> None:
+    """Print metrics in percent, but for the loss, a row a heading, and 95 % intervals below it."""
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     width = max(map(len, [*rows, title]))
     print(f'\n{title:<{width}}  ' + '  '.join(f'{name:>12}' for name in names))
     for heading, metrics in rows.items():
-        cells = [f'{metrics[name]:>12.4f}' if name == LOSS else f'{100 * metrics[name]:>11.2f}%'
-                 for name in names if name in metrics]
-        print('  '.join([f'{heading:<{width}}', *cells]))
+        cells = [' ' * 12 if name not in metrics else f'{metrics[name]:>12.4f}' if name == LOSS
+                 else f'{100 * metrics[name]:>11.2f}%' for name in names]
+        print('  '.join([f'{heading:<{width}}', *cells]).rstrip())
+        ends = (intervals or {}).get(heading, {})
+        cells = ['' if name not in ends else
+                 f'{100 * ends[name][0]:.1f}..{100 * ends[name][1]:.1f}%' for name in names]
+        if ends:
+            print('  '.join([f'{"  95 % interval":<{width}}',
+                             *(f'{cell:>12}' for cell in cells)]).rstrip())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-#: task -> the figures whose mean is its score, each (whose results, metric). GLUE (Wang et al. 2018,
+#: task -> the figures whose mean is its score, each (results of, metric). GLUE (Wang et al. 2018,
 #: table 4) leaves the diagnostics out and takes both halves of MNLI as one task.
 GLUE = {
     'cola': (('cola', 'matthews'),),

@@ -27,6 +27,11 @@ METRICS: dict[str, Callable[[Judge], Metric]] = {
 }
 
 
+def check_metrics(task: Any) -> None:
+    """Refuse, with ValueError, metrics that cannot judge a task, before a model is opened."""
+    metrics_of(task, 'greedy' if task.label_words is None else 'rank')
+
+
 def metrics_of(task: Any, way: str, own: bool = True) -> list[Metric]:
     """Return what judges the answers to a task.
 

@@ -1,10 +1,6 @@
 """WSC as T5 casts it: the noun is written, and counts as the one that is asked for or not."""
 
-from collections.abc import Sequence
-
-from jax_prompt.data.tasks.rows import Row
-from jax_prompt.evaluation.metrics import Judge, Metric, check_lengths
-from jax_prompt.inference.rows import Prediction
+from jax_prompt.evaluation.metrics import Judge, StagedMetric
 
 _DETERMINERS = frozenset(
     'a an few her his each every many much my our some that the their these this those which whose '
@@ -27,17 +23,14 @@ def refers(prediction: str, referent: str) -> bool:
     return words <= others or others <= words
 
 
-def wsc(task: Judge) -> Metric:
+def wsc(task: Judge) -> StagedMetric:
     """Return the metric 'accuracy' of pronouns: whether the written noun is the referent or not.
 
     A row's target is the noun in question, its column 'label' tells whether the pronoun stands for
     it.
     """
-
-    def measure(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-        check_lengths(predictions, rows)
-        right = [refers(one.text, task.right_answers(row)[0]) == (row.columns['label'] == 'True')
-                 for one, row in zip(predictions, rows, strict=True)]
-        return {'accuracy': sum(right) / len(right)}
-
-    return measure
+    return StagedMetric(
+        lambda predictions, rows: [
+            refers(one.text, task.right_answers(row)[0]) == (row.columns['label'] == 'True')
+            for one, row in zip(predictions, rows, strict=True)],
+        lambda right: {'accuracy': sum(right) / len(right)})
