@@ -12,13 +12,13 @@ Arrays in numeric code carry their dimensions as a suffix, one capital letter a 
     J  rank of a product of matrices, or what is mixed in it
     K  width of one head
     L  decoder positions
-    M  inputs without content, for calibration
+    M  positions of a prefix; in calibration, inputs without content
     N  layers of a stack
     P  rows of one prompt (virtual tokens)
     Q  positions that attend, where they are no more than that
     R  rows of all prompts in use, one prompt after the other
     S  encoder positions, virtual tokens included
-    T  positions that are attended to (S or L, by context)
+    T  positions that are attended to (S or L, by context); of prefixes, prompts that have one
     U  blocks of tokens that are looked at together
     V  rows of the embedding table (the vocabulary)
     W  tokens of such a block, or the largest of all

@@ -30,11 +30,28 @@ class Tokens(NamedTuple):
         return self.eos, *self.other_ends
 
 
+class Prefix(NamedTuple):
+    """Keys and values that attention finds in front of those it computes, in each layer.
+
+    Attributes:
+      keys_values: 'encoder', 'decoder' (their self-attention) or 'cross' -> (keys, values), each
+        float32[T, N, H, M, K]: T prompts of M positions. Where a stack is absent, its attention is
+        the plain one.
+      prompt_ids: int32[B], which of the T prompts a row uses. None: the batch falls into T equal
+        parts, the first of which uses the first prompt; with T = 1 all rows use it.
+      lengths: of each stack int32[B], how many of the M positions a row sees; None for all.
+    """
+
+    keys_values: Mapping[str, tuple[Array, Array]]
+    prompt_ids: Array | None = None
+    lengths: Mapping[str, Array] | None = None
+
+
 class Model(Protocol):
     """An encoder-decoder without its weights: hashable, so that jitted functions close over it.
 
     The weights are a plain tree, an argument of every method. A model knows nothing of prompts: it
-    encodes embeddings, wherever they came from.
+    encodes embeddings, wherever they came from, and attends to a prefix where it is given one.
 
     Attributes:
       name: what messages and prompt files call it.
@@ -45,6 +62,8 @@ class Model(Protocol):
       dropout_rate: used only by calls that are given a `dropout_rng`.
       rules: where its weights live on a mesh, see `parallel.rules`.
       numerics: name -> value of all that changes how its results are rounded, ready for JSON.
+      prefix_shapes: 'encoder', 'decoder' and 'cross' -> (N, H, K), layers, heads and width of a
+        head of a `Prefix`; {} for a model that takes none.
     """
 
     name: str
@@ -55,6 +74,7 @@ class Model(Protocol):
     dropout_rate: float
     rules: Sequence[Rule]
     numerics: Mapping[str, Any]
+    prefix_shapes: Mapping[str, tuple[int, int, int]]
 
     def embedding_table(self, frozen: Params) -> Array:
         """Return the embedding table, float[V, D], from which prompts are started and read."""
@@ -63,20 +83,21 @@ class Model(Protocol):
         """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
 
     def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
-               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None) -> Array:
+               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None,
+               prefix: Prefix | None = None) -> Array:
         """Run the encoder over embeddings: dtype[B, S, D]."""
 
     def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
                segment_ids: tuple[Array, Array] | None = None,
-               dropout_rng: Array | None = None) -> Array:
+               dropout_rng: Array | None = None, prefix: Prefix | None = None) -> Array:
         """Run the decoder over all target positions at once: dtype[B, L, D]."""
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
         """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
-                   max_length: int) -> Params:
-        """Prepare cached decoding of so many positions."""
+                   max_length: int, prefix: Prefix | None = None) -> Params:
+        """Prepare cached decoding of so many positions, behind a prefix."""
 
     def decode_step(self, frozen: Params, hidden_BGD: Array, cache: Params,
                     visible: Array | None = None) -> tuple[Array, Params]:

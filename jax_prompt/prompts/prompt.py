@@ -1,6 +1,6 @@
 """What meets the frozen model: the rows of prompts, and weights that stand in for frozen ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -20,10 +20,15 @@ class Prompt:
       added: how many of the rows, the last ones, are no virtual tokens but are added to tokens of
         the text, the first of them to its first token and so on (see `virtual`). Not 0 where any of
         the prompts has some.
+      prefix: trained keys and values, which ids cannot say: 'encoder', 'decoder' (their
+        self-attention) or 'cross' -> (keys, values), each float32[T, N, H, M, K] for T prompts of M
+        positions; {} for none.
     """
 
     rows: Array | np.ndarray
     added: int = flax.struct.field(pytree_node=False, default=0)
+    prefix: Mapping[str, tuple[Array | np.ndarray, Array | np.ndarray]] = flax.struct.field(
+        default_factory=dict)
 
     @property
     def num_virtual(self) -> int:

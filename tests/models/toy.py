@@ -24,6 +24,7 @@ class Toy:
     dropout_rate: float = 0.0
     rules = ()
     numerics = {'dtype': 'float32'}
+    prefix_shapes = {}
 
     def init(self, seed):
         keys, size = jax.random.split(jax.random.key(seed), 3), (self.d_model, self.d_model)
@@ -36,13 +37,14 @@ class Toy:
     def embed(self, frozen, ids):
         return frozen['table'][ids]
 
-    def encode(self, frozen, hidden, mask, segment_ids=None, dropout_rng=None):
+    def encode(self, frozen, hidden, mask, segment_ids=None, dropout_rng=None, prefix=None):
         visible = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
         if segment_ids is not None:
             visible &= segment_ids[:, None] == segment_ids[..., None]
         return jnp.tanh(hidden @ frozen['mix'] + mean(hidden, visible))
 
-    def decode(self, frozen, hidden, encoded, mask, segment_ids=None, dropout_rng=None):
+    def decode(self, frozen, hidden, encoded, mask, segment_ids=None, dropout_rng=None,
+               prefix=None):
         places = jnp.arange(hidden.shape[1])
         past = jnp.broadcast_to(places[:, None] >= places, (len(hidden), len(places), len(places)))
         source = jnp.broadcast_to(mask[:, None], (*hidden.shape[:2], mask.shape[1]))
@@ -54,7 +56,7 @@ class Toy:
     def logits(self, frozen, hidden):
         return hidden @ frozen['table'].T
 
-    def init_cache(self, frozen, encoded, mask, max_length):
+    def init_cache(self, frozen, encoded, mask, max_length, prefix=None):
         return {'past': jnp.zeros((len(encoded), max_length, self.d_model)),
                 'context': mean(encoded, mask[:, None]) @ frozen['cross'], 'index': jnp.int32(0)}
 

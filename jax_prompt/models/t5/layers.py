@@ -14,7 +14,8 @@ from jax_prompt.models.t5.attention import FusedBias, fused_attention
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.int8 import Int8
 from jax_prompt.models.t5.kernel_first import KernelFirst
-from jax_prompt.models.t5.positions import Biases, bias_from_table
+from jax_prompt.models.t5.positions import Biases, behind_prefix, bias_from_table
+from jax_prompt.models.t5.prefix import LayerPrefix, in_front
 from jax_prompt.models.t5.products import Precision, attend_rounded
 from jax_prompt.types import Array
 
@@ -147,15 +148,19 @@ class Attention(nn.Module):
         query_BHSK = self._heads(self.query, normed_BSD)
         return self.project_out(self.mix(query_BHSK, keys_values, biases))
 
-    def self_attend(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array) -> Array:
+    def self_attend(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array,
+                    prefix: LayerPrefix = None) -> Array:
         """Attend among the positions of one sequence, in the way that the biases are made for."""
         normed_BSD = self.norm(hidden_BSD)
         own = (self.relative_bias(buckets),) if self.own_bias else ()
         if isinstance(biases, FusedBias):
             return self._fused_self_attend(normed_BSD, biases, own)
-        if self.precision.factors is not None and not self.has_rng('dropout'):
+        rounded = self.precision.factors is not None and not self.has_rng('dropout')
+        if rounded and prefix is None:
             return self._rounded_self_attend(normed_BSD, (*biases, *own))
-        return self.attend(normed_BSD, self.keys_values(normed_BSD), (*biases, *own))
+        keys_values = in_front(prefix, self.keys_values(normed_BSD))
+        own = behind_prefix(own, keys_values[0].shape[2])
+        return self.attend(normed_BSD, keys_values, (*biases, *own))
 
     def _fused_self_attend(self, normed_BSD: Array, fused: FusedBias, own: Biases) -> Array:
         """Attend among the positions of one sequence with the fused kernel."""
@@ -176,7 +181,8 @@ class Attention(nn.Module):
         """Attend from one new position to the cache, in which its own key and value are put."""
         normed_BGD = self.norm(hidden_BGD)
         if self.own_bias:
-            biases = (*biases, self.relative_bias(buckets))
+            own = self.relative_bias(buckets)
+            biases = (*biases, *behind_prefix((own,), cache[0].shape[2]))
         new = self.keys_values(normed_BGD)
         cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, value.astype(old.dtype), index, 2)
                       for old, value in zip(cache, new, strict=True))
@@ -187,7 +193,8 @@ class Attention(nn.Module):
         """Attend from decoder positions to the encoder's precomputed keys and values."""
         return self.attend(self.norm(hidden_BLD), keys_values, biases)
 
-    def cross_attend(self, hidden_BLD: Array, encoded_BTD: Array, biases: Biases) -> Array:
+    def cross_attend(self, hidden_BLD: Array, encoded_BTD: Array, biases: Biases,
+                     prefix: LayerPrefix = None) -> Array:
         """Attend from decoder positions to the encoder's outputs.
 
         (q W_q)(x W_k)' = ((q W_q) W_k') x': with fewer decoder positions than a head is wide it is
@@ -196,15 +203,23 @@ class Attention(nn.Module):
         """
         normed_BLD = self.norm(hidden_BLD)
         if 2 * normed_BLD.shape[1] > self.config.d_kv:
-            return self.attend(normed_BLD, self.keys_values(encoded_BTD), biases)
-        query_BHLD = self.key.multiply('BHLK,DHK->BHLD', self._heads(self.query, normed_BLD))
+            return self.attend(normed_BLD, in_front(prefix, self.keys_values(encoded_BTD)), biases)
+        query_BHLK, multiply = self._heads(self.query, normed_BLD), self.precision.multiply
+        query_BHLD = self.key.multiply('BHLK,DHK->BHLD', query_BHLK)
         # These are larger than the kernel: where its D is split, it is the kernel that should move.
         query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
-        multiply = self.precision.multiply
-        logits_BHLT = multiply('BHLD,BTD->BHLT', query_BHLD, encoded_BTD, jnp.float32)
-        mixed_BHLD = multiply('BHLT,BTD->BHLD', self.weights(logits_BHLT, biases), encoded_BTD)
+        logits = multiply('BHLD,BTD->BHLT', query_BHLD, encoded_BTD, jnp.float32)
+        if prefix is not None:  # these have no place in the encoder's width
+            first_BHLM = multiply('BHLK,BHMK->BHLM', query_BHLK, prefix[0], jnp.float32)
+            logits = jnp.concatenate([first_BHLM, logits], axis=-1)
+        weights = self.weights(logits, biases)
+        places = weights.shape[-1] - encoded_BTD.shape[1]
+        mixed_BHLD = multiply('BHLT,BTD->BHLD', weights[..., places:], encoded_BTD)
         mixed_BHLD = keep_rows_apart(mixed_BHLD, self.activation_sharding)
-        return self.project_out(self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD))
+        mixed_BHLK = self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD)
+        if prefix is not None:
+            mixed_BHLK += multiply('BHLM,BHMK->BHLK', weights[..., :places], prefix[1])
+        return self.project_out(mixed_BHLK)
 
 
 class FeedForward(nn.Module):
@@ -247,8 +262,9 @@ class EncoderLayer(nn.Module):
                                         activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
 
-    def __call__(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array) -> Array:
-        hidden_BSD += self.self_attention.self_attend(hidden_BSD, biases, buckets)
+    def __call__(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array,
+                 prefix: LayerPrefix = None) -> Array:
+        hidden_BSD += self.self_attention.self_attend(hidden_BSD, biases, buckets, prefix)
         return hidden_BSD + self.feed_forward(hidden_BSD)
 
 
@@ -271,9 +287,11 @@ class DecoderLayer(nn.Module):
         return self.cross_attention.keys_values(encoded_BSD)
 
     def __call__(self, hidden_BLD: Array, encoded_BSD: Array, biases: Biases, buckets: Array,
-                 cross_biases: Biases) -> Array:
-        hidden_BLD += self.self_attention.self_attend(hidden_BLD, biases, buckets)
-        hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_biases)
+                 cross_biases: Biases, prefix: LayerPrefix = None,
+                 cross_prefix: LayerPrefix = None) -> Array:
+        hidden_BLD += self.self_attention.self_attend(hidden_BLD, biases, buckets, prefix)
+        hidden_BLD += self.cross_attention.cross_attend(hidden_BLD, encoded_BSD, cross_biases,
+                                                        cross_prefix)
         return hidden_BLD + self.feed_forward(hidden_BLD)
 
     def step(self, hidden_BGD: Array, context: tuple[Biases, Array, Biases], layer_cache,

@@ -27,10 +27,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.models.base import Tokens
+from jax_prompt.models.base import Prefix, Tokens
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
+from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.kernel_first import for_step, steps_of, with_steps
+from jax_prompt.models.t5.kernel_first import for_step, with_steps
 from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer
 from jax_prompt.models.t5.positions import (
     MASKED,
@@ -39,6 +40,7 @@ from jax_prompt.models.t5.positions import (
     mask_bias,
     relative_buckets,
 )
+from jax_prompt.models.t5.prefix import extended, stack_prefix
 from jax_prompt.models.t5.products import Precision
 from jax_prompt.models.t5.rules import RULES
 from jax_prompt.models.t5.stack import REMAT_POLICIES, final_norm, run_stack
@@ -111,6 +113,14 @@ class T5:
         return told | ({'factors': str(jnp.dtype(self.factors))} if self.factors else {})
 
     @property
+    def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Layers, heads and width of a head of each kind of attention."""
+        cfg = self.config
+        depths = {'encoder': cfg.num_layers, 'decoder': cfg.num_decoder_layers,
+                  'cross': cfg.num_decoder_layers}
+        return {name: (depth, cfg.num_heads, cfg.d_kv) for name, depth in depths.items()}
+
+    @property
     def precision(self) -> Precision:
         """In what the layers compute."""
         return Precision(self.dtype, self.factors)
@@ -133,7 +143,8 @@ class T5:
         return jnp.take(self.embedding_table(frozen), ids, axis=0).astype(self.dtype)
 
     def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
-               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None) -> Array:
+               segment_ids_BS: Array | None = None, dropout_rng: Array | None = None,
+               prefix: Prefix | None = None) -> Array:
         """Run the encoder over embeddings.
 
         Args:
@@ -142,12 +153,19 @@ class T5:
           mask_BS: bool[B, S], True where there is a token.
           segment_ids_BS: int32[B, S]; where given, a position attends to its own segment alone.
           dropout_rng: a PRNG key switches dropout on.
+          prefix: whose part for the encoder every position sees, whatever its segment.
 
         Returns:
           dtype[B, S, D].
+
+        Raises:
+          ValueError: a prefix for the fused kernel, which has no place for one.
         """
         length, stack = hidden_BSD.shape[1], frozen['encoder']
-        fused = self.attention == 'cudnn'
+        fused, own = self.attention == 'cudnn', stack_prefix(prefix, 'encoder')
+        if fused and own is not None:
+            raise ValueError("attention='cudnn' has no place for the prefix of an encoder; choose "
+                             "attention='xla', or a prefix of the decoder alone")
         if fused:
             hidden_BSD, mask_BS, segment_ids_BS = fit_to_kernel(
                 hidden_BSD, mask_BS, segment_ids_BS)
@@ -157,13 +175,14 @@ class T5:
         if fused:
             biases = fused_bias(biases, mask_BS, segment_ids_BS, self.dtype)
         else:
-            biases += (mask_bias(mask_BS, segment_ids_BS, segment_ids_BS),)
+            biases = extended(own and own.bias,
+                              (*biases, mask_bias(mask_BS, segment_ids_BS, segment_ids_BS)))
         return run_stack(self, self._layer(EncoderLayer), stack, hidden_BSD, (biases, buckets),
-                         dropout_rng)[:, :length]
+                         dropout_rng, (own,))[:, :length]
 
     def decode(self, frozen: Params, hidden_BLD: Array, encoded_BSD: Array, encoder_mask_BS: Array,
                segment_ids: tuple[Array, Array] | None = None,
-               dropout_rng: Array | None = None) -> Array:
+               dropout_rng: Array | None = None, prefix: Prefix | None = None) -> Array:
         """Run the decoder over all target positions at once (teacher forcing).
 
         Pads at the end of a row need no mask: attention is causal.
@@ -175,6 +194,7 @@ class T5:
           encoder_mask_BS: bool[B, S], True where the encoder had a token.
           segment_ids: (int32[B, S], int32[B, L]) of encoder and decoder positions, for packed rows.
           dropout_rng: a PRNG key switches dropout on.
+          prefix: whose parts for the decoder and for its attention to the encoder are seen.
 
         Returns:
           dtype[B, L, D], to be given to `logits`.
@@ -189,8 +209,10 @@ class T5:
         if decoder_segments is not None:
             biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
         cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
+        own, cross = stack_prefix(prefix, 'decoder'), stack_prefix(prefix, 'cross')
         return run_stack(self, self._layer(DecoderLayer), stack, hidden_BLD,
-                         (encoded_BSD, biases, buckets, cross_biases), dropout_rng)
+                         (encoded_BSD, extended(own and own.bias, biases), buckets,
+                          extended(cross and cross.bias, cross_biases)), dropout_rng, (own, cross))
 
     def logits(self, frozen: Params, hidden_BLD: Array) -> Array:
         """Score the vocabulary: dtype[B, L, D] -> float32[B, L, V]."""
@@ -212,39 +234,10 @@ class T5:
         return self.precision.multiply('VD,BD->VB', kernel, self._scaled(hidden_BD), jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,
-                   max_length: int) -> Params:
-        """Prepare cached decoding: cross keys and values of every layer, room for the others.
-
-        Args:
-          frozen: the parameter tree.
-          encoded_BSD: the encoder's outputs.
-          encoder_mask_BS: bool[B, S], True where the encoder had a token.
-          max_length: decoder positions to make room for.
-
-        Returns:
-          A pytree for `decode_step`: `self` and `cross` keys and values [N, B, H, T, K], the
-          cross-attention bias, and the position to decode next. Where layers are not scanned, what
-          is stacked here and in the tree is taken apart, once: slices inside the decoding loop
-          would be copies of all weights and caches at every position. (`kernel_first.with_steps`
-          does it for the weights once and for all.)
-        """
-        cfg, layer, kept = self.config, self._layer(DecoderLayer), self.precision.kept
-
-        def project(params):
-            found = layer.apply({'params': params}, encoded_BSD, method='cross_keys_values')
-            return jax.tree.map(lambda one: one.astype(kept), found)
-
-        room = (encoded_BSD.shape[0], cfg.num_heads, max_length, cfg.d_kv)
-        if self.scan_layers:
-            empty = jnp.zeros((cfg.num_decoder_layers, *room), kept)
-            layers = {'self': (empty, empty),
-                      'cross': jax.lax.map(project, frozen['decoder']['layers'])}
-        else:
-            empty, steps = jnp.zeros(room, kept), steps_of(frozen)
-            layers = {'steps': steps, 'self': [(empty, empty)] * cfg.num_decoder_layers,
-                      'cross': [project(params) for params in steps['layers']]}
-        return layers | {'cross_bias': mask_bias(encoder_mask_BS, None, None),
-                         'index': jnp.zeros((), jnp.int32)}
+                   max_length: int, prefix: Prefix | None = None) -> Params:
+        """Prepare cached decoding of so many positions, see `cache.init_cache`."""
+        return init_cache(self, self._layer(DecoderLayer), frozen, encoded_BSD, encoder_mask_BS,
+                          max_length, prefix)
 
     def decode_step(self, frozen: Params, hidden_BGD: Array, cache: Params,
                     visible: Array | None = None) -> tuple[Array, Params]:
@@ -264,17 +257,18 @@ class T5:
           (dtype[B, G, D] to be given to `logits`, the cache for the next position).
         """
         layer, stack, index = self._layer(DecoderLayer), frozen['decoder'], cache['index']
-        ways = hidden_BGD.shape[1]
-        keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2]) // ways
+        ways, prefix_bias = hidden_BGD.shape[1], cache['prefix_bias']
+        first = 0 if prefix_bias is None else prefix_bias.shape[-1]
+        keys = jnp.arange(jax.tree.leaves(cache['self'])[0].shape[-2] - first) // ways
         buckets = self._buckets(index[None], keys, bidirectional=False)
         allowed = keys <= index if visible is None else visible[:, None]
         biases = (*self._position_bias(stack, buckets), jnp.where(allowed, 0.0, MASKED))
-        context = (biases, buckets, (cache['cross_bias'],))
+        context = (extended(prefix_bias, biases), buckets, (cache['cross_bias'],))
 
         def body(hidden_BGD, layer_inputs):
             params, *layer_cache = layer_inputs
-            return layer.apply({'params': params}, hidden_BGD, context, layer_cache, index * ways,
-                               method='step')
+            return layer.apply({'params': params}, hidden_BGD, context, layer_cache,
+                               first + index * ways, method='step')
 
         if self.scan_layers:
             hidden_BGD, self_cache = jax.lax.scan(

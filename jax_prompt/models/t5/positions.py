@@ -60,6 +60,19 @@ def bias_from_table(table: Array, buckets_QT: Array) -> Array:
     return jnp.take(table.astype(jnp.float32), buckets_QT, axis=0).transpose(2, 0, 1)[None]
 
 
+def behind_prefix(biases: Biases, keys: int) -> Biases:
+    """Extend biases [..., T] to so many keys, with 0 for those in front.
+
+    A prefix has no place in the text, so the position bias says nothing of it, and the text's own
+    positions stay what the frozen model knows. Prefix tuning (Li & Liang 2021) and P-tuning v2 (Liu
+    et al. 2022) are for models of absolute positions and so say nothing of a bias. AdapterHub's
+    `adapters` (1.3) counts the prefix into the keys' positions, which moves the text's keys M
+    places away from its queries: in the decoder all of its past then falls into one bucket.
+    """
+    return tuple(jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(keys - bias.shape[-1], 0)])
+                 for bias in biases)
+
+
 def mask_bias(mask_BT: Array, query_segments: Array | None, key_segments: Array | None) -> Array:
     """Return float32[B, 1, 1 or Q, T]: 0 where a query may look, `MASKED` elsewhere."""
     allowed = mask_BT[:, None, None, :]

@@ -1,12 +1,13 @@
 """The layers of a stack one after the other: scanned or in a row, rematerialised, with dropout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer, RMSNorm
+from jax_prompt.models.t5.prefix import StackPrefix, layers_of, of_rows
 from jax_prompt.types import Array, Params
 
 #: What to keep for the backward pass: everything, the results of products, or layer inputs alone.
@@ -18,7 +19,8 @@ REMAT_POLICIES = {
 
 
 def run_stack(model: Any, layer: EncoderLayer | DecoderLayer, stack: Params, hidden: Array,
-              context: tuple, dropout_rng: Array | None) -> Array:
+              context: tuple, dropout_rng: Array | None,
+              prefixes: Sequence[StackPrefix | None] = ()) -> Array:
     """Run the layers of a stack, and its last norm.
 
     Args:
@@ -28,6 +30,7 @@ def run_stack(model: Any, layer: EncoderLayer | DecoderLayer, stack: Params, hid
       hidden: dtype[B, S, D].
       context: what every layer is given besides, the same for all.
       dropout_rng: a PRNG key switches dropout on.
+      prefixes: of each kind of attention of the layers, in their order.
 
     Returns:
       dtype[B, S, D].
@@ -36,8 +39,10 @@ def run_stack(model: Any, layer: EncoderLayer | DecoderLayer, stack: Params, hid
         hidden = jax.lax.with_sharding_constraint(hidden, model.activation_sharding)
     if isinstance(stack['layers'], list):
         assert dropout_rng is None, 'layers apart are for inference'
-        for params in stack['layers']:
-            hidden = layer.apply({'params': params}, hidden, *context)
+        for number, params in enumerate(stack['layers']):
+            own = of_rows(prefixes, jax.tree.map(lambda leaf, n=number: leaf[n],
+                                                 layers_of(prefixes)), hidden.shape[0])
+            hidden = layer.apply({'params': params}, hidden, *context, *own)
         return final_norm(model, stack, hidden)
     depth = jax.tree.leaves(stack['layers'])[0].shape[0]
     in_rng, layers_rng, out_rng = (None, None, None) if dropout_rng is None else (
@@ -45,12 +50,14 @@ def run_stack(model: Any, layer: EncoderLayer | DecoderLayer, stack: Params, hid
     keys = None if dropout_rng is None else jax.random.split(layers_rng, depth)
 
     def body(hidden, layer_inputs):
-        params, key = layer_inputs
+        params, key, keys_values = layer_inputs
         rngs = None if key is None else {'dropout': key}
-        return layer.apply({'params': params}, hidden, *context, rngs=rngs), None
+        own = of_rows(prefixes, keys_values, hidden.shape[0])
+        return layer.apply({'params': params}, hidden, *context, *own, rngs=rngs), None
 
-    hidden, _ = jax.lax.scan(_rematerialised(model, body), _dropout(model, hidden, in_rng),
-                             (stack['layers'], keys), unroll=not model.scan_layers)
+    hidden, _ = jax.lax.scan(
+        _rematerialised(model, body), _dropout(model, hidden, in_rng),
+        (stack['layers'], keys, layers_of(prefixes)), unroll=not model.scan_layers)
     return _dropout(model, final_norm(model, stack, hidden), out_rng)
 
 
