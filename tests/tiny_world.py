@@ -18,10 +18,11 @@ WORDS = [*SUBJECTS, *GOOD, *BAD, 'the', 'was', 'and', 'review', ':', 'negative',
          *(f'filler{i}' for i in range(8))]
 
 
-def write_model(folder: pathlib.Path, seed: int = 0, d_model: int = 16) -> pathlib.Path:
-    """Write a random T5 1.1 in Hugging Face's format, with its tokenizer."""
+def write_model(folder: pathlib.Path, seed: int = 0, d_model: int = 16,
+                bytes_only: bool = False) -> pathlib.Path:
+    """Write a random T5 1.1 in Hugging Face's format, with its tokenizer, or one of bytes."""
     tokenizer = _tokenizer()
-    size = tokenizer.get_vocab_size()
+    size = 384 if bytes_only else tokenizer.get_vocab_size()
     config = T5Config(vocab_size=size, d_model=d_model, d_kv=8, d_ff=32, num_heads=2, num_layers=2,
                       num_decoder_layers=1, name='tiny')
     frozen = init(T5(config), jax.random.key(seed))

@@ -8,6 +8,7 @@ from jax_prompt.data.tasks.mixture import Mixture, registered_mixture
 from jax_prompt.data.tasks.prefix_lm import prefix_lm
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
+from jax_prompt.data.tasks.suites import super_glue
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import LayerSettings, MeshSettings, open_model
 from jax_prompt.planning.request import PlanRequest
@@ -38,6 +39,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'benchmark_task': benchmark_task,
     'mixture': Mixture,
     'registered_mixture': registered_mixture,
+    'super_glue': super_glue,
     **METHODS,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,

@@ -6,25 +6,30 @@ from collections.abc import Sequence
 import optax
 
 from jax_prompt.commands import gin_setup
+from jax_prompt.commands.benchmark import print_benchmark
 from jax_prompt.commands.shared import Opener, print_table, require
 from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.data.tasks.registered import RegisteredTask
+from jax_prompt.data.tasks.suites import Suite
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.parallel.hosts import from_first, is_first
 from jax_prompt.training.card import size_line
 from jax_prompt.training.folder import RunFolder, check_folder
 from jax_prompt.training.run import Outcome, train_together
 from jax_prompt.training.settings import PromptSettings, TrainSettings
+from jax_prompt.training.suite import train_suite
 
 
 def train_command(model: Opener | None = None, task: TextTask | RegisteredTask | None = None,
-                  tasks: Mixture | Sequence[TextTask | RegisteredTask] | None = None,
+                  tasks: Mixture | Suite | Sequence[TextTask | RegisteredTask] | None = None,
                   output: str | None = None, prompt: PromptSettings | None = None,
                   optimizer: optax.GradientTransformation | None = None,
                   settings: TrainSettings | None = None, quiet: bool = False) -> int:
     """Train a prompt and print what it gained; see `training.run.train`.
 
-    With `tasks`, a list or a mixture, each task gets a prompt; with `prompt.ensemble` several.
+    With `tasks`, a list or a mixture, each task gets a prompt; with `prompt.ensemble` several. Of a
+    whole benchmark, such as `@super_glue()`, the tasks are trained one after the other; see
+    `training.suite.train_suite`.
     """
     require(model, 'model', '--model=SOURCE')
     if tasks is None:
@@ -32,10 +37,16 @@ def train_command(model: Opener | None = None, task: TextTask | RegisteredTask |
     elif task is not None:
         raise ValueError(f'both TASK ({task.name}) and train.tasks are given; leave one of them '
                          'out, or add the task to the tasks')
-    tasks = (task,) if tasks is None else tasks
-    mixture = tasks if isinstance(tasks, Mixture) else Mixture(tuple(tasks))
     require(output, 'output folder', '--output=FOLDER')
     folder = RunFolder(pathlib.Path(output), gin_setup.operative_configuration('train'))
+    if isinstance(tasks, Suite):
+        opened = model()
+        found = train_suite(opened, tasks, folder, prompt, optimizer, settings, quiet)
+        if is_first():
+            print_benchmark(found, opened.name, opened.model.d_model)
+        return 0
+    tasks = (task,) if tasks is None else tasks
+    mixture = tasks if isinstance(tasks, Mixture) else Mixture(tuple(tasks))
     from_first(lambda: check_folder(folder.path))
     outcomes = train_together(model(), mixture, folder, prompt, optimizer, settings, quiet)
     if is_first():
