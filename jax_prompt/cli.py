@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from jax_prompt.files import shown
-from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
+from jax_prompt.flags import ACTIONS, DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
 
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
 #: The exit code where another host was lost: sysexits.h's EX_TEMPFAIL, for "try again".
@@ -93,6 +93,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the flags of one command; most are short for a gin binding."""
     add = parser.add_argument
+    if command in ACTIONS:
+        add('action', choices=ACTIONS[command], help='what to do')
     add('--gin_file', action='append', default=[], metavar='FILE',
         help='a gin file; names inside the package, such as demo.gin, resolve from anywhere; '
              'repeatable')
@@ -162,7 +164,7 @@ def _bindings_of(args: argparse.Namespace) -> list[str]:
         value = getattr(args, flag.name)
         if value is not None:
             bindings += [flag.also] if flag.also else []
-            bindings += (_task_bindings(value) if flag.name == 'task'
+            bindings += (_task_bindings(value) if flag.binding == 'TASK'
                          else [f'{flag.binding}={value}'])
     return bindings
 

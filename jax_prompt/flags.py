@@ -30,6 +30,7 @@ SUMMARIES = {
     'train': 'train a prompt, or resume a run that was stopped',
     'evaluate': 'measure a prompt, or the plain model, on a split of a task',
     'predict': 'answer texts from a file or standard input with a prompt',
+    'data': 'fetch the data of benchmarks into one folder: jax-prompt data prepare',
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
     'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
     'serve': 'answer requests over HTTP with many prompts at once',
@@ -39,7 +40,11 @@ SUMMARIES = {
 }
 
 #: What gin calls the commands whose names it cannot take.
-GIN_NAMES = {'import': 'import_prompt', 'export': 'export_prompt', 'inspect': 'inspect_prompt'}
+GIN_NAMES = {'data': 'prepare_data', 'import': 'import_prompt', 'export': 'export_prompt',
+             'inspect': 'inspect_prompt'}
+
+#: Words that stand behind a command's name and say what it does.
+ACTIONS = {'data': ('prepare',)}
 
 #: Commands that several hosts may run together.
 DISTRIBUTED = ('train', 'evaluate', 'predict')
@@ -90,6 +95,12 @@ FLAGS = {
         Flag('seed', 'answers.seed', 'of sampling', 'N'),
         Flag('max_tokens', 'answers.max_tokens', "to generate at most; by the task's "
              'targets_length otherwise', 'N'),
+    ),
+    'data': (
+        Flag('task', 'prepare_data.tasks', 'a task, the beginning of several such as super_glue, '
+             'or all; several with commas', 'TASK'),
+        Flag('data_dir', 'prepare_data.data_dir', 'folder to fetch into', 'FOLDER'),
+        Flag('mirror', 'prepare_data.mirror', 'address that stands for all hosts', 'URL'),
     ),
     'plan': (
         Flag('model', 'plan_request.model', 't5-1.1-small, ... -xxl, or a folder with config.json',
@@ -176,6 +187,9 @@ EXAMPLES = {
     'serve': 'The token for changing prompts, and for everything where other machines can ask, is '
              'read from JAX_PROMPT_TOKEN.\n\n'
              'example:\n  jax-prompt serve --model=google/flan-t5-base --prompts=prompts/',
+    'data': 'example:\n  jax-prompt data prepare --task=super_glue --data_dir=data\n'
+            '  jax-prompt train --gin_file=superglue.gin --model=google/t5-base-lm-adapt '
+            '--data_dir=data',
     'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
             '--weights=int8',
     'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '

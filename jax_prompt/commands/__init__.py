@@ -22,6 +22,7 @@ from jax_prompt.commands.inspect_prompt import inspect_command
 from jax_prompt.commands.names import CONFIGURABLES, TASKS
 from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
+from jax_prompt.commands.prepare_data import prepare_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.train import train_command
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
@@ -36,6 +37,7 @@ COMMANDS = {
     'train': train_command,
     'evaluate': evaluate_command,
     'predict': predict_command,
+    'prepare_data': prepare_command,
     'plan': plan_command,
     'convert': convert_command,
     'serve': serve_command,
