@@ -12,7 +12,8 @@ from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, SUMMARIES
 MODULES = {
     'Train': ['training.run', 'training.settings', 'training.optimizers', 'training.step'],
     'Tasks and data': ['data.tasks.files', 'data.tasks.text_task', 'data.tasks.registered',
-                       'data.tasks.reviews', 'data.vocabularies',
+                       'data.tasks.reviews', 'data.tasks.benchmarks', 'data.tasks.suites',
+                       'data.prepare', 'data.seqio_benchmarks', 'data.vocabularies',
                        'data.examples', 'data.features', 'data.batches', 'data.packing'],
     'Prompts': ['prompts.prompt', 'prompts.file', 'prompts.layout', 'prompts.initializers',
                 'prompts.method', 'prompts.methods.direct', 'prompts.methods.residual',
