@@ -62,7 +62,7 @@ class Engine:
         self._how = How(self.shapes, tuple({'sample': SAMPLING, **(decodings or {})}.items()))
         self._runner = Runner(opened, self._how)
         self.table = PromptTable(opened.model.d_model, capacity, self._runner.everywhere)
-        self._lock = threading.Lock()
+        self._lock, self._warming_up = threading.Lock(), False
         self.plain = ServedPrompt('', PLAIN, self._converter(PLAIN, Layout(), 0), None, None)
         self._prompts: dict[str, ServedPrompt] = {}
 
@@ -214,15 +214,26 @@ class Engine:
         """Tell whether a batch of these rows would start without compiling anything."""
         return self._runner.is_warm(rows, self.table.capacity, parts)
 
+    def padded(self, rows: Sequence[Row]) -> list[Part] | None:
+        """Return how to run the first of some rows while `warm_up` has not come to their program.
+
+        Returns:
+          Parts for `start`, of a program that is there and has more room than they need; None where
+          there is none, or no other is under way.
+        """
+        return self._runner.padded(rows, self.table.capacity) if self._warming_up else None
+
     def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
-                stop: Callable[[], bool] = lambda: False) -> int:
-        """Compile, ahead of requests, the programs that they will need.
+                stop: Callable[[], bool] = lambda: False,
+                told: Callable[[int], None] = lambda left: None) -> int:
+        """Compile, ahead of requests, the programs that they will need, the likeliest first.
 
         Args:
           inputs: rows such as will come; None for one of each prompt in use, as its task says.
           longest: the most encoder positions to prepare for; None for the most that the prompts of
             these rows can need.
           stop: is asked before each program whether to leave it at that.
+          told: is told before the first program and after each how many are left.
 
         Returns:
           How many programs were compiled. What ran before is not run again.
@@ -232,9 +243,13 @@ class Engine:
             inputs = [row for prompt in self._prompts.values() for row in self.samples(prompt)]
         if longest is None:
             longest = max((row.prompt.longest for row in inputs), default=0)
-        self.table.warm_up()
-        self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest),
-                             Prompt(self.table.rows_RD), stop)
+        self._warming_up = True
+        try:
+            self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest),
+                                 Prompt(self.table.rows_RD), stop, told)
+            self.table.warm_up()
+        finally:
+            self._warming_up = False
         return self.compilations - before
 
     def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False) -> None:

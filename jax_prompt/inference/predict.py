@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -146,7 +147,8 @@ class Runner:
         return not self._new(rows, parts or self.divide(rows), capacity)
 
     def warm_up(self, rows: Iterable[Row], lengths: Sequence[int], prompt: Prompt,
-                stop: Callable[[], bool] = lambda: False) -> None:
+                stop: Callable[[], bool] = lambda: False,
+                told: Callable[[int], None] = lambda left: None) -> None:
         """Run what rows such as these will need, at every size; what ran before is not run again.
 
         Args:
@@ -154,15 +156,36 @@ class Runner:
           lengths: S, of inputs to prepare for.
           prompt: of the size that they will use.
           stop: is asked before each program whether to leave it at that.
+          told: is told before the first program and after each how many are left.
         """
-        shapes, whole = self._how.shapes, self._mesh is not None
-        for row in {self._kind(row): row for row in rows}.values():
-            for length in lengths:
-                for batch in shapes.batch_sizes:
-                    sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
-                    for parts in every_division(sample, shapes, whole):
-                        if self._new(sample, parts, len(prompt.rows)) and not stop():
-                            self._start(sample, parts, prompt).answers(_numbered)
+        jobs = self._jobs(rows, lengths, len(prompt.rows))
+        told(len(jobs))
+        for number, (sample, parts) in enumerate(jobs, 1):
+            if stop():
+                return
+            if self._new(sample, parts, len(prompt.rows)):  # nobody has needed it meanwhile
+                self._start(sample, parts, prompt).answers(_numbered)
+            told(len(jobs) - number)
+
+    def padded(self, rows: Sequence[Row], capacity: int) -> list[Part] | None:
+        """Return how the first of some rows can be run by what has run before, with more padding.
+
+        Args:
+          rows: of one `group`, at most `shapes.largest_batch`.
+          capacity: R, rows of the prompt.
+
+        Returns:
+          One part, the cheapest for each row that it holds; None where nothing will do.
+        """
+        shapes, found = self._how.shapes, []
+        for room in shapes.batch_sizes:
+            numbers = tuple(range(min(room, len(rows))))
+            longest = max(len(rows[number].ids) for number in numbers)
+            for length in shapes.lengths_up_to(max(longest, shapes.lengths[-1])):
+                parts = [Part(numbers, room, length)]
+                if length >= longest and not self._new(rows, parts, capacity):
+                    found.append((room * length / len(numbers), parts))
+        return min(found, key=lambda one: one[0])[1] if found else None
 
     def run_again(self, prompt: Prompt, stop: Callable[[], bool] = lambda: False) -> None:
         """Run whatever has run with prompts of other sizes, so that it is compiled for this one.
@@ -177,6 +200,28 @@ class Runner:
                     return
                 for _, wait in self._start(rows, parts, prompt).parts:
                     wait()
+
+    def _jobs(self, rows: Iterable[Row], lengths: Sequence[int],
+              capacity: int) -> list[tuple[list[Row], list[Part]]]:
+        """Return batches that need all programs that have not run, the likeliest first.
+
+        The longest input alone comes first: its program can answer any, padded. Then full batches;
+        then short texts before long ones, and sizes in between last.
+        """
+        shapes, whole = self._how.shapes, self._mesh is not None
+        few, many = shapes.batch_sizes[0], shapes.batch_sizes[-1]
+        sizes = sorted(itertools.product(lengths, shapes.batch_sizes), key=lambda size: (
+            size != (lengths[-1], few), size != (lengths[-1], many), size[1] not in (few, many),
+            size))
+        jobs, seen = [], set()
+        kinds = {self._kind(row): row for row in rows}.values()
+        for (length, batch), row in itertools.product(sizes, kinds):
+            sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
+            for parts in every_division(sample, shapes, whole):
+                if new := self._new(sample, parts, capacity) - seen:
+                    seen |= new
+                    jobs.append((sample, parts))
+        return jobs
 
     def _start(self, rows: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> Running:
         """Start a batch that is divided so, and remember what has run."""

@@ -160,16 +160,17 @@ def _add_states(app: FastAPI, service: Service) -> None:
     """Add the routes for those who watch the server."""
 
     @app.get('/healthz', tags=['state'], summary='Is the process alive',
-             responses=schemas.problems(403))
+             response_model_exclude_none=True, responses=schemas.problems(403))
     async def healthz() -> schemas.State:
         return schemas.State(status='alive')
 
-    @app.get('/readyz', tags=['state'], summary='Shall requests be sent here', responses={
+    @app.get('/readyz', tags=['state'], summary='Shall requests be sent here',
+             response_model_exclude_none=True, responses={
         503: {'model': schemas.State, 'description': 'Starting or draining.'},
         **schemas.problems(403)})
     async def readyz(response: Response) -> schemas.State:
         response.status_code = 200 if service.state == READY else 503
-        return schemas.State(status=service.state)
+        return schemas.State(status=service.state, programs_left=service.programs_left)
 
     @app.get('/metrics', tags=['state'], summary='Metrics for Prometheus', response_class=Response,
              responses={200: {'content': {'text/plain': {'schema': {'type': 'string'}}}},

@@ -2,7 +2,8 @@
 
 A batch starts when there are rows enough to fill it, or when its oldest row has waited as long as
 it may; while the device is busy rows gather by themselves, so that batches grow with the load. Rows
-that need a program nobody has compiled yet wait aside and do not hold up the others.
+that need a program nobody has compiled yet wait aside and do not hold up the others; while a
+server starts they are padded to a larger program that is there.
 """
 
 import dataclasses
@@ -106,6 +107,11 @@ class Batcher:
                        for some in groups.values())
 
     @property
+    def compiles(self) -> bool:
+        """Return whether rows wait for a program, which goes before any that nobody waits for."""
+        return self._compiling or bool(self._cold)
+
+    @property
     def unanswered(self) -> int:
         """Return how many rows wait or are being worked on."""
         return self._unanswered
@@ -202,6 +208,10 @@ class Batcher:
                 if batch and self._engine.is_warm(rows, parts):
                     if batch := _begin(self._groups, batch):  # some may be cancelled just now
                         return batch, parts if len(batch) == len(rows) else None
+                elif batch and (parts := self._engine.padded(rows)):
+                    if batch := _begin(self._groups, batch[:len(parts[0].numbers)]):
+                        return batch, [dataclasses.replace(
+                            parts[0], numbers=tuple(range(len(batch))))]
                 elif batch:  # compiled aside, so that others need not wait
                     _take(self._groups, batch)
                     _put(self._cold, batch)

@@ -111,11 +111,14 @@ class PromptFolder:
                                 f'{", ".join(one.version for one in versions[:10])}')
         raise UnknownPrompt(f'no prompt {base!r} in use; see GET /v1/prompts')
 
-    def refresh(self) -> None:
+    def refresh(self, warm_up: bool = True) -> None:
         """Take up what is new or changed in the folder, and let go of what is no longer there.
 
         A file that cannot be used is said in the log; what it held before stays in use. It is tried
         again when it changes, or after a while where the reason may have passed.
+
+        Args:
+          warm_up: compile what a prompt needs before it is in use.
 
         Raises:
           OSError: the folder cannot be read.
@@ -129,7 +132,7 @@ class PromptFolder:
                     return
                 before, again = self._tried.get(file_name, (None, 0.0))
                 if stamp != before or time.monotonic() >= again:
-                    self._tried[file_name] = stamp, self._try(file_name, path)
+                    self._tried[file_name] = stamp, self._try(file_name, path, warm_up)
 
     def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
         """Add a version of a prompt to the folder, and take it into use.
@@ -216,10 +219,10 @@ class PromptFolder:
             self._engine.remove(one.prompt.name)
             _log.info('prompt %s is no longer in use', one.full_name)
 
-    def _try(self, file_name: str, path: pathlib.Path) -> float:
+    def _try(self, file_name: str, path: pathlib.Path, warm_up: bool) -> float:
         """Take a file up; return when to try again if it has not changed by then."""
         try:
-            self._take_up(file_name, path)
+            self._take_up(file_name, path, warm_up)
         except Exception as error:
             expected = isinstance(error, (ValueError, OSError))
             shown = repr(file_name)[1:-1]  # some characters would break the line, or the log
@@ -230,7 +233,7 @@ class PromptFolder:
                 return time.monotonic() + _REST
         return math.inf
 
-    def _take_up(self, file_name: str, path: pathlib.Path) -> None:
+    def _take_up(self, file_name: str, path: pathlib.Path, warm_up: bool) -> None:
         """Take a file into use, in place of what it held before."""
         if not file_name.endswith(ENDING):
             raise ValueError(f'its name does not end in {ENDING}; rename it')
@@ -240,7 +243,8 @@ class PromptFolder:
         if not path.is_file():
             raise ValueError('it is no regular file')
         file = load_prompt(path)
-        self._warm_up(file)
+        if warm_up:
+            self._warm_up(file)
         self._use(file_name, file)
 
     def _use(self, file_name: str, file: PromptFile) -> None:

@@ -212,9 +212,14 @@ class Removed(BaseModel):
 
 
 class State(BaseModel):
-    """How the server is."""
+    """How the server is.
+
+    While it starts and after, `programs_left` are still to be compiled; until then some requests
+    are padded to larger programs, and some wait for theirs.
+    """
 
     status: str
+    programs_left: int | None = None
 
 
 class Problem(BaseModel):

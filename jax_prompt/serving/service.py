@@ -81,6 +81,8 @@ class Service:
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
                                self.metrics.note_batch)
         self._has_started = self._is_draining = False
+        #: Programs that are still to compile, of those that requests will need; None until known.
+        self.programs_left: int | None = None
         self._making = 0
         # Digest of a prompt and its labels -> what they score without an input.
         self._measured: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
@@ -100,8 +102,8 @@ class Service:
 
     @property
     def state(self) -> str:
-        """Return 'starting' until the prompts are there and their programs compiled, then 'ready',
-        and 'draining' once it shall end.
+        """Return 'starting' until the prompts and the first program are there, then 'ready', and
+        'draining' once it shall end. See `programs_left` for the others.
         """
         if self._is_draining:
             return DRAINING
@@ -149,10 +151,13 @@ class Service:
         """Give the folder to who changes it, unless that would wait for minutes.
 
         Raises:
-          Refused: the server has not started, what is uploaded cannot be used, or the folder cannot
-            be written to.
+          Refused: the server still compiles for the prompts that are there, what is uploaded cannot
+            be used, or the folder cannot be written to.
         """
         self._check_started()
+        if self.programs_left:
+            raise Refused(503, f'the server has {self.programs_left} programs left to compile; see '
+                          '/readyz')
         try:
             yield self.folder
         except (BadName, Exists, UnknownPrompt):
@@ -272,7 +277,7 @@ class Service:
         problem = None  # said once, not at every look
         while True:
             try:
-                self.folder.refresh()
+                self.folder.refresh(warm_up=self.programs_left is not None)
             except Exception as error:
                 if problem != (problem := str(error)):
                     _log.warning('the folder of prompts %s cannot be read, and what it held stays '
@@ -282,12 +287,37 @@ class Service:
                 if problem is not None:
                     _log.info('the folder of prompts %s can be read again', self.folder.path)
                     problem = None
-                if not self._has_started and not self._stop.is_set():
-                    self._has_started = True
-                    _log.info('ready: %d prompts, %d programs compiled', len(self.engine.prompts),
-                              self.engine.compilations)
+                if self.programs_left is None:
+                    self._start()
             if self._stop.wait(self.settings.poll):
                 return
+
+    def _start(self) -> None:
+        """Compile what requests will need, and let them come once the first program is there."""
+        first = None
+
+        def told(left: int) -> None:
+            nonlocal first
+            first = left if first is None else first
+            self.programs_left = left
+            if not self._has_started and (left < first or not left):
+                self._has_started = True
+                _log.info('ready: %d prompts; %d programs are left to compile',
+                          len(self.engine.prompts), left)
+
+        try:
+            self.engine.warm_up(longest=self.settings.warm_up_length, stop=self._stops, told=told)
+        except Exception:  # requests are told each for itself what fails
+            _log.exception('not all programs could be compiled')
+        if not self._stop.is_set():
+            told(0)
+            _log.info('%d programs are compiled', self.engine.compilations)
+
+    def _stops(self) -> bool:
+        """Let programs that requests wait for be compiled first; tell whether to leave it there."""
+        while self.batcher.compiles and not self._stop.wait(0.05):
+            pass
+        return self._stop.is_set()
 
     def _add_gauges(self) -> None:
         gauge = self.metrics.gauge
@@ -298,4 +328,6 @@ class Service:
         gauge('prompt_table_free_rows', 'Rows of the prompt table that no prompt holds.',
               lambda: self.engine.table.free_rows)
         gauge('compiled_programs', 'Programs compiled so far.', lambda: self.engine.compilations)
+        gauge('programs_left', 'Programs of the prompts in use that are still to compile.',
+              lambda: self.programs_left or 0)
         gauge('ready', '1 where /readyz says so.', lambda: float(self.state == READY))

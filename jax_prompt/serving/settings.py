@@ -33,8 +33,10 @@ class ServerSettings:
         programs.
       max_connections: open at one time; while there are more, requests are refused with 503.
       warm_up_length: encoder positions up to which the programs of the prompts' own tasks are
-        compiled before the server is ready. What else a request can ask for (a longer input, other
-        lengths of text, labels of its own, the plain model) is compiled for when the first comes.
+        compiled as the server starts; it is ready with the first of them, for the longest input,
+        which shorter ones are padded to until theirs is there. What else a request can ask for (a
+        longer input, other lengths of text, labels of its own, the plain model) is compiled for
+        when the first comes.
       prompt_rows: rows of all prompts together that there is room for to begin with; when they run
         out the room doubles, and all programs are compiled once more.
       poll: seconds between looks into the folder of prompts.

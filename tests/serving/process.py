@@ -51,7 +51,7 @@ class Server:
 
     def wait_until_ready(self, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
-        while self.ask('GET', '/readyz')[0] != 200:
+        while self.ask('GET', '/readyz')[:2] != (200, {'status': 'ready', 'programs_left': 0}):
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.batching import Shapes
+from jax_prompt.inference.parts import Part
 from jax_prompt.serving import batching
 from jax_prompt.serving.batching import Batcher, BatchFailed, Busy, Stopped
 
@@ -28,6 +29,7 @@ class Engine:
 
     def __init__(self):
         self.batches, self.open, self.cold = [], threading.Event(), set()
+        self.ready = 0  # rows of a larger program that is there for what is cold
         self.open.set()
 
     def divide(self, rows):
@@ -37,8 +39,11 @@ class Engine:
         assert parts == self.divide(rows)
         return rows[0].group not in self.cold
 
+    def padded(self, rows):
+        return self.ready and [Part(tuple(range(len(rows[:self.ready]))), self.ready, 64)]
+
     def start(self, rows, parts):
-        assert parts in (None, self.divide(rows))
+        assert parts in (None, self.divide(rows)) or len(parts[0].numbers) == len(rows)
         self.batches.append([row.number for row in rows])
         if any(row.number == 'fails' for row in rows):
             raise RuntimeError('no such program')
@@ -87,6 +92,15 @@ def test_a_lone_row_waits_no_longer_than_it_may(engine):
         began = time.monotonic()
         assert batcher.submit(Row(1)).result(5) == 1
         assert 0.04 < time.monotonic() - began < 2
+
+
+def test_what_is_not_compiled_goes_through_a_larger_program_if_there_is_one(engine):
+    engine.cold, engine.ready = {('rank', 0)}, 2
+    with Batcher(engine, max_wait=0.1) as batcher:
+        answers = [batcher.submit(Row(number)) for number in range(5)]
+        assert [answer.result(20) for answer in answers] == list(range(5))
+        assert not batcher.compiles
+    assert engine.batches == [[0, 1], [2, 3], [4]]
 
 
 def test_groups_do_not_share_a_batch(engine):

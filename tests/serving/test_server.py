@@ -187,7 +187,8 @@ def test_prompts_are_listed_described_and_read_by_their_nearest_words(server, op
 
 def test_states_metrics_and_the_document_are_there(server):
     assert server.ask('GET', '/healthz')[:2] == (200, {'status': 'alive'})
-    assert server.ask('GET', '/readyz')[:2] == (200, {'status': 'ready'})
+    assert server.ask('GET', '/readyz')[:2] == (
+        200, {'status': 'ready', 'programs_left': 0})
     server.ask(*post('mood', 'film'))
     metrics = server.ask('GET', '/metrics')[1].decode()
     assert 'jax_prompt_requests_total{code="200",route="/v1/classify"}' in metrics
@@ -294,7 +295,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_go_on(model, folder):
 @pytest.mark.slow
 def test_a_signal_before_it_is_ready_ends_it_in_order(model, all_prompts):
     with running(model, all_prompts, ready=False, drain=0.0, host='0.0.0.0', num_beams=4) as server:
-        assert server.ask('GET', '/readyz')[1] == {'status': 'starting'}
+        assert server.ask('GET', '/readyz')[1]['status'] == 'starting'
         assert server.stop() == 0
         assert 'terminate called' not in server.log.read_text()
 

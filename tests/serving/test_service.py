@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.inference.batching import Shapes
+from jax_prompt.inference.predict import Runner
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
@@ -51,7 +52,8 @@ def make(opened, folder, shapes=None, **settings):
 @contextlib.contextmanager
 def started(*args, **settings):
     with make(*args, **settings) as service:
-        wait_until(lambda: service.state == READY)
+        wait_until(lambda: service.programs_left == 0)
+        assert service.state == READY
         yield service
 
 
@@ -262,9 +264,35 @@ def test_a_prompt_that_has_no_answer_is_the_fault_of_no_other_request(opened, mo
     assert good[0] == 200 and good[1]['label'] in ('negative', 'positive')
 
 
+def test_it_answers_once_a_program_is_there_and_compiles_the_others_meanwhile(
+        opened, mood, monkeypatch):
+    """The program for the longest input comes first: short ones are padded to it."""
+    go_on, start = threading.Event(), Runner._start
+
+    def held(self, rows, parts, prompt):
+        assert parts[0].length == 64 or go_on.wait(60)
+        return start(self, rows, parts, prompt)
+
+    monkeypatch.setattr(Runner, '_start', held)
+    shapes = dict(lengths=(16, 64), labels=((4, 4),))
+    with make(opened, mood, shapes, warm_up_length=64) as service:
+        wait_until(lambda: service.state == READY)
+        left = service.programs_left
+        status, answer = asyncio.run(classify(service))
+        assert status == 200 and left > 0
+        assert asyncio.run(ask(service, 'GET', '/readyz'))[1]['programs_left'] > 0
+        refused = asyncio.run(ask(service, 'PUT', '/v1/prompts/mood', b''))
+        assert refused[0] == 503 and 'programs left to compile' in refused[1]['detail']
+        go_on.set()
+        wait_until(lambda: service.programs_left == 0)
+        again = asyncio.run(classify(service))[1]
+        assert again['label'] == answer['label']
+        assert again['scores'] == pytest.approx(answer['scores'], rel=1e-4)
+
+
 def test_a_folder_that_cannot_be_read_is_no_start(opened, tmp_path, monkeypatch):
     service, looks = make(opened, tmp_path), threading.Semaphore(0)
-    monkeypatch.setattr(service.folder, 'refresh', lambda: looks.release() or 1 / 0)
+    monkeypatch.setattr(service.folder, 'refresh', lambda **_: looks.release() or 1 / 0)
     with service:
         for _ in range(2):
             assert looks.acquire(timeout=20)
