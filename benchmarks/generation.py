@@ -81,33 +81,30 @@ def prepare(args: argparse.Namespace, folder: pathlib.Path):
                             )['encoder_input_tokens']
     labels = [opened.vocabulary.encode(label) for label in LABELS]
     prompt = PromptFile(Prompt(rows_PD), metadata)
-    return (ours(args, opened, prompt, examples.inputs, ids_BS, labels),
+    return (ours(args, opened, prompt, examples.inputs),
             theirs(args, folder / 'model', adapter, ids_BS[:, ROWS:], labels,
                    opened.vocabulary.decode))
 
 
-def ours(args: argparse.Namespace, opened, prompt, inputs, ids_BS: np.ndarray, labels):
+def ours(args: argparse.Namespace, opened, prompt, inputs):
     """Return the runs of this project."""
     from jax_prompt.inference.engine import Engine
-    from jax_prompt.inference.rank import (
-        LabelSet,
-        label_arrays,
-        make_row_label_scorer,
-        stack_labels,
-    )
+    from jax_prompt.inference.rank import LabelSet
     from jax_prompt.inference.sampling import SamplingSettings
     engine = Engine(opened)
-    row = engine.row(None, '', max_tokens=args.tokens,
-                     options=SamplingSettings(min_tokens=args.tokens))
     served = engine.add('prompt', prompt)
-    rows = [dataclasses.replace(row, prompt=served, ids=served.ids(tokens, 'a sentence')[0])
-            for tokens in inputs]
-    label_set, score = LabelSet(LABELS, *label_arrays(labels, opened.model)), (
-        make_row_label_scorer(opened.model))
-    arrays = stack_labels([label_set] * len(ids_BS), len(ids_BS), *label_set.shape, 0)
+
+    def rows(like):
+        return [dataclasses.replace(like, prompt=served, ids=served.ids(tokens, 'a sentence')[0])
+                for tokens in inputs]
+
+    written = rows(engine.row(None, '', max_tokens=args.tokens,
+                              options=SamplingSettings(min_tokens=args.tokens)))
+    ranked = rows(engine.row(None, '', labels=LabelSet.encode(
+        LABELS, opened.vocabulary.encode, opened.model)))
     return {
-        'generate': lambda: [answer.text for answer in engine.run(rows)],
-        'rank': lambda: np.asarray(score(opened.frozen, prompt.prompt, ids_BS, *arrays)).argmax(1),
+        'generate': lambda: [answer.text for answer in engine.run(written)],
+        'rank': lambda: [LABELS.index(answer.text) for answer in engine.run(ranked)],
     }
 
 

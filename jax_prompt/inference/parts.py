@@ -1,9 +1,8 @@
-"""Batches that a CPU generates in two parts side by side, encoded in chunks of packed rows.
+"""Batches that a CPU answers in two parts side by side, encoded in chunks of packed rows.
 
 A decoding step is a chain of small products and of reads of the caches. XLA runs them one after the
 other, most of them on one core. Two programs with half of the rows each, on threads of their own,
 keep two cores busy; and since the longer inputs are in one of them, the other has fewer pads.
-Ranking gains nothing: an encoder's products are large enough for all cores.
 
 The parts share what they encode. An encoder's time is that of its positions, so pads are what can
 be saved: several short inputs in a packed row, blind to each other, leave fewer of them than one
@@ -99,7 +98,7 @@ def divide(rows: Sequence[Row], shapes: Shapes, whole: bool = False) -> list[Par
     """
     numbers, room = range(len(rows)), shapes.batch_size(len(rows))
     lengths = [len(row.ids) for row in rows]
-    if whole or rows[0].labels is not None or room < _SMALLEST or not _has_cores():
+    if whole or room < _SMALLEST or not _has_cores():
         return [Part(tuple(numbers), room, shapes.length(max(lengths)))]
     longest_first = sorted(numbers, key=lambda number: -lengths[number])
     half, chunks = -(-len(rows) // 2), chunks_of(lengths, shapes)

@@ -249,7 +249,8 @@ class Runner:
                 keys.add(('whole', kind, *sizes))
             else:
                 keys |= {(kind, *sizes),
-                         *(('encode', chunk.length, capacity) for chunk in part.chunks)}
+                         *(('encode', kind[0] == 'rank', chunk.length, capacity)
+                           for chunk in part.chunks)}
         return keys - self._ran.keys()
 
     def _kind(self, row: Row) -> tuple:
@@ -262,7 +263,7 @@ class Runner:
               encoded: dict[int, Encoded]) -> Work:
         """Prepare a part of a batch, filled up: all parts encode before any goes on.
 
-        Ranking is a single program, the second.
+        Ranking of a whole batch is a single program, the second.
         """
         opened, programs = self._opened, self._programs
         rows, pad_id = [batch[number] for number in part.numbers], opened.model.tokens.pad
@@ -272,15 +273,22 @@ class Runner:
             for number, row in enumerate(rows):
                 ids_BS[number, :len(row.ids)] = row.ids
             ids_BS = self._place(ids_BS, part.batch)
-        if rows[0].labels is not None:
+        ranks = rows[0].labels is not None
+        if ranks and part.chunks is None:
             return (lambda: None,
                     lambda _: (programs.score(opened.frozen, prompt, ids_BS, *arrays),))
-        generate = self._generator(rows, part.batch, arrays)
-        run = functools.partial(programs.encode, opened.for_generation, prompt)
+        # Ranking needs none of the copies that generating makes of the weights.
+        weights = opened.frozen if ranks else opened.for_generation
+        run = functools.partial(programs.encode, weights, prompt)
+        if ranks:
+            def answer(*encoded: Array) -> tuple[Array, ...]:
+                return (programs.score_encoded(weights, *encoded, *arrays),)
+        else:
+            answer = self._generator(rows, part.batch, arrays)
         if part.chunks is None:
-            return lambda: run(ids_BS), lambda inputs: generate(*inputs)
+            return lambda: run(ids_BS), lambda inputs: answer(*inputs)
         return (lambda: encoded.update(encode_chunks(run, batch, part.chunks, pad_id)),
-                lambda _: generate(*taken(part, encoded, opened.model)))
+                lambda _: answer(*taken(part, encoded, opened.model)))
 
     def _generator(self, rows: Sequence[Row], batch: int,
                    arrays: Any) -> Callable[[Array, Array], tuple[Array, ...]]:

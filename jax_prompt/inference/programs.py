@@ -11,7 +11,7 @@ import jax
 
 from jax_prompt.inference.batching import How
 from jax_prompt.inference.decodings import Decoding
-from jax_prompt.inference.rank import make_row_label_scorer, score_targets
+from jax_prompt.inference.rank import make_row_label_scorer, score_row_labels, score_targets
 from jax_prompt.models.base import Model
 from jax_prompt.models.forward import encode
 from jax_prompt.models.open import OpenedModel
@@ -31,6 +31,7 @@ class Programs:
     Attributes:
       score: see `rank.make_row_label_scorer`.
       encode: see `models.forward.encode`.
+      score_encoded: see `rank.score_row_labels`.
       score_targets: see `rank.score_targets`.
       launch: held while a batch is started on several devices: two programs that they begin in
         different orders could wait for each other for ever.
@@ -40,6 +41,8 @@ class Programs:
         self._model = model
         self.score = self.by_sizes('score', lambda: make_row_label_scorer(model))
         self.encode = self.by_sizes('encode', lambda: jax.jit(functools.partial(encode, model)))
+        self.score_encoded = self.by_sizes('encoded', lambda: jax.jit(
+            functools.partial(score_row_labels, model)))
         self.score_targets = self.by_sizes('targets', lambda: jax.jit(
             functools.partial(score_targets, model)))
         self.launch, self._changing = threading.Lock(), threading.Lock()

@@ -1,4 +1,4 @@
-"""Batches that a CPU generates in parts: every row once, the answers those of the whole."""
+"""Batches that a CPU answers in parts: every row once, the answers those of the whole."""
 
 import dataclasses
 import threading
@@ -61,10 +61,9 @@ def test_a_single_row_with_room_for_many_is_one_part():
     assert found.numbers == (0,) and found.chunks == (Chunk(((0,),), 32),)
 
 
-def test_small_batches_and_ranked_ones_stay_whole():
+def test_small_batches_stay_whole():
     assert divide(rows_of([5] * 8), SHAPES) == [Part(tuple(range(8)), 8, 16)]
-    assert divide(rows_of([20] * 20, labels=('a', 'b')), SHAPES) == [
-        Part(tuple(range(20)), 32, 32)]
+    assert len(divide(rows_of([20] * 20, labels=('a', 'b')), SHAPES)) == 2
     assert len(divide(rows_of([5] * 20), SHAPES, whole=True)) == 1
 
 

@@ -31,7 +31,7 @@ from jax_prompt.models.base import Prefix, Tokens
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.kernel_first import for_step, with_steps
+from jax_prompt.models.t5.kernel_first import for_step, of_few_rows, with_steps
 from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer
 from jax_prompt.models.t5.positions import (
     MASKED,
@@ -140,7 +140,11 @@ class T5:
 
     def embed(self, frozen: Params, ids: Array) -> Array:
         """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
-        return jnp.take(self.embedding_table(frozen), ids, axis=0).astype(self.dtype)
+        rows = jnp.take(self.embedding_table(frozen), ids, axis=0)
+        if rows.dtype != self.dtype:
+            # Else XLA on a CPU converts the whole table, ahead of a decoding loop, and not these.
+            rows = jax.lax.optimization_barrier(rows)
+        return rows.astype(self.dtype)
 
     def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
                segment_ids_BS: Array | None = None, dropout_rng: Array | None = None,
@@ -231,6 +235,8 @@ class T5:
         if self.scan_layers:
             return self.logits(frozen, hidden_BD[:, None])[:, 0].T
         kernel = cache['steps'].get('head', frozen['token_embedder']['embedding'])
+        if self.factors is not None and hidden_BD.shape[0] == 1:
+            return of_few_rows('BD,VD->BV', self._scaled(hidden_BD), kernel, 1, self.precision).T
         return self.precision.multiply('VD,BD->VB', kernel, self._scaled(hidden_BD), jnp.float32)
 
     def init_cache(self, frozen: Params, encoded_BSD: Array, encoder_mask_BS: Array,

@@ -53,6 +53,24 @@ def test_logits_are_those_of_the_plain_tree(shape):
     assert plain.shape == (case.model.config.vocab_size, 3)
 
 
+def test_one_row_of_rounded_factors_is_decoded_as_it_is_among_others():
+    """It is multiplied twice, since that is quicker, and rounded as all are."""
+    case = make_case('t5-1.1')
+    frozen = with_steps(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), case.frozen))
+    model = dataclasses.replace(case.model, scan_layers=False, factors=jnp.bfloat16)
+    encoded = jax.random.normal(jax.random.key(0), (3, 5, model.d_model))
+
+    @jax.jit
+    def logits(encoded):
+        rows = len(encoded)
+        cache = model.init_cache(frozen, encoded, jnp.ones((rows, 5), bool), 2)
+        hidden = model.embed(frozen, jnp.full((rows, 1), 3))
+        step, cache = model.decode_step(frozen, hidden, cache)
+        return model.step_logits(frozen, step[:, 0], cache)
+
+    np.testing.assert_allclose(logits(encoded[:1]), logits(encoded)[:, :1], rtol=1e-4, atol=1e-4)
+
+
 def test_eight_bit_kernels_stay_what_they_are():
     case = make_case('t5-1.1')
     model = dataclasses.replace(case.model, scan_layers=False)
