@@ -142,13 +142,26 @@ class FeatureConverter:
         end = self.eos_id if self.ends_inputs or not len(tokens) else None
         ids, cut = self.layout.insert(tokens, self.num_rows, self.vocab_size, end,
                                       self.inputs_length, self.marker_id)
-        is_virtual = ids >= self.vocab_size
-        ids[is_virtual] += self.first_row
-        if self.added:
-            first = np.flatnonzero(~is_virtual)[:self.added]
-            rows = self.first_row + self.num_rows + np.arange(len(first))
-            ids[first] = with_rows_added(ids[first], rows, self.vocab_size)
-        return ids, cut
+        ids[ids >= self.vocab_size] += self.first_row
+        return self.adding(ids), cut
+
+    def adding(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids that also say which rows are added to the text; see `prompts.virtual`."""
+        if not self.added:
+            return ids
+        ids, first = ids.copy(), np.flatnonzero(ids < self.vocab_size)[:self.added]
+        rows = self.first_row + self.num_rows + np.arange(len(first))
+        ids[first] = with_rows_added(ids[first], rows, self.vocab_size)
+        return ids
+
+    def check_added(self) -> None:
+        """Check that ids can say the last of the rows that are added.
+
+        Raises:
+            ValueError: the prompt stands too far behind in the table of all prompts.
+        """
+        with_rows_added(np.zeros(1, np.int32), self.first_row + self.num_rows + self.added - 1,
+                        self.vocab_size)
 
     def target_ids(self, tokens: Sequence[int]) -> tuple[np.ndarray, bool]:
         """Return a target's ids with the end token, and whether text was cut."""

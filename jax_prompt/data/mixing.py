@@ -15,6 +15,7 @@ from jax_prompt.data.batches import BucketOrder, covering, order_of
 from jax_prompt.data.features import Features
 from jax_prompt.data.packing import TRIALS, PackedOrder, assign, pack, packing_for
 from jax_prompt.data.ragged import Ragged
+from jax_prompt.prompts.virtual import shifted
 from jax_prompt.types import Batch
 
 MIXINGS = ('equal', 'proportional')
@@ -102,7 +103,7 @@ def mixed_batches(shares: Sequence[Share], vocab_size: int, num_rows: int, start
     Args:
         shares: of each task, in the order of their prompts.
         vocab_size: V, the first virtual id.
-        num_rows: P of each task's prompt.
+        num_rows: of each task's prompt, those that are added to the text included.
         start_step: the first batch to yield, counted from the run's beginning.
         host_rows: which rows of each batch this host reads, ascending; None for all.
 
@@ -119,7 +120,7 @@ def mixed_batches(shares: Sequence[Share], vocab_size: int, num_rows: int, start
             part = features[task].batch(rows, longest)
             ids = part['encoder_input_tokens']
             parts.append(part | {
-                'encoder_input_tokens': _shifted(ids, vocab_size, task * num_rows),
+                'encoder_input_tokens': shifted(ids, task * num_rows, vocab_size),
                 'decoder_task_ids': np.full((len(rows), length), task, np.int32)})
         yield {name: np.concatenate([part[name] for part in parts])[mine] for name in parts[0]}
 
@@ -184,7 +185,7 @@ def _gathered(shares: Sequence[Share], chosen: Sequence[np.ndarray], vocab_size:
     """Return the examples of one batch, those of each task after another's."""
     inputs, targets = [], []
     for task, (share, rows) in enumerate(zip(shares, chosen, strict=True)):
-        inputs += [_shifted(share.features.encoder[row], vocab_size, task * num_rows)
+        inputs += [shifted(share.features.encoder[row], task * num_rows, vocab_size)
                    for row in rows]
         targets += [share.features.targets[row] for row in rows]
     return dataclasses.replace(shares[0].features, encoder=Ragged.from_sequences(inputs),
@@ -196,8 +197,3 @@ def _end_to_end(several: Sequence[Features]) -> Features:
     return dataclasses.replace(several[0], **{
         name: Ragged.from_sequences([row for one in several for row in getattr(one, name)])
         for name in ('encoder', 'targets')})
-
-
-def _shifted(ids: np.ndarray, vocab_size: int, by: int) -> np.ndarray:
-    """Let virtual ids point at the rows of a later prompt."""
-    return np.where(ids >= vocab_size, ids + np.int32(by), ids)

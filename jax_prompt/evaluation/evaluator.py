@@ -70,7 +70,7 @@ class Evaluator:
             spelt = encode_labels(task, opened.vocabulary)
             self._labels = LabelSet(task.label_words, *label_arrays(
                 [spelt[number] for number in range(len(spelt))], opened.model))
-        self._made: dict[tuple[Examples, int], tuple[dict[str, list[Row]], How]] = {}
+        self._made: dict[tuple[Examples, int, int], tuple[dict[str, list[Row]], How]] = {}
         self._target_tokens: dict[Examples, np.ndarray] = {}
 
     def __call__(self, prompt: Prompt, examples: Examples) -> dict[str, float]:
@@ -132,10 +132,11 @@ class Evaluator:
     def _answers(self, prompts: Sequence[Prompt],
                  examples: Examples) -> list[dict[str, list[Prediction]]]:
         """Return for each prompt way -> its predictions; rows of all of them share batches."""
-        (rows, how), count = self.prepare(examples, len(prompts[0].rows)), len(prompts)
+        first, count = prompts[0], len(prompts)
+        rows, how = self.prepare(examples, first.num_virtual, first.added)
         found = {}
         for way in self.ways:
-            asked = [member_row(row, number, prompts[0], self.opened.model.vocab_size)
+            asked = [member_row(row, number, first, self.opened.model.vocab_size)
                      for row in rows[way] for number in range(count)]
             found[way] = predict(self.opened, join_prompts(prompts), asked, how,
                                  lambda number: examples.rows[number // count].where)
@@ -191,12 +192,14 @@ class Evaluator:
             tokens_N = self._target_tokens[examples]
         return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
 
-    def prepare(self, examples: Examples, num_rows: int) -> tuple[dict[str, list[Row]], How]:
+    def prepare(self, examples: Examples, num_rows: int,
+                added: int = 0) -> tuple[dict[str, list[Row]], How]:
         """Make the rows of a split, once; `measure` does it where nobody has.
 
         Args:
           examples: of the split.
-          num_rows: P, rows of the prompts to be evaluated; 0 for the plain model.
+          num_rows: P, virtual tokens of the prompts to be evaluated; 0 for the plain model.
+          added: rows that they add to the text besides.
 
         Returns:
           (way -> rows, how they are to be predicted).
@@ -204,10 +207,11 @@ class Evaluator:
         Raises:
           ValueError: as `FeatureConverter.convert` does.
         """
-        key = examples, num_rows
+        key = examples, num_rows, added
         if key not in self._made:
             converter = FeatureConverter.for_model(
-                self.task, self.opened.vocabulary, self.opened.model, self._layout, num_rows)
+                self.task, self.opened.vocabulary, self.opened.model, self._layout, num_rows,
+                added)
             features = converter.convert(examples)
             how = self._how(features, num_rows)
             self._made[key] = {way: self._rows(way, features, how) for way in self.ways}, how

@@ -94,6 +94,10 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         ValueError: an unknown form, or one that cannot express the prompt.
         FileExistsError: something is there that may not be replaced.
     """
+    if prompt_file.prompt.added:
+        raise ValueError(f'the prompt adds {prompt_file.prompt.added} rows to the text (method '
+                         f'{prompt_file.metadata.method}), which {form} cannot say; export a '
+                         'prompt of a method that gives virtual tokens alone')
     if form == 'numpy':
         content = io.BytesIO()
         np.save(content, np.ascontiguousarray(prompt_file.prompt.rows, '<f4'), allow_pickle=False)
@@ -130,7 +134,10 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
     told['form'] = form = _form_of(path, prompt_files=True)
     if form == 'prompt file':
         prompt_file = load_prompt(path)
-        prompt_PD = prompt_file.prompt.rows
+        prompt = prompt_file.prompt
+        prompt_PD = prompt.rows[:prompt.num_virtual]
+        if prompt.added:
+            told['rows added to the text'] = prompt.added
         told['metadata'] = {
             field.name: getattr(prompt_file.metadata, field.name)
             for field in dataclasses.fields(prompt_file.metadata)}

@@ -25,7 +25,7 @@ from jax_prompt.inference.rows import PLAIN, Prediction, Row, Running, ServedPro
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.prompt import Prompt, no_prompt
 
 
 def _the_request(number: int) -> str:
@@ -62,8 +62,11 @@ class Engine:
         self._how = How(self.shapes, tuple({'sample': SAMPLING, **(decodings or {})}.items()))
         self._runner = Runner(opened, self._how)
         self.table = PromptTable(opened.model.d_model, capacity, self._runner.everywhere)
+        # Whether any prompt ever added rows to texts: one that was removed still answers its rows.
+        self._adds = False
         self._lock, self._warming_up = threading.Lock(), False
-        self.plain = ServedPrompt('', PLAIN, self._converter(PLAIN, Layout(), 0), None, None)
+        plain = self._converter(PLAIN, Layout(), no_prompt(opened.model.d_model))
+        self.plain = ServedPrompt('', PLAIN, plain, None, None)
         self._prompts: dict[str, ServedPrompt] = {}
 
     @property
@@ -101,6 +104,9 @@ class Engine:
         if len(file.prompt.rows):
             block = self.table.put(file.prompt.rows)
             converter = dataclasses.replace(converter, first_row=block.offset)
+        if converter.added:
+            converter.check_added()
+            self._adds = True
         prompt = ServedPrompt(name, task, converter, labels, block, file)
         with self._lock:
             self._prompts = {**self._prompts, name: prompt}
@@ -199,11 +205,11 @@ class Engine:
           rows: of one `group`, at most `shapes.largest_batch`.
           parts: from `divide`, where that was done already.
         """
-        return self._runner.start(rows, Prompt(self.table.rows_RD), parts)
+        return self._runner.start(rows, self._prompt, parts)
 
     def run(self, rows: Sequence[Row], **where: Callable[[int], str]) -> list[Prediction]:
         """Answer any number of rows of any groups, in their order; see `predict.Runner.run`."""
-        return self._runner.run(rows, Prompt(self.table.rows_RD), **where)
+        return self._runner.run(rows, self._prompt, **where)
 
     @property
     def compilations(self) -> int:
@@ -212,7 +218,7 @@ class Engine:
 
     def is_warm(self, rows: Sequence[Row], parts: Sequence[Part] | None = None) -> bool:
         """Tell whether a batch of these rows would start without compiling anything."""
-        return self._runner.is_warm(rows, self.table.capacity, parts)
+        return self._runner.is_warm(rows, self._prompt, parts)
 
     def padded(self, rows: Sequence[Row]) -> list[Part] | None:
         """Return how to run the first of some rows while `warm_up` has not come to their program.
@@ -221,7 +227,7 @@ class Engine:
           Parts for `start`, of a program that is there and has more room than they need; None where
           there is none, or no other is under way.
         """
-        return self._runner.padded(rows, self.table.capacity) if self._warming_up else None
+        return self._runner.padded(rows, self._prompt) if self._warming_up else None
 
     def warm_up(self, inputs: Sequence[Row] | None = None, longest: int | None = None,
                 stop: Callable[[], bool] = lambda: False,
@@ -245,26 +251,34 @@ class Engine:
             longest = max((row.prompt.longest for row in inputs), default=0)
         self._warming_up = True
         try:
-            self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest),
-                                 Prompt(self.table.rows_RD), stop, told)
+            self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest), self._prompt,
+                                 stop, told)
             self.table.warm_up()
         finally:
             self._warming_up = False
         return self.compilations - before
 
-    def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False) -> None:
-        """Compile what has run so far for the table that a prompt will need, if it has to grow.
+    def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False,
+                  adds: bool = False) -> None:
+        """Compile what has run so far for the table that a prompt will need, if that changes.
 
         Without that, whatever runs after the prompt is added is compiled once more.
 
         Args:
-          num_rows: P, of the prompt.
+          num_rows: of the prompt.
           stop: is asked before each program whether to leave it at that.
+          adds: whether it adds rows to texts, which no prompt in use may have done yet.
         """
-        capacity = self.table.capacity_for(num_rows)
+        capacity, adds = self.table.capacity_for(num_rows), adds or self._adds
         if capacity != self.table.capacity:
             self.table.warm_up(capacity=capacity)
-            self._runner.run_again(Prompt(self.table.empty(capacity)), stop)
+        if (capacity, adds) != (self.table.capacity, self._adds):
+            self._runner.run_again(Prompt(self.table.empty(capacity), int(adds)), stop)
+
+    @property
+    def _prompt(self) -> Prompt:
+        """Return all prompts in use as one."""
+        return Prompt(self.table.rows_RD, int(self._adds))
 
     def samples(self, prompt: ServedPrompt) -> list[Row]:
         """Return rows without content, of every kind that requests to a prompt make by themselves.
@@ -282,7 +296,7 @@ class Engine:
     def _read(self, file: PromptFile) -> tuple[TextTask, FeatureConverter, LabelSet | None]:
         """Return what a prompt file says that inputs and labels are."""
         task, vocabulary = TextTask.from_dict(file.metadata.task), self.opened.vocabulary
-        converter = self._converter(task, file.metadata.layout, len(file.prompt.rows))
+        converter = self._converter(task, file.metadata.layout, file.prompt)
         if file.metadata.layout.placement == 'marker':
             empty = vocabulary.encode(task.render(dict.fromkeys(task.columns, '')))
             if converter.marker_id is None or list(empty).count(converter.marker_id) > 1:
@@ -290,6 +304,6 @@ class Engine:
         return task, converter, None if task.label_words is None else self.label_set(
             task.label_words)
 
-    def _converter(self, task: TextTask, layout: Layout, num_rows: int) -> FeatureConverter:
+    def _converter(self, task: TextTask, layout: Layout, prompt: Prompt) -> FeatureConverter:
         return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model,
-                                          layout, num_rows)
+                                          layout, prompt.num_virtual, prompt.added)

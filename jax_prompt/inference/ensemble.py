@@ -14,6 +14,7 @@ import numpy as np
 
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.virtual import shifted
 
 VOTE, MEAN = 'vote', 'mean'
 #: How the members' answers become one.
@@ -79,8 +80,7 @@ def member_row(row: Row, number: int, prompt: Prompt, vocab_size: int) -> Row:
       prompt: one of them.
       vocab_size: V, the first virtual id.
     """
-    by = np.int32(number * len(prompt.rows))
-    return dataclasses.replace(row, ids=np.where(row.ids >= vocab_size, row.ids + by, row.ids))
+    return dataclasses.replace(row, ids=shifted(row.ids, number * len(prompt.rows), vocab_size))
 
 
 def _log_mean(logarithms: Sequence[float]) -> float:

@@ -135,16 +135,16 @@ class Runner:
             finish()
         return answers
 
-    def is_warm(self, rows: Sequence[Row], capacity: int,
+    def is_warm(self, rows: Sequence[Row], prompt: Prompt,
                 parts: Sequence[Part] | None = None) -> bool:
         """Tell whether a batch would start without compiling anything.
 
         Args:
           rows: of one `group`.
-          capacity: R, rows of the prompt.
+          prompt: that they use.
           parts: from `divide`, where that was done already.
         """
-        return not self._new(rows, parts or self.divide(rows), capacity)
+        return not self._new(rows, parts or self.divide(rows), prompt)
 
     def warm_up(self, rows: Iterable[Row], lengths: Sequence[int], prompt: Prompt,
                 stop: Callable[[], bool] = lambda: False,
@@ -158,21 +158,21 @@ class Runner:
           stop: is asked before each program whether to leave it at that.
           told: is told before the first program and after each how many are left.
         """
-        jobs = self._jobs(rows, lengths, len(prompt.rows))
+        jobs = self._jobs(rows, lengths, prompt)
         told(len(jobs))
         for number, (sample, parts) in enumerate(jobs, 1):
             if stop():
                 return
-            if self._new(sample, parts, len(prompt.rows)):  # nobody has needed it meanwhile
+            if self._new(sample, parts, prompt):  # nobody has needed it meanwhile
                 self._start(sample, parts, prompt).answers(_numbered)
             told(len(jobs) - number)
 
-    def padded(self, rows: Sequence[Row], capacity: int) -> list[Part] | None:
+    def padded(self, rows: Sequence[Row], prompt: Prompt) -> list[Part] | None:
         """Return how the first of some rows can be run by what has run before, with more padding.
 
         Args:
           rows: of one `group`, at most `shapes.largest_batch`.
-          capacity: R, rows of the prompt.
+          prompt: that they use.
 
         Returns:
           One part, the cheapest for each row that it holds; None where nothing will do.
@@ -183,7 +183,7 @@ class Runner:
             longest = max(len(rows[number].ids) for number in numbers)
             for length in shapes.lengths_up_to(max(longest, shapes.lengths[-1])):
                 parts = [Part(numbers, room, length)]
-                if length >= longest and not self._new(rows, parts, capacity):
+                if length >= longest and not self._new(rows, parts, prompt):
                     found.append((room * length / len(numbers), parts))
         return min(found, key=lambda one: one[0])[1] if found else None
 
@@ -195,14 +195,14 @@ class Runner:
           stop: is asked before each batch whether to leave it at that.
         """
         for rows, parts in {id(batch): batch for batch in list(self._ran.values())}.values():
-            if self._new(rows, parts, len(prompt.rows)):
+            if self._new(rows, parts, prompt):
                 if stop():
                     return
                 for _, wait in self._start(rows, parts, prompt).parts:
                     wait()
 
     def _jobs(self, rows: Iterable[Row], lengths: Sequence[int],
-              capacity: int) -> list[tuple[list[Row], list[Part]]]:
+              prompt: Prompt) -> list[tuple[list[Row], list[Part]]]:
         """Return batches that need all programs that have not run, the likeliest first.
 
         The longest input alone comes first: its program can answer any, padded. Then full batches;
@@ -218,14 +218,14 @@ class Runner:
         for (length, batch), row in itertools.product(sizes, kinds):
             sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
             for parts in every_division(sample, shapes, whole):
-                if new := self._new(sample, parts, capacity) - seen:
+                if new := self._new(sample, parts, prompt) - seen:
                     seen |= new
                     jobs.append((sample, parts))
         return jobs
 
     def _start(self, rows: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> Running:
         """Start a batch that is divided so, and remember what has run."""
-        new = self._new(rows, parts, len(prompt.rows))
+        new = self._new(rows, parts, prompt)
         encoded: dict[int, Encoded] = {}  # by the number of the row, from chunks
         works = [self._work(rows, part, prompt, encoded) for part in parts]
         launch = contextlib.nullcontext() if self._mesh is None else self._programs.launch
@@ -239,9 +239,9 @@ class Runner:
         numbers = [part.numbers for part in parts]
         return Running(tuple(rows), tuple(zip(numbers, results, strict=True)), self._opened)
 
-    def _new(self, batch: Sequence[Row], parts: Sequence[Part], capacity: int) -> set[tuple]:
+    def _new(self, batch: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> set[tuple]:
         """Return what tells the programs that a batch needs and that have not run yet."""
-        keys = set()
+        keys, capacity = set(), (len(prompt.rows), bool(prompt.added))
         for part in parts:
             kind = max(self._kind(batch[number]) for number in part.numbers)
             sizes = part.batch, part.length, capacity

@@ -1,8 +1,8 @@
 """The prompt file: the folded prompt and all that is needed to use it rightly.
 
-A safetensors file with one tensor `prompt` float32[P, D] and metadata that say which model,
-vocabulary, task and layout it belongs to. A prompt in front of another model gives nonsense without
-any error, so `check_prompt` compares.
+A safetensors file with a tensor `prompt` float32[P, D], where rows are added to the text also
+`added` float32[W, D], and metadata that say which model, vocabulary, task and layout it belongs to.
+A prompt in front of another model gives nonsense without any error, so `check_prompt` compares.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from jax_prompt.prompts import container
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
 
-FORMAT_VERSION = '1'
+#: Of a prompt of virtual tokens alone, and of one with tensors that the first version cannot read.
+FORMAT_VERSIONS = ('1', '2')
+_ADDED = 'added'
 #: Characters of a name, a fingerprint or a method.
 _LONGEST_TEXT = 500
 _SPACES = re.compile('[\t\r\n]')
@@ -75,9 +77,9 @@ class PromptMetadata:
                 object.__setattr__(self, field.name, value)
         _check_task(self.task)
 
-    def to_strings(self) -> dict[str, str]:
+    def to_strings(self, version: str = FORMAT_VERSIONS[0]) -> dict[str, str]:
         """Return the metadata as safetensors keeps them: flat, text to text."""
-        values = {'format_version': FORMAT_VERSION} | vars(self) | {'layout': self.layout.to_dict()}
+        values = {'format_version': version} | vars(self) | {'layout': self.layout.to_dict()}
         return {name: value if isinstance(value, str) else json.dumps(value)
                 for name, value in values.items()}
 
@@ -89,9 +91,9 @@ class PromptMetadata:
             ValueError: another format version, or an entry that is missing or unreadable.
         """
         version = strings.get('format_version')
-        if version != FORMAT_VERSION:
+        if version not in FORMAT_VERSIONS:
             raise ValueError(f'it has format version {brief(version)} and this jax_prompt reads '
-                             f'{FORMAT_VERSION!r}')
+                             f'{" and ".join(map(repr, FORMAT_VERSIONS))}')
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         missing = [name for name in kinds if name not in strings]
         if missing:
@@ -110,7 +112,7 @@ class PromptFile:
     """A trained prompt with its metadata.
 
     Attributes:
-        prompt: its rows as a float32[P, D] numpy array.
+        prompt: its rows as a float32[P, D] numpy array, those that are added to the text last.
         metadata: what it belongs to.
         path: the file it was loaded from, for messages; None for one not loaded.
     """
@@ -130,8 +132,9 @@ class PromptFile:
                 'prompt holds numbers that are not finite; use one from a step at which training '
                 'had not diverged'
             )
-        self.metadata.layout.num_rows_before(len(prompt_PD))
-        object.__setattr__(self, 'prompt', Prompt(prompt_PD))
+        prompt = self.prompt.replace(rows=prompt_PD)
+        self.metadata.layout.num_rows_before(prompt.num_virtual)
+        object.__setattr__(self, 'prompt', prompt)
 
 
 def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: bool = True) -> None:
@@ -145,7 +148,11 @@ def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: boo
     Raises:
         FileExistsError: it is there and may not be replaced, or it is no plain file.
     """
-    write_file(path, container.pack(prompt_file.prompt.rows, prompt_file.metadata.to_strings()),
+    prompt = prompt_file.prompt
+    virtual, added = np.split(prompt.rows, [prompt.num_virtual])
+    more = {_ADDED: added} if prompt.added else {}
+    version = FORMAT_VERSIONS[bool(more)]
+    write_file(path, container.pack(virtual, prompt_file.metadata.to_strings(version), more),
                overwrite)
 
 
@@ -159,8 +166,9 @@ def load_prompt(path: str | os.PathLike) -> PromptFile:
     path = Path(path)
     check_regular(path)
     try:
-        prompt_PD, strings = container.read(path)
-        return PromptFile(Prompt(prompt_PD), PromptMetadata.from_strings(strings), path)
+        prompt_PD, strings, more = container.read(path, (_ADDED,))
+        metadata = PromptMetadata.from_strings(strings)
+        return PromptFile(_with_added(prompt_PD, more.get(_ADDED)), metadata, path)
     except OSError as error:
         raise ValueError(
             f'cannot read prompt file {path}: {error.strerror}; check the path, or train a prompt '
@@ -226,6 +234,16 @@ def same_model(one: str, other: str) -> bool:
     if bool(ends) == bool(other_ends):
         return one == other
     return (ends or whole[:16]) == (other_ends or other_whole[:16])
+
+
+def _with_added(prompt_PD: np.ndarray, added_WD: np.ndarray | None) -> Prompt:
+    """Return a prompt with the rows that it adds to the text behind its own."""
+    if added_WD is None:
+        return Prompt(prompt_PD)
+    if added_WD.ndim != 2 or added_WD.shape[1] != prompt_PD.shape[1]:
+        raise ValueError(f'its tensor {_ADDED!r} has shape {brief(added_WD.shape)}; expected rows '
+                         f'of the width of its prompt, {prompt_PD.shape[1]}')
+    return Prompt(np.concatenate([prompt_PD, added_WD]), len(added_WD))
 
 
 def _check_text(name: str, value: Any) -> None:

@@ -277,7 +277,12 @@ def _read(path: Path) -> np.ndarray:
     """Read a numpy array without unpickling, or the tensor of a prompt file."""
     try:
         if not is_numpy_file(path):
-            return load_prompt(path).prompt.rows
+            prompt = load_prompt(path).prompt
+            if prompt.added:
+                raise ValueError(f'prompt file {path} adds {prompt.added} rows to the text, so '
+                                 'that its virtual tokens alone are no start; start from a prompt '
+                                 'of another method')
+            return prompt.rows
     except OSError as error:
         raise ValueError(
             f'cannot read {path} to initialise the prompt: {error.strerror}; check the path'

@@ -45,6 +45,25 @@ def with_rows_added(ids: np.ndarray, rows: np.ndarray, vocab_size: int) -> np.nd
     return found.astype(np.int32)
 
 
+def shifted(ids: np.ndarray, by: int, vocab_size: int) -> np.ndarray:
+    """Return the ids of an input whose prompt stands so many rows further back.
+
+    Args:
+        ids: int32[...].
+        by: rows that stand before.
+        vocab_size: V.
+
+    Raises:
+        ValueError: no int32 can say a row that is added to tokens there.
+    """
+    base, rows = ids % stride(vocab_size), ids // stride(vocab_size)
+    moved = np.where(base >= vocab_size, base + np.int32(by), base)
+    adds = rows > 0
+    if adds.any():
+        moved[adds] = with_rows_added(moved[adds], rows[adds] - 1 + by, vocab_size)
+    return moved
+
+
 def join(hidden_BSD: Array, prompt_PD: Array, ids_BS: Array, vocab_size: int) -> Array:
     """Put the prompt's rows in the places of virtual ids.
 

@@ -252,5 +252,5 @@ def _describe(version: Version, default: bool) -> schemas.PromptDescription:
         task=prompt.task.name, inputs_template=prompt.task.inputs_template,
         columns=list(prompt.task.columns), labels=None if words is None else list(words),
         inputs_length=prompt.task.inputs_length, targets_length=prompt.task.targets_length,
-        rows=len(prompt.file.prompt.rows), layout=metadata.layout.describe(),
+        rows=prompt.file.prompt.num_virtual, layout=metadata.layout.describe(),
         method=metadata.method, step=metadata.step, metrics=dict(metadata.metrics))

@@ -258,7 +258,7 @@ class PromptFolder:
 
     def _warm_up(self, file: PromptFile) -> str:
         """Compile what a prompt needs and nobody has needed so far; return its digest."""
-        self._engine.make_room(len(file.prompt.rows), self._stop)
+        self._engine.make_room(len(file.prompt.rows), self._stop, bool(file.prompt.added))
         name = f'.new.{secrets.token_hex(8)}'
         prompt = self._engine.add(name, file)
         try:
@@ -317,7 +317,8 @@ def _check_size(file: PromptFile, engine: Engine) -> None:
     task = TextTask.from_dict(file.metadata.task)
     shapes, words = engine.shapes, task.label_words or ()
     most_labels, longest_label = shapes.labels[-1]
-    sizes = [('rows', len(file.prompt.rows), shapes.lengths[-1]),
+    sizes = [('rows', file.prompt.num_virtual, shapes.lengths[-1]),
+             ('rows added to the text', file.prompt.added, shapes.lengths[-1]),
              ('inputs_length', task.inputs_length, shapes.lengths[-1]),
              ('targets_length', task.targets_length, shapes.targets[-1]),
              ('number of labels', len(words), most_labels)]

@@ -264,9 +264,9 @@ class Service:
         Returns:
           A list of (word, cosine) for each row, the nearest first.
         """
-        opened = self.engine.opened
+        opened, prompt = self.engine.opened, version.prompt.file.prompt
         ids, cosines = nearest_words(
-            version.prompt.file.prompt.rows, opened.model.embedding_table(opened.frozen), count,
+            prompt.rows[:prompt.num_virtual], opened.model.embedding_table(opened.frozen), count,
             num_special_ids=0, num_words=opened.vocabulary.vocab_size)
         return [[(opened.vocabulary.word(token), cosine)
                  for token, cosine in zip(*row, strict=True)]

@@ -14,8 +14,10 @@ from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.data.mixing import Share, mixed_batches, packed_mixed_batches, rows_of_each
 from jax_prompt.data.packing import choose_packing, packed_train_batches
+from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.evaluation.evaluator import Evaluator
+from jax_prompt.evaluation.metrics import LOSS
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
@@ -25,8 +27,10 @@ from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.selection import figure_to_choose_by
 from jax_prompt.training.settings import PromptSettings, TrainSettings
-from jax_prompt.types import Batch
+from jax_prompt.types import Array, Batch
 
+#: Examples of training that starts are compared on.
+_SOME = 256
 #: Examples to validate on, below which chance moves an accuracy by 14 points (two standard errors).
 _FEW = 50
 
@@ -51,6 +55,9 @@ class Problem:
       choose_by: the figure of the validation that prompts are chosen by.
       batch_size: examples an update.
       seed: of initialisation and of the order of examples.
+      start_loss: float32[P, D] -> the mean loss of a prompt of these rows on some examples of
+        training.
+      added: rows of a prompt that are added to the text, besides those.
     """
 
     name: str
@@ -65,6 +72,13 @@ class Problem:
     choose_by: str
     batch_size: int
     seed: int
+    start_loss: Callable[[Array], float]
+    added: int = 0
+
+    @property
+    def inputs_length(self) -> int:
+        """Return the tokens of the longest text of training, end token included."""
+        return int(self.features.lengths.max(initial=1)) - self.num_rows
 
     @property
     def test_split(self) -> str:
@@ -95,7 +109,7 @@ def training_batches(opened: OpenedModel, problems: Sequence[Problem], settings:
                              _buckets(features, settings, settings.max_buckets, first.batch_size),
                              start_step, host_rows(mesh, first.batch_size))
     shares = [Share(one.features, one.batch_size, one.seed) for one in problems]
-    sizes = opened.model.vocab_size, first.num_rows, start_step
+    sizes = opened.model.vocab_size, first.num_rows + first.added, start_step
     if settings.packing:
         return packed_mixed_batches(shares, *sizes, **packed,
                                     host_rows=functools.partial(host_rows, mesh))
@@ -175,10 +189,31 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     if len(examples['validation']) < _FEW:
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))
+    some = functools.cache(lambda: load_examples(task, 'train', opened.vocabulary, _SOME))
     return Problem('', task, prompt.layout, prompt.rows, examples, features,
                    lambda tuned, split: evaluator(tuned, examples[split]),
                    lambda several, split: evaluator.measure_ensemble(several, examples[split]),
-                   common, choose_by, settings.batch_size, settings.seed)
+                   common, choose_by, settings.batch_size, settings.seed,
+                   lambda rows_PD: evaluator(Prompt(rows_PD), some())[LOSS])
+
+
+def with_rows_added(problem: Problem, opened: OpenedModel, added: int) -> Problem:
+    """Let the texts of training say which rows are added to them, for a method that adds some.
+
+    Args:
+      problem: from `make_problem`, which knows no methods.
+      opened: the model.
+      added: rows of a prompt that are added to the text; 0 leaves the problem as it is.
+    """
+    if not added:
+        return problem
+    converter = FeatureConverter.for_model(problem.task, opened.vocabulary, opened.model,
+                                           problem.layout, problem.num_rows, added)
+    encoder = problem.features.encoder
+    encoder = Ragged.from_sequences([converter.adding(encoder[row])
+                                     for row in range(len(encoder))])
+    features = dataclasses.replace(problem.features, encoder=encoder)
+    return dataclasses.replace(problem, features=features, added=added)
 
 
 def default_start(task: Any, num_rows: int) -> Initializer:

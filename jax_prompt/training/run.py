@@ -22,7 +22,7 @@ from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.initializers import InitContext
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
-from jax_prompt.prompts.prompt import Prompt, no_prompt
+from jax_prompt.prompts.prompt import Prompt, Tuned, no_prompt
 from jax_prompt.training import optimizers
 from jax_prompt.training.card import write_card
 from jax_prompt.training.curves import draw_curves
@@ -38,7 +38,13 @@ from jax_prompt.training.folder import (
 from jax_prompt.training.identity import run_identity
 from jax_prompt.training.joint import for_tasks, stack
 from jax_prompt.training.loop import Run, fit
-from jax_prompt.training.problem import Problem, default_start, file_name, make_problems
+from jax_prompt.training.problem import (
+    Problem,
+    default_start,
+    file_name,
+    make_problems,
+    with_rows_added,
+)
 from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
@@ -123,7 +129,8 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
             prompt, initializer=default_start(mixture.tasks[0], prompt.rows))
     one = prompt.method or direct()
     method = for_tasks(one, len(problems))
-    initial, constants = _start(model, one, prompt, problems)
+    initial, constants, tuned = _start(model, one, prompt, problems)
+    problems = tuple(with_rows_added(problem, model, tuned.prompt.added) for problem in problems)
     run = Run(model, problems, method, initial, constants, optimizer or optimizers.adafactor(),
               settings, functools.partial(_keep_best, folder, model, method),
               lambda best: _results(run, best), on_evaluation)
@@ -158,17 +165,21 @@ def _as_begun(opened: OpenedModel, folder: RunFolder) -> OpenedModel:
 
 
 def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
-           problems: Sequence[Problem]) -> tuple[Params, Params]:
-    """Return what a method starts from, and its constants, for all problems together."""
+           problems: Sequence[Problem]) -> tuple[Params, Params, Tuned]:
+    """Return what a method starts from and its constants, for all problems together.
+
+    The third is the shapes of what it gives for one.
+    """
     table_VD = opened.model.embedding_table(opened.frozen)
     # Initialisers read single rows, which is only possible where this host can read all of them.
     table_VD = table_VD if table_VD.is_fully_addressable else fetch(table_VD)
-    begun = []
+    begun, longest = [], max(problem.inputs_length for problem in problems)
     for problem in problems:
         start = prompt.initializer or default_start(problem.task, prompt.rows)
         context = InitContext(table_VD, prompt.rows, opened.vocabulary.encode_words,
                               initializer=start, frozen=opened.frozen,
-                              rules=opened.model.rules)
+                              rules=opened.model.rules, labels=problem.task.label_words,
+                              inputs_length=longest, loss=problem.start_loss)
         begun.append(method.init(jax.random.key(problem.seed), context))
     initial, constants = begun[0]
     tuned = jax.eval_shape(method.apply, initial, constants)
@@ -176,7 +187,7 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
         raise ValueError(f'method {method.name} tunes weights of the model, which no prompt file '
                          'can hold; choose a method that gives rows alone')
     params, constants = zip(*begun, strict=True)
-    return stack(params, method.shared), stack(constants)
+    return stack(params, method.shared), stack(constants), tuned
 
 
 def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitStack) -> None:
@@ -197,7 +208,7 @@ def _keep_best(folder: RunFolder, opened: OpenedModel, method: Method, problem: 
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
         metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
-    file = PromptFile(Prompt(np.asarray(prompt.rows, np.float32)), metadata)
+    file = PromptFile(prompt.replace(rows=np.asarray(prompt.rows, np.float32)), metadata)
     if is_first():
         dataclasses.replace(folder, name=problem.name).save_prompt(file)
 

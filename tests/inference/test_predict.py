@@ -61,7 +61,7 @@ def test_what_is_compiled_goes_with_the_model(world):
     first, second = Runner(opened, HOW), Runner(opened, HOW)
     rows = rows_of(opened, file)
     first.run(rows, file.prompt)
-    assert first.compilations == 1 and second.is_warm(rows[:4], len(file.prompt.rows))
+    assert first.compilations == 1 and second.is_warm(rows[:4], file.prompt)
     second.run(rows, file.prompt)
     assert second.compilations == 0
     gone = weakref.ref(opened)

@@ -196,7 +196,7 @@ def test_a_model_is_no_prompt(path):
 
 
 @pytest.mark.parametrize(('strings', 'message'), [
-    ({'format_version': '2'}, "format version '2' and this jax_prompt reads '1'"),
+    ({'format_version': '3'}, "format version '3' and this jax_prompt reads '1' and '2'"),
     ({'step': 'many'}, r'metadata are unreadable \(Expecting value'),
     ({'task': '{'}, 'metadata are unreadable'),
     ({'task': '[' * 100_000}, 'metadata are unreadable'),

@@ -11,6 +11,7 @@ from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.method import Method
+from jax_prompt.prompts.methods.dept import dept
 from jax_prompt.prompts.methods.residual import residual
 from jax_prompt.prompts.prompt import Tuned
 from jax_prompt.training.optimizers import adamw
@@ -46,7 +47,8 @@ def read_lines(folder):
     # Adafactor would make much of how rounding differs between packed rows of two shapes.
     {}, pytest.param({'packing': True, 'optimizer': optax.sgd(0.5)}, marks=pytest.mark.slow),
     pytest.param({'reduction': 'mean', 'microbatches': 2}, marks=pytest.mark.slow),
-    pytest.param({'method': residual(8), 'optimizer': adamw(0.01)}, marks=pytest.mark.slow)])
+    pytest.param({'method': residual(8), 'optimizer': adamw(0.01)}, marks=pytest.mark.slow),
+    pytest.param({'method': dept(2, length=6), 'optimizer': adamw(0.01)}, marks=pytest.mark.slow)])
 def test_each_task_is_trained_as_in_a_run_of_its_own(model, task, other, mixture, settings,
                                                      tmp_path, chosen):
     prompt = PromptSettings(5, method=chosen.get('method'))

@@ -1,5 +1,6 @@
 """The ways of tuning, one file each, by the names that gin files and prompt files know them by."""
 
+from jax_prompt.prompts.methods.dept import dept
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.methods.dpt import dpt
 from jax_prompt.prompts.methods.model_tuning import model_tuning
@@ -15,5 +16,6 @@ METHODS = {
     'ulpt': ulpt,
     'dpt': dpt,
     'superpos': superpos,
+    'dept': dept,
     'wayward': wayward,
 }
