@@ -158,6 +158,8 @@ def _no_garbage() -> Iterator[None]:
 def _bindings_of(args: argparse.Namespace) -> list[str]:
     """Translate the short flags to gin bindings."""
     bindings = []
+    if len(ACTIONS.get(args.command, ())) > 1:
+        bindings.append(f'{args.command}.action={args.action}')
     if args.command == 'predict' and (args.distributed or args.coordinator is not None):
         bindings.append('mesh.each_host=True')  # a host answers its share by itself
     for flag in FLAGS[args.command]:

@@ -31,6 +31,7 @@ SUMMARIES = {
     'evaluate': 'measure a prompt, or the plain model, on a split of a task',
     'predict': 'answer texts from a file or standard input with a prompt',
     'data': 'fetch the data of benchmarks into one folder: jax-prompt data prepare',
+    'tasks': 'list the tasks there are, or show what the data of one is like, also of a file',
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
     'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
     'serve': 'answer requests over HTTP with many prompts at once',
@@ -44,7 +45,7 @@ GIN_NAMES = {'data': 'prepare_data', 'import': 'import_prompt', 'export': 'expor
              'inspect': 'inspect_prompt'}
 
 #: Words that stand behind a command's name and say what it does.
-ACTIONS = {'data': ('prepare',)}
+ACTIONS = {'data': ('prepare',), 'tasks': ('list', 'show')}
 
 #: Commands that several hosts may run together.
 DISTRIBUTED = ('train', 'evaluate', 'predict')
@@ -101,6 +102,12 @@ FLAGS = {
              'or all; several with commas', 'TASK'),
         Flag('data_dir', 'prepare_data.data_dir', 'folder to fetch into', 'FOLDER'),
         Flag('mirror', 'prepare_data.mirror', 'address that stands for all hosts', 'URL'),
+    ),
+    'tasks': (
+        dataclasses.replace(_MODEL, help='whose tokenizer counts tokens: folder, '
+                            'package:NAME/folder or Hugging Face id'),
+        _TASK, _DATA,
+        Flag('examples', 'tasks.examples', 'to show', 'N'),
     ),
     'plan': (
         Flag('model', 'plan_request.model', 't5-1.1-small, ... -xxl, or a folder with config.json',
@@ -190,6 +197,8 @@ EXAMPLES = {
     'data': 'example:\n  jax-prompt data prepare --task=super_glue --data_dir=data\n'
             '  jax-prompt train --gin_file=superglue.gin --model=google/t5-base-lm-adapt '
             '--data_dir=data',
+    'tasks': 'examples:\n  jax-prompt tasks list\n'
+             '  jax-prompt tasks show --task=reviews.csv --model=google/flan-t5-small',
     'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
             '--weights=int8',
     'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '

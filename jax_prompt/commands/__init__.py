@@ -24,6 +24,7 @@ from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.prepare_data import prepare_command
 from jax_prompt.commands.serve import serve_command
+from jax_prompt.commands.tasks import tasks_command
 from jax_prompt.commands.train import train_command
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
 from jax_prompt.data.tasks.rows import FILE_ENDINGS
@@ -38,6 +39,7 @@ COMMANDS = {
     'evaluate': evaluate_command,
     'predict': predict_command,
     'prepare_data': prepare_command,
+    'tasks': tasks_command,
     'plan': plan_command,
     'convert': convert_command,
     'serve': serve_command,

@@ -206,8 +206,8 @@ def _included(statement: IncludeStatement, by: str, folders: Sequence[str]) -> s
 def _read_binding(text: str, names: Mapping[str, Callable]) -> BindingStatement:
     """Read NAME=VALUE of the command line.
 
-    A parameter of type text takes the value as it is. For all others it is a gin literal or
-    reference, or, being neither, text.
+    A parameter of type text takes the value as it is, but for %DATA. For all others it is a gin
+    literal or reference, or, being neither, text.
     """
     name, _, value = text.partition('=')
     name = name.strip()
@@ -215,7 +215,7 @@ def _read_binding(text: str, names: Mapping[str, Callable]) -> BindingStatement:
         raise ValueError(f'{name!r} is no name of a setting; expected one such as prompt.rows')
     scope, selector, parameter = parse_binding_key(name)
     hint = hints_of(names[_short(selector)]).get(parameter) if _short(selector) in names else None
-    if set(alternatives(hint)) - {type(None)} == {str}:
+    if set(alternatives(hint)) - {type(None)} == {str} and value != f'%{_DATA}':
         value = None if value == 'None' and hint is not str else value
     else:
         with _located(f'{name}={value}'):
