@@ -1,6 +1,8 @@
 """WSC as T5 casts it: the noun is written, and counts as the one that is asked for or not."""
 
+from jax_prompt.data.tasks.rows import Row
 from jax_prompt.evaluation.metrics import Judge, StagedMetric
+from jax_prompt.inference.rows import Prediction
 
 _DETERMINERS = frozenset(
     'a an few her his each every many much my our some that the their these this those which whose '
@@ -29,8 +31,12 @@ def wsc(task: Judge) -> StagedMetric:
     A row's target is the noun in question, its column 'label' tells whether the pronoun stands for
     it.
     """
-    return StagedMetric(
-        lambda predictions, rows: [
-            refers(one.text, task.right_answers(row)[0]) == (row.columns['label'] == 'True')
-            for one, row in zip(predictions, rows, strict=True)],
-        lambda right: {'accuracy': sum(right) / len(right)})
+
+    def is_right(one: Prediction, row: Row) -> bool:
+        if 'label' not in row.columns:
+            raise ValueError("metric wsc needs a column 'label' that is True or False; "
+                             f'{row.where} has none')
+        return refers(one.text, task.right_answers(row)[0]) == (row.columns['label'] == 'True')
+
+    return StagedMetric(lambda predictions, rows: [*map(is_right, predictions, rows)],
+                        lambda right: {'accuracy': sum(right) / len(right)})

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from jax_prompt.data.tasks.files import file_task, normalized, split_of
@@ -181,3 +183,63 @@ def test_mistakes_show_when_the_task_is_made(write, text, kwargs, error, message
 def test_too_few_texts_to_cut(write):
     with pytest.raises(ValueError, match='a.csv has 2 different texts, too few to cut a validatio'):
         file_task(write('a.csv', table(2)))
+
+
+def golds_of(task, split='train'):
+    return [task.right_answers(row) for row in task.rows(split)]
+
+
+def test_several_right_answers_stand_in_a_list_in_a_cell_or_in_a_column(write):
+    rows = [{'text': f'question {i}', 'label': [f'{i}', 'x'], 'all': [f'{i}', 'x']}
+            for i in range(60)]
+    listed = file_task(write('a.jsonl', '\n'.join(map(json.dumps, rows))))
+    parted = file_task(write('b.csv', 'text,label\n' + ''.join(
+        f'question {i},{i} | x\n' for i in range(60))), golds_separator='|')
+    aside = file_task(write('c.jsonl', '\n'.join(
+        json.dumps(row | {'label': row['all'][0]}) for row in rows)), golds_column='all')
+    for task in (listed, parted, aside):
+        assert all(golds == (target, 'x') for golds, (_, target) in zip(
+            golds_of(task), task.texts('train'), strict=True))
+        assert golds_of(task) == golds_of(listed)
+    assert [row.columns['label'] for row in aside.rows('train')] == [
+        golds[0] for golds in golds_of(aside)]
+
+
+def test_labels_may_have_several_right_ones_too(write):
+    path = write('a.csv', 'text,label\n' + ''.join(
+        f'review {i},{("a|b", "b", "c|a")[i % 3]}\n' for i in range(90)))
+    task = file_task(path, labels='auto', golds_separator='|')
+    assert task.label_words == ('a', 'b', 'c')
+    assert {target for _, target in task.texts('train')} == {'a', 'b', 'c'}
+    assert set(golds_of(task)) == {('a', 'b'), ('b',), ('c', 'a')}
+
+
+@pytest.mark.parametrize('answers, message', [
+    ([], "column 'label' at a.jsonl line 2 is an empty list; expected at least one right answer"),
+    (['x', None], "column 'label' at a.jsonl line 2 holds nothing; expected text"),
+    (['x', ['y']], "column 'label' at a.jsonl line 2 holds a list; expected text or a number"),
+    ({'text': ['x']}, "column 'label' at a.jsonl line 2 holds a dict"),
+])
+def test_right_answers_that_are_none_are_named(write, answers, message):
+    path = write('a.jsonl', '\n'.join(json.dumps({'text': 'film', 'label': one})
+                                      for one in (['x'], answers)))
+    with pytest.raises(ValueError, match=message):
+        file_task(path)
+
+
+def test_a_column_of_right_answers_that_is_not_there_is_named(write):
+    with pytest.raises(ValueError, match="column 'golds' is not there at a.csv line 2; the col"):
+        file_task(write('a.csv', table(30)), golds_column='golds')
+
+
+@pytest.mark.parametrize('name', ['Text (en)', 'a;b', '问题', 'text ', 'a.b', '0', 'a:b!r'])
+def test_columns_may_have_any_name(write, name):
+    path = write('a.jsonl', '\n'.join(json.dumps({name: f'film {i}', f'{name}?': 'x'})
+                                      for i in range(40)))
+    task = file_task(path, inputs_template=f'see {{{name}}} .', target_column=f'{name}?')
+    assert next(task.texts('train'))[0].startswith('see film ')
+
+
+def test_metrics_are_the_tasks(write):
+    task = file_task(write('a.csv', table(40)), metrics=('accuracy', len))
+    assert task.metrics == ('accuracy', len) and 'metrics' not in task.to_dict()

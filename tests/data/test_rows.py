@@ -170,6 +170,9 @@ def test_other_encodings(tmp_path):
     (tmp_path / 'a.jsonl').write_bytes('{"a": 1}\n{"a": "é"}\n'.encode('utf-16'))
     with pytest.raises(ValueError, match='a.jsonl line 1 is not UTF-8 .*at byte 1 of the line'):
         list(read_rows(tmp_path / 'a.jsonl'))
+    (tmp_path / 'a.json').write_bytes(b'[{"a": "\xc3\xa9"},\n {"a": "\xe9"}]\n')
+    with pytest.raises(ValueError, match='a.json line 2 is not UTF-8 .*at byte 9 of the line'):
+        list(read_rows(tmp_path / 'a.json'))
     (tmp_path / 'a.csv.gz').write_bytes(b'text\n')
     with pytest.raises(ValueError, match='a.csv.gz is not a whole gzip file: '):
         list(read_rows(str(tmp_path / 'a.csv.gz')))

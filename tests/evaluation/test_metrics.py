@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -155,8 +156,9 @@ def test_answers_that_are_none_are_counted(judge, texts, expected):
 PERFECT = {name: (AB, ['a', 'b', 'a', 'b']) for name in METRICS} | {
     name: (Judge(metrics=(name,)), ['1.0', '2.5', '0.2', '4.0']) for name in ('pearson', 'spearman')
 } | {name: (FREE, ['a dog barks at the moon', 'two cats sleep on one mat', 'rain falls all day '
-                   'long', 'we sing in the dark room']) for name in ('squad', 'record', 'rouge',
-                                                                     'bleu', 'exact_match')}
+                   'long', 'we sing in the dark room']) for name in ('squad', 'record', 'wsc',
+                                                                     'rouge', 'bleu',
+                                                                     'exact_match')}
 
 
 @pytest.mark.parametrize('name', sorted(METRICS))
@@ -169,7 +171,8 @@ def test_perfect_predictions_score_most_and_empty_or_illegal_ones_nothing(name):
     def scored(texts):
         certain = [Prediction(text, None, {label: float(label == text) for label in 'ab'})
                    for text in texts]
-        rows = [Row({'golds': gold, 'group': number // 2}, '') for number, gold in enumerate(right)]
+        rows = [Row({'golds': gold, 'group': number // 2, 'label': 'True'}, '')
+                for number, gold in enumerate(right)]
         return metric(certain, rows)
 
     best, worst = (0.0, 1.0) if name in LOWER_IS_BETTER else (1.0, 0.0)
@@ -218,3 +221,10 @@ def test_f1_of_no_class_is_refused(judge, told):
     with pytest.raises(ValueError, match=f'metric f1 is of one of two labels, but task toy has '
                                          f'{told}; choose macro_f1'):
         f1(judge)
+
+
+def test_the_page_of_metrics_has_them_all():
+    page = pathlib.Path(__file__).parents[2] / 'docs/howto/metrics.md'
+    told = ' '.join(line.split(' | ')[0] for line in page.read_text().splitlines()
+                    if line.startswith('| `'))
+    assert all(f'`{name}`' in told for name in PERFECT)
