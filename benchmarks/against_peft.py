@@ -29,6 +29,8 @@ import time
 
 import numpy as np
 
+from benchmarks.results import record
+
 DEMO_MODEL = 'package:traceforge_title_model/data/span'
 #: `max_length` in PEFT's examples/conditional_generation/peft_prompt_tuning_seq2seq.ipynb.
 PEFT_EXAMPLE_LENGTH = 128
@@ -145,6 +147,9 @@ def report(args: argparse.Namespace, workers: dict[str, Worker]) -> None:
         for way in dict.fromkeys(name.split('/')[2] for name in theirs):
             peer = max((name for name in theirs if name.split('/')[2] == way), key=theirs.get)
             print(f'ratio {best} : {peer} = {ours[best] / theirs[peer]:.2f}')
+        record(f'training, {args.model}, {args.data}, batch {args.batch_size}', 'examples/s',
+               {'jax_prompt': ours[best]} | {f'PEFT {name.split("/", 1)[1]}': rate
+                                             for name, rate in theirs.items()})
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ import time
 import numpy as np
 
 from benchmarks.against_peft import DEMO_MODEL, write_hugging_face
+from benchmarks.results import record
 from jax_prompt.prompts.prompt import Prompt
 
 LABELS = ('negative', 'positive')
@@ -54,6 +55,8 @@ def compare(what: str, count: int, ours, theirs, args: argparse.Namespace) -> No
     print(f'{what}, {args.dtype}, batch {args.batch_size}: '
           + ', '.join(f'{name} {value:.1f} {unit}' for name, value in rate.items())
           + f', ratio {rate["jax_prompt"] / rate["peft"]:.2f}; {100 * same:.1f} % the same')
+    record(f'{what}, {args.dtype}, batch {args.batch_size}', unit,
+           {'jax_prompt': rate['jax_prompt'], 'PEFT': rate['peft']})
 
 
 def prepare(args: argparse.Namespace, folder: pathlib.Path):

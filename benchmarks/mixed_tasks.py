@@ -16,6 +16,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.results import record
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.sampling import SamplingSettings
@@ -78,7 +79,11 @@ def measure_batches(engine, args):
         runs = {name: lambda batch=batch: [wait() for _, wait in engine.start(batch).parts]
                 for name, batch in batches.items()}
         print(f'{what}, batch {args.batch_size} of {args.length} positions')
-        report(in_turns(runs, args.repeats), 'one task')
+        seconds = in_turns(runs, args.repeats)
+        report(seconds, 'one task')
+        record(f'{what}, eight tasks in a batch', 's', {
+            'jax_prompt': statistics.median(seconds['eight tasks']),
+            'one task': statistics.median(seconds['one task'])})
 
 
 def with_length(row, length):

@@ -25,6 +25,7 @@ import time
 import numpy as np
 
 from benchmarks.mixed_tasks import DEMO_MODEL, LABELS, random_prompt
+from benchmarks.results import record
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
 from jax_prompt.models.open import open_model
@@ -178,6 +179,8 @@ def report(args, outcomes, seconds, bulk, expected):
     rate = len(outcomes) / seconds
     print(f'server {rate:.1f} answers/s, bulk {bulk:.1f} lines/s, batch size {args.batch_size}, '
           f'ratio {rate / bulk:.2f}')
+    record(f'server, {args.clients} clients, {args.writing} of 8 tasks write', 'answers/s',
+           {'jax_prompt': rate, 'bulk prediction': bulk})
 
 
 if __name__ == '__main__':
