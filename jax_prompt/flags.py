@@ -37,6 +37,7 @@ SUMMARIES = {
     'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
+    'similarity': 'tell how alike prompts are, and rank sources to start a task from',
     'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
 }
 
@@ -67,7 +68,7 @@ FLAGS = {
     ),
     'evaluate': (
         _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
-        Flag('prompt', 'evaluate.prompt', 'prompt file', 'FILE'),
+        Flag('prompt', 'evaluate.prompt', 'prompt file, or a folder of an ensemble', 'PATH'),
         Flag('split', 'evaluate.split', 'which split', 'SPLIT'),
         Flag('calibration', 'evaluate.calibration', 'tell how far label probabilities can be '
              'believed, and which --label_temperature suits them', switch=True),
@@ -88,6 +89,9 @@ FLAGS = {
              switch=True),
         Flag('label_temperature', 'answers.label_temperature', 'divides the scores of labels; see '
              'evaluate --calibration', 'T'),
+        Flag('ensemble', 'answers.ensemble', 'let all prompts of the folder answer each line '
+             'together: by the majority, or by the mean of label probabilities',
+             choices=('vote', 'mean')),
         Flag('num_beams', 'answers.num_beams', 'of a beam search, for free text', 'N'),
         Flag('length_penalty', 'answers.length_penalty', "the beam search's alpha", 'ALPHA'),
         Flag('temperature', 'answers.temperature', 'of sampling; 0 for greedy', 'T'),
@@ -169,6 +173,14 @@ FLAGS = {
              'OWNER/NAME'),
         Flag('private', 'export_prompt.private', 'make the repository a private one', switch=True),
     ),
+    'similarity': (
+        Flag('prompts', 'similarity.prompts', 'folder of prompt files', 'FOLDER'),
+        Flag('prompt', 'similarity.prompt', 'to rank them by how alike they are to this one; all '
+             'are compared with each other unless given', 'FILE'),
+        Flag('by', 'similarity.by', 'which cosine ranks: of pairs of rows, averaged, or of mean '
+             'rows', choices=('pairs', 'means')),
+        Flag('json', 'similarity.json_only', 'print JSON', switch=True),
+    ),
     'inspect': (
         Flag('prompt', 'inspect_prompt.prompt', 'prompt file, or another tool\'s', 'FILE'),
         Flag('parameter', 'inspect_prompt.parameter', 'which of several prompts, as for import',
@@ -205,6 +217,8 @@ EXAMPLES = {
               '--task=reviews.csv --source=adapter/ \\\n      --output=prompt.safetensors',
     'export': 'example:\n  jax-prompt export --prompt=runs/demo/prompt.safetensors --to=peft '
               '--output=adapter/',
+    'similarity': 'example:\n  jax-prompt similarity --prompt=runs/early/prompt.safetensors '
+                  '--prompts=runs/sources',
     'inspect': 'example:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
                '--model=package:traceforge_title_model/data/span',
 }

@@ -24,6 +24,7 @@ from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.prepare_data import prepare_command
 from jax_prompt.commands.serve import serve_command
+from jax_prompt.commands.similarity import similarity_command
 from jax_prompt.commands.tasks import tasks_command
 from jax_prompt.commands.train import train_command
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
@@ -46,6 +47,7 @@ COMMANDS = {
     'import_prompt': import_command,
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,
+    'similarity': similarity_command,
 }
 gin_setup.register(CONFIGURABLES | COMMANDS)
 

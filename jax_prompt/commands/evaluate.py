@@ -20,11 +20,13 @@ from jax_prompt.inference.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
+from jax_prompt.inference.ensemble import VOTE, check_ensemble
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.parallel.hosts import is_first
 from jax_prompt.prompts.file import PromptFile, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
+from jax_prompt.prompts.similarity import load_prompts
 from jax_prompt.training.run import MOST_COMMON, NO_PROMPT
 from jax_prompt.training.settings import TrainSettings
 
@@ -47,6 +49,8 @@ def evaluate_command(model: Opener | None = None,
     `prompt` may stand for several files, as 'runs/seed*/prompt.safetensors' does: such as those of
     several seeds, of which mean and standard deviation are told. Each figure has its 95 % interval
     by bootstrap over the examples.
+
+    Of a folder all prompt files are measured, each by itself and together as an ensemble.
 
     With `calibration` it also tells how far the labels' probabilities are from how often they are
     right, as they are and at the `answers.label_temperature` that suits this split best. Choose the
@@ -77,8 +81,13 @@ def evaluate_command(model: Opener | None = None,
     tuned = tuned or {NO_PROMPT: (Layout('before'), no_prompt(opened.model.d_model))}
     measured = {name: _Measured(*evaluators[layout].measure(one, examples), evaluators[layout])
                 for name, (layout, one) in tuned.items()}
+    together = {}
+    if prompt is not None and os.path.isdir(prompt):
+        layout, _ = next(iter(tuned.values()))
+        together = evaluators[layout].measure_ensemble([one for _, one in tuned.values()], examples)
     if is_first():
-        _print_measured(f'{task.name}, {split} ({len(examples)} examples)', measured, examples)
+        _print_measured(f'{task.name}, {split} ({len(examples)} examples)', measured, examples,
+                        together)
         for name, one in measured.items() if calibration else ():
             print(f'\n{name}:' if len(measured) > 1 else '')
             print(_sureness(scores_of(one.predictions['rank']), examples.labels), end='')
@@ -86,14 +95,23 @@ def evaluate_command(model: Opener | None = None,
 
 
 def _files(prompt: str | None) -> list[str]:
-    """Return the prompt files that a name or a pattern stands for."""
+    """Return the prompt files that a name, a pattern or the folder of an ensemble stands for."""
     if prompt is None:
         return []
+    if os.path.isdir(prompt):
+        loaded = load_prompts(prompt)
+        check_ensemble(loaded, VOTE, has_labels=True)
+        kinds = {(file.metadata.layout, file.prompt.rows.shape) for file in loaded.values()}
+        if len(kinds) > 1:
+            raise ValueError(f'the prompts of {prompt} have different layouts, rows or widths; '
+                             'expected an ensemble of one kind: put the others elsewhere')
+        return [str(file.path) for file in loaded.values()]
     found = [] if os.path.exists(prompt) else sorted(glob.glob(prompt))
     return found or [prompt]
 
 
-def _print_measured(title: str, measured: Mapping[str, _Measured], examples: Examples) -> None:
+def _print_measured(title: str, measured: Mapping[str, _Measured], examples: Examples,
+                    together: Mapping[str, dict[str, float]]) -> None:
     """Print a table of what was measured, with intervals, and the spread over several prompts."""
     rows = {name: one.metrics for name, one in measured.items()}
     intervals = {name: one.evaluator.intervals(one.predictions, examples)
@@ -103,7 +121,7 @@ def _print_measured(title: str, measured: Mapping[str, _Measured], examples: Exa
         spread = over_runs([*rows.values()])
         rows |= {'mean': {name: one.mean for name, one in spread.items()},
                  'standard deviation': {name: one.deviation for name, one in spread.items()}}
-    print_table(title, {MOST_COMMON: common} | rows, intervals)
+    print_table(title, {MOST_COMMON: common} | rows | together, intervals)
 
 
 def _sureness(scores_BC: np.ndarray, labels_B: np.ndarray) -> str:

@@ -46,6 +46,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'class_labels': initializers.class_labels,
     'from_string': initializers.from_string,
     'from_array': initializers.from_array,
+    'from_similar': initializers.from_similar,
     'best_of': initializers.best_of,
     'adafactor': optimizers.adafactor,
     'adamw': optimizers.adamw,

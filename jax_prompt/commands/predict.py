@@ -20,6 +20,7 @@ from jax_prompt.data.tasks.rows import FILE_ENDINGS
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.ensemble import check_ensemble
 from jax_prompt.parallel.hosts import check_together, is_first
 from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, predict_file
 from jax_prompt.predict.inputs import open_lines
@@ -44,8 +45,9 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
     labels `scores` and `probabilities`, put in (in place of all it may have held by these names).
 
     With a folder of `prompts`, each line names its own, by the file's name without its ending; of
-    NAME@VERSION the plain NAME means the highest, as `jax-prompt serve` has it. A file that is
-    answered into a file goes on where a killed run stopped.
+    NAME@VERSION the plain NAME means the highest, as `jax-prompt serve` has it. With
+    `answers.ensemble` all of them answer each line together. A file that is answered into a file
+    goes on where a killed run stopped.
 
     Args:
       model: opens what answers.
@@ -67,14 +69,17 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
     check_together(lambda: check_files(inputs, output, prompt))
     if prompts is None:
         require(prompt, 'prompt file', '--prompt=FILE (or a folder of them with --prompts=FOLDER)')
-    lines = lines or LineSettings()
-    if prompts is not None and lines.prompt_column is None and prompt is None:
+    lines, answers = lines or LineSettings(), answers or AnswerSettings()
+    if answers.ensemble and (prompts is None or prompt is not None or lines.prompt_column):
+        raise ValueError('an ensemble is of all prompts of a folder: give --prompts=FOLDER, and '
+                         'neither --prompt nor --prompt_column')
+    if prompts is not None and not (lines.prompt_column or prompt or answers.ensemble):
         raise ValueError(f'the prompts of {prompts} are chosen by a column of the inputs; name it '
                          'with --prompt_column=NAME, or one prompt for all with --prompt=FILE')
     settings = BulkSettings(
         None if prompt is None else prompt_name(prompt),
         dataclasses.replace(lines, format=format_of(inputs, lines.format)),
-        answers or AnswerSettings())
+        answers)
     loaded = {name: load_prompt(file) for name, file in prompt_files(prompt, prompts).items()}
     as_they_come = '-' in (inputs, output) or is_device(output) or is_device(inputs)
     if as_they_come and jax.process_count() > 1:
@@ -87,8 +92,11 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
     for name, file in loaded.items():
         with flag_named('predict'):
             engine.add(name, file, allow_other_model)
-    settings.answers.check_effects(None if lines.prompt_column is not None
-                                   else engine.prompt(settings.prompt).labels is not None)
+    if answers.ensemble:
+        settings = dataclasses.replace(settings, members=_members(engine, answers.ensemble))
+    answers.check_effects(None if lines.prompt_column is not None else
+                          engine.prompt((settings.members or [settings.prompt])[0]).labels
+                          is not None)
     if as_they_come:
         total, cut = _answer_stream(engine, inputs, output, settings)
     else:
@@ -98,6 +106,21 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
         _log.warning('%d of %d inputs were longer than their task allows and were cut; the prompt '
                      'never is', cut, total)
     return 0
+
+
+def _members(engine: Engine, way: str) -> tuple[str, ...]:
+    """Return the names of an ensemble's members, which must be of one task."""
+    prompts = engine.prompts
+    # NAME@2 is known as NAME too, where it is the highest version.
+    names = tuple(sorted({prompt.digest: name for name, prompt in prompts.items()}.values()))
+    first = prompts[names[0]]
+    check_ensemble(names, way, first.labels is not None)
+    for name in names:
+        if prompts[name].task.to_dict() != first.task.to_dict():
+            raise ValueError(f'prompts {names[0]} and {name} are of different tasks '
+                             f'({first.task.name}, {prompts[name].task.name}) or word it '
+                             'differently; an ensemble is of prompts of one task')
+    return names
 
 
 def _answer_stream(engine: Engine, inputs: str, output: str,

@@ -18,6 +18,7 @@ from jax_prompt.training.folder import RunFolder, check_folder
 from jax_prompt.training.run import Outcome, train_together
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.training.suite import train_suite
+from jax_prompt.training.transfer import choose_source
 
 
 def train_command(model: Opener | None = None, task: TextTask | RegisteredTask | None = None,
@@ -48,7 +49,10 @@ def train_command(model: Opener | None = None, task: TextTask | RegisteredTask |
     tasks = (task,) if tasks is None else tasks
     mixture = tasks if isinstance(tasks, Mixture) else Mixture(tuple(tasks))
     from_first(lambda: check_folder(folder.path))
-    outcomes = train_together(model(), mixture, folder, prompt, optimizer, settings, quiet)
+    opened = model()
+    prompt = choose_source(opened, mixture, output, prompt or PromptSettings(), optimizer, settings,
+                           quiet)
+    outcomes = train_together(opened, mixture, folder, prompt, optimizer, settings, quiet)
     if is_first():
         for outcome in outcomes:
             _print_outcome(outcome, outcome.folder.name or mixture.tasks[0].name)

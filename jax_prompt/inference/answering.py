@@ -10,6 +10,7 @@ from jax_prompt.inference.beam import BeamSettings
 from jax_prompt.inference.calibration import Calibration, contextual_calibration
 from jax_prompt.inference.decodings import Decoding, beam_decodings
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.ensemble import WAYS
 from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.inference.sampling import SamplingSettings
 
@@ -29,6 +30,8 @@ class AnswerSettings:
       temperature, top_k, top_p: of sampling, see `SamplingSettings`; temperature 0 is greedy.
       seed: each text draws from a seed of its own, made of this one and its place in the input.
       max_tokens: to generate at most; None for the task's `targets_length`.
+      ensemble: 'vote' or 'mean', by which several prompts answer each text together; None for each
+        text by the one prompt that it names.
 
     Raises:
       ValueError: for a setting outside its range, or beams with sampling.
@@ -43,8 +46,11 @@ class AnswerSettings:
     top_p: float = 1.0
     seed: int = 0
     max_tokens: int | None = None
+    ensemble: str | None = None
 
     def __post_init__(self):
+        if self.ensemble not in (None, *WAYS):
+            raise ValueError(f'ensemble is {self.ensemble!r}; expected {" or ".join(WAYS)}')
         if self.label_temperature != 1:
             Calibration(None, self.label_temperature)
         if self.length_penalty != 1:

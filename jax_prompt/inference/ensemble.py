@@ -34,9 +34,9 @@ def check_ensemble(names: Sequence[str], way: str, has_labels: bool) -> None:
     """
     if way not in WAYS:
         raise ValueError(f'ensemble is {way!r}; expected one of {", ".join(WAYS)}')
-    if len(set(names)) < 2:
-        raise ValueError(f'an ensemble of {len(set(names))} is none ({", ".join(names) or "no"} '
-                         'prompts); expected at least 2 different prompts of one task')
+    if len(different := sorted(set(names))) < 2:
+        raise ValueError(f'an ensemble of {len(different)} is none (got {", ".join(different)}); '
+                         'expected at least 2 different prompts of one task')
     if way == MEAN and not has_labels:
         raise ValueError('the mean is of label probabilities, which free text has not; let the '
                          'majority of the members decide (vote)')

@@ -8,7 +8,7 @@ and started again writes the same bytes as one that was not (see `parts`).
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax_prompt.data.tasks.rows import decode, parse_object
 from jax_prompt.files import listed
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.ensemble import together
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.parallel.hosts import from_first, wait_for_all
 from jax_prompt.predict.inputs import Window, open_lines, windows
@@ -73,11 +74,13 @@ class BulkSettings:
       prompt: the prompt of all lines that name none; None for the plain model.
       lines: how they are read.
       answers: how each is answered.
+      members: names of prompts that answer all lines together, by `answers.ensemble`.
     """
 
     prompt: str | None = None
     lines: LineSettings = LineSettings()
     answers: AnswerSettings = AnswerSettings()
+    members: tuple[str, ...] = ()
 
 
 def answer_lines(engine: Engine, lines: Iterable[bytes], settings: BulkSettings,
@@ -144,6 +147,9 @@ def predict_file(engine: Engine, inputs: str | os.PathLike, output: str | os.Pat
 def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:
     """Answer one window."""
     records, asked = list(_records(window, settings.lines)), {}
+    if settings.members:
+        rows, answers = _answer_together(engine, records, settings)
+        return _answered(engine, window, records, rows, answers, settings, settings.members)
     for number, (record, where, _) in enumerate(records):
         asked.setdefault(_prompt_of(record, settings, where), []).append(number)
     rows: list[Row] = [None] * len(records)
@@ -157,12 +163,31 @@ def _answer(engine: Engine, window: Window, settings: BulkSettings) -> Answered:
         for number, row in zip(numbers, made, strict=True):
             rows[number] = row
     answers = engine.run(rows, where=window.places.__getitem__)
+    return _answered(engine, window, records, rows, answers, settings, asked)
+
+
+def _answer_together(engine: Engine, records: Sequence[Any],
+                     settings: BulkSettings) -> tuple[list[Row], list[Prediction]]:
+    """Answer each record by all members of an ensemble, whose rows share batches."""
+    count = len(settings.members)
+    made = [settings.answers.rows(engine, engine.prompt(name), *zip(*records, strict=True))
+            for name in settings.members] if records else []
+    rows = [row for of_record in zip(*made, strict=True) for row in of_record]
+    answers = engine.run(rows, where=lambda number: records[number // count][1])
+    return rows[::count], [together(answers[start:start + count], settings.answers.ensemble)
+                           for start in range(0, len(answers), count)]
+
+
+def _answered(engine: Engine, window: Window, records: Sequence[Any], rows: Sequence[Row],
+              answers: Sequence[Prediction], settings: BulkSettings,
+              names: Iterable[str]) -> Answered:
+    """Return the lines of a window's answers."""
     if settings.lines.format == 'lines':
         lines = [' '.join(answer.text.splitlines()) for answer in answers]
     else:
         lines = [_answered_record(record, answer)
                  for (record, *_), answer in zip(records, answers, strict=True)]
-    return Answered(window.digest, _named(engine, asked.keys() & engine.prompts), len(lines),
+    return Answered(window.digest, _named(engine, set(names) & engine.prompts.keys()), len(lines),
                     sum(row.cut for row in rows), ''.join(f'{line}\n' for line in lines))
 
 

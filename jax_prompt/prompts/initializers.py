@@ -37,6 +37,7 @@ class InitContext:
         initializer: gives the rows that a method starts from.
         frozen: the model's weights, for methods that start from them; {} where nobody asks.
         rules: the model's, which tell the dimensions of each weight.
+        name: of the task.
         labels: the words of the task's labels; None for free text.
         inputs_length: tokens of the longest text that is trained on, end token included.
         loss: float32[P, D] -> the mean loss of a prompt of these rows on examples of training; None
@@ -50,6 +51,7 @@ class InitContext:
     initializer: 'Initializer | None' = None
     frozen: Params = dataclasses.field(default_factory=dict)
     rules: Sequence[Rule] = ()
+    name: str = ''
     labels: Sequence[str] | None = None
     inputs_length: int = 512
     loss: Callable[[Array], float] | None = None
@@ -232,6 +234,36 @@ def from_array(source: Array | np.ndarray | str | os.PathLike) -> Initializer:
             where, array = 'the array', np.asarray(source)
         return jnp.asarray(_check_array(array, where, context))
 
+    return initialize
+
+
+@configured
+def from_similar(folder: str, steps: int = 100, by: str = 'pairs') -> Initializer:
+    """Start from that prompt of a folder which is most like the task's own after a few steps.
+
+    `jax-prompt train`, or `training.transfer.choose_source`, first trains a prompt for so many
+    steps, in a folder of its own beside the run's (`FOLDER-early`), compares it with the prompts of
+    the folder and begins anew from the one that is most like it, as `from_array` would.
+
+    Args:
+        folder: of the source tasks' prompt files, as a run of several tasks leaves it.
+        steps: of the early prompt; SPoT found a few of the run's enough.
+        by: 'pairs' or 'means', see `prompts.similarity`.
+
+    Raises:
+        ValueError: fewer than one step; on use, by anything but a run of a single task.
+
+    Source: Vu et al. 2022 (arXiv:2110.07904), section 5.2.
+    """
+    if steps < 1:
+        raise ValueError(f'from_similar has steps={steps}; expected at least 1, by which the '
+                         'task shows what it is like')
+
+    def initialize(rng: Array, context: InitContext) -> Array:
+        raise ValueError(f'from_similar of {folder} is for a run of a single prompt, for which '
+                         '`jax-prompt train` chooses one; use from_array with one of the files')
+
+    initialize.source_of = (folder, steps, by)
     return initialize
 
 

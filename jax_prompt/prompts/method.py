@@ -28,6 +28,9 @@ class Method:
         penalty: `(params, constants) -> float32[]`, what training adds to the mean loss of a target
             token; None for nothing.
         config: how it was made, for a run's identity and card; `config.configured` sets it.
+        teacher: `(params, constants) -> Tuned` whose probabilities training shall also give, with
+            the weight `distillation`; None for no distillation.
+        distillation: weight of the divergence from the teacher's probabilities.
         shared: names of those of its parameters that the tasks of a joint run have in common.
         tasks: T, for how many tasks at once it gives prompts, one after the other; None for the
             plain case of one. `training.joint.for_tasks` makes such a method of any.
@@ -38,6 +41,8 @@ class Method:
     apply: Callable[[Params, Params], Tuned]
     penalty: Callable[[Params, Params], Array] | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: Callable[[Params, Params], Tuned] | None = None
+    distillation: float = 0.0
     shared: tuple[str, ...] = ()
     tasks: int | None = None
 

@@ -63,38 +63,39 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post('/v1/classify', responses=codes, tags=['answers'], summary='Choose among labels')
     async def classify(body: classify_request) -> schemas.ClassifyAnswer:
-        prompt, name = service.prompt(body.prompt)
+        prompts, name = service.prompts(body.prompt, body.ensemble)
 
-        def make_row() -> Row:
+        def make_rows() -> list[Row]:
             plain = body.temperature == 1 and not body.calibrate
             labels = None if body.labels is None else service.label_set(body.labels)
-            return service.engine.rows_of(
+            return [service.engine.rows_of(
                 prompt, [body.inputs], rank=True, labels=labels,
                 options=None if plain else Calibration(None, body.temperature))[0]
+                for prompt in prompts]
 
-        row, answer = await service.answer(make_row, body.calibrate)
+        row, answer = await service.answer(make_rows, body.calibrate, body.combine)
         return schemas.ClassifyAnswer(
             prompt=name, label=answer.text, scores=answer.scores,
             probabilities=answer.probabilities, truncated=row.cut)
 
     @app.post('/v1/generate', responses=codes, tags=['answers'], summary='Generate text')
     async def generate(body: generate_request) -> schemas.GenerateAnswer:
-        prompt, name = service.prompt(body.prompt)
+        prompts, name = service.prompts(body.prompt, body.ensemble)
 
-        def make_row() -> Row:
+        def make_rows() -> list[Row]:
             answers = AnswerSettings(
                 num_beams=body.num_beams, length_penalty=body.length_penalty,
                 temperature=body.temperature, top_k=body.top_k, top_p=body.top_p)
             answers.check_effects()
             decoding, options = answers.generation(body.seed)
-            row = service.engine.rows_of(
+            rows = [service.engine.rows_of(
                 prompt, [body.inputs], rank=False, max_tokens=body.max_tokens,
-                decoding=decoding, options=options)[0]
+                decoding=decoding, options=options)[0] for prompt in prompts]
             # A task's own length is what was compiled for; the limit ends the row before that.
-            return dataclasses.replace(
-                row, max_tokens=min(row.max_tokens, service.settings.max_tokens))
+            return [dataclasses.replace(
+                row, max_tokens=min(row.max_tokens, service.settings.max_tokens)) for row in rows]
 
-        row, answer = await service.answer(make_row)
+        row, answer = await service.answer(make_rows)
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
 
 

@@ -92,6 +92,10 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
 
         prompt: PromptName | None = Field(
             None, description='The prompt to use; null for the plain model.')
+        ensemble: list[PromptName] | None = Field(
+            None, min_length=2, max_length=max(2, settings.batch_size),
+            json_schema_extra={'uniqueItems': True}, description='Different prompts of one task '
+            'that answer together, in place of `prompt`.')
         inputs: _inputs_type(settings.max_text) = Field(
             description="The text, or an object with the columns of the task's template; at most "
             f'{settings.max_text} characters, all columns together.',
@@ -104,6 +108,9 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
             None, min_length=2, max_length=settings.max_labels, description="Different labels, in "
             "place of the task's own; the plain model has none.",
             json_schema_extra={'uniqueItems': True})
+        combine: Literal['vote', 'mean'] = Field(
+            'vote', description='How an ensemble decides: by the majority, or by the mean of the '
+            'probabilities.')
         calibrate: bool = Field(
             False, description='Take away what the labels score without an input.')
         temperature: float = Field(
@@ -136,10 +143,14 @@ def request_models(settings: ServerSettings) -> tuple[type[BaseModel], type[Base
     return ClassifyRequest, GenerateRequest
 
 
+_ANSWERED = ('NAME@VERSION that answered, or several with commas between them; null for the plain '
+             'model.')
+
+
 class ClassifyAnswer(BaseModel):
     """The likeliest label and how likely each is."""
 
-    prompt: str | None = Field(description='NAME@VERSION that answered; null for the plain model.')
+    prompt: str | None = Field(description=_ANSWERED)
     label: str
     scores: dict[str, float] = Field(description='Log-probability of each label.')
     probabilities: dict[str, float] = Field(
@@ -150,7 +161,7 @@ class ClassifyAnswer(BaseModel):
 class GenerateAnswer(BaseModel):
     """The generated text."""
 
-    prompt: str | None = Field(description='NAME@VERSION that answered; null for the plain model.')
+    prompt: str | None = Field(description=_ANSWERED)
     text: str
     truncated: bool = Field(description='Whether the text was cut to the length of the task.')
 

@@ -15,6 +15,7 @@ from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.calibration import content_free_rows, content_free_scores
 from jax_prompt.inference.decodings import beam_decodings
 from jax_prompt.inference.engine import Engine, UnknownPrompt
+from jax_prompt.inference.ensemble import VOTE, together
 from jax_prompt.inference.generate import check_beams
 from jax_prompt.inference.rank import LabelSet
 from jax_prompt.inference.rows import Prediction, Row, ServedPrompt
@@ -129,6 +130,34 @@ class Service:
         version = self.folder.find(name)
         return version.prompt, version.full_name
 
+    def prompts(self, name: str | None,
+                ensemble: Sequence[str] | None) -> tuple[list[ServedPrompt], str | None]:
+        """Return the prompts of a request to the model, one or an ensemble's, and what they are.
+
+        Args:
+          name: of a single prompt, see `prompt`.
+          ensemble: names of the members; None for a single prompt.
+
+        Raises:
+          Refused: the server has not started, both are given, or the members are not different
+            prompts of one task.
+          BadName, UnknownPrompt: there is none of such a name.
+        """
+        if ensemble is None:
+            prompt, full_name = self.prompt(name)
+            return [prompt], full_name
+        if name is not None:
+            raise Refused(409, 'both prompt and ensemble are given; leave one of them out')
+        found = dict(reversed(self.prompt(one)) for one in ensemble)
+        if len(found) < len(ensemble):
+            raise Refused(409, f'ensemble has {len(ensemble)} members of which {len(found)} are '
+                          'different; expected each once')
+        tasks = [prompt.task.to_dict() for prompt in found.values()]
+        if any(task != tasks[0] for task in tasks):
+            raise Refused(409, 'the members of the ensemble are of different tasks; expected '
+                          'prompts of one task')
+        return [*found.values()], ','.join(found)
+
     def find(self, name: str) -> Version:
         """Return what 'name' or 'name@version' means now.
 
@@ -185,17 +214,18 @@ class Service:
                              f'expected at most {most[0]} of {most[1]}, end tokens included')
         return labels
 
-    async def answer(self, make_row: Callable[[], Row],
-                     calibrate: bool = False) -> tuple[Row, Prediction]:
-        """Answer one row.
+    async def answer(self, make_rows: Callable[[], list[Row]], calibrate: bool = False,
+                     combine: str = VOTE) -> tuple[Row, Prediction]:
+        """Answer one input.
 
         Args:
-          make_row: makes it, on a thread aside.
+          make_rows: makes its row, or one for each member of an ensemble, on a thread aside.
           calibrate: whether to take away, by its `Calibration`, what its labels score without an
             input.
+          combine: how the members' answers become one.
 
         Returns:
-          The row and its answer.
+          The first row and the answer.
 
         Raises:
           Refused: the row cannot be made, its prompt gives no answer, or there was none in time.
@@ -204,12 +234,12 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.time_limit):
-                row = await self._make(make_row)
+                rows = await self._make(make_rows)
                 if calibrate:
-                    row = dataclasses.replace(row, options=dataclasses.replace(
-                        row.options, content_free_C=await self._measure(row)))
-                answer, = await self._ask([row])
-                return row, answer
+                    rows = [dataclasses.replace(row, options=dataclasses.replace(
+                        row.options, content_free_C=await self._measure(row))) for row in rows]
+                answers = await self._ask(rows)
+                return rows[0], answers[0] if len(rows) == 1 else together(answers, combine)
         except TimeoutError:
             raise Refused(504, f'no answer within {self.settings.time_limit:g} seconds') from None
 

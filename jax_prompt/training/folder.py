@@ -20,6 +20,8 @@ RUN_FILE = 'run.json'
 #: best prompt in its checkpoints and chose it by the first metric alone.
 RUN_FORMAT = 3
 PROMPT_FILE = 'prompt.safetensors'
+#: The folder of what the tasks of a run share.
+SHARED = 'shared'
 CHECKPOINTS = 'checkpoints'
 CURVES_FILE = 'curves.png'
 CARD_FILE = 'card.md'

@@ -8,6 +8,7 @@ What a method shares among tasks (`Method.shared`) has no such axis: its gradien
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,16 +45,18 @@ def for_tasks(method: Method, count: int) -> Method:
 
         return mapped
 
-    def apply(params: Params, constants: Params) -> Tuned:
-        tuned = for_all(method.apply)(params, constants)
+    def apply(function: Callable, params: Params, constants: Params) -> Tuned:
+        tuned = for_all(function)(params, constants)
         if tuned.weights:
             raise ValueError(f'method {method.name} tunes weights of the model, of which {count} '
                              'tasks in one run cannot each have their own; train each task in a '
                              'run of its own, or choose a method that gives prompts alone')
         return Tuned(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tuned.prompt))
 
-    return dataclasses.replace(method, apply=apply, tasks=count,
-                               penalty=method.penalty and for_all(method.penalty))
+    return dataclasses.replace(
+        method, tasks=count, apply=functools.partial(apply, method.apply),
+        teacher=method.teacher and functools.partial(apply, method.teacher),
+        penalty=method.penalty and for_all(method.penalty))
 
 
 def for_each_prompt(method: Method, change: Callable[..., Tuned]) -> Callable[..., Tuned]:

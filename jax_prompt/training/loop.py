@@ -65,6 +65,8 @@ class Run:
       measure: best prompt of each problem -> its name -> heading -> metrics on the test split.
       on_evaluation: (step, metrics) -> whether to go on; of several problems the names of the
         metrics begin with theirs and a slash.
+      keep_shared: (parameters, step) -> None; is told at each evaluation what several problems
+        share, where their method shares something.
     """
 
     opened: OpenedModel
@@ -77,6 +79,7 @@ class Run:
     keep_best: Callable[[Problem, Prompt, Kept], None]
     measure: Callable[[Sequence[Prompt]], dict[str, dict[str, dict[str, float]]]]
     on_evaluation: Callable[[int, Mapping[str, float]], bool]
+    keep_shared: Callable[[Params, int], None]
 
     def prompts(self, params: Params) -> list[Prompt]:
         """Return the prompt of each problem."""
@@ -228,6 +231,8 @@ class _Evaluation:
             told_metrics |= {_of(problem, name, '/'): value for name, value in metrics.items()}
             tasks.append(self._keep(number, prompt, at, metrics, progress.tasks[number]))
         progress = dataclasses.replace(progress, tasks=tuple(tasks))
+        if len(run.problems) > 1 and run.method.shared:
+            run.keep_shared(state.evaluated, at)
         if not run.on_evaluation(at, told_metrics):
             progress = dataclasses.replace(progress, pruned=True)
         if progress.is_over(at, run.settings):

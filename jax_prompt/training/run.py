@@ -18,8 +18,8 @@ from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.files import GO_ON, sealed, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
-from jax_prompt.prompts.file import PromptFile, PromptMetadata
-from jax_prompt.prompts.initializers import InitContext
+from jax_prompt.prompts.file import PromptFile, PromptMetadata, save_prompt
+from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.prompt import Prompt, Tuned, no_prompt
@@ -29,6 +29,8 @@ from jax_prompt.training.curves import draw_curves
 from jax_prompt.training.folder import (
     CARD_FILE,
     CURVES_FILE,
+    PROMPT_FILE,
+    SHARED,
     Outcome,
     RunFolder,
     check_same,
@@ -133,7 +135,8 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     problems = tuple(with_rows_added(problem, model, tuned.prompt.added) for problem in problems)
     run = Run(model, problems, method, initial, constants, optimizer or optimizers.adafactor(),
               settings, functools.partial(_keep_best, folder, model, method),
-              lambda best: _results(run, best), on_evaluation)
+              lambda best: _results(run, best), on_evaluation,
+              functools.partial(_keep_shared, folder, model, one, problems))
     identity = run_identity(run, prompt)
     with writing(f"the run's folder {folder.path}", GO_ON), contextlib.ExitStack() as held:
         _claim(folder, identity, held)
@@ -175,8 +178,12 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
     table_VD = table_VD if table_VD.is_fully_addressable else fetch(table_VD)
     begun, longest = [], max(problem.inputs_length for problem in problems)
     for problem in problems:
-        start = prompt.initializer or default_start(problem.task, prompt.rows)
+        # What all tasks share starts from no task's labels.
+        start = prompt.initializer or (
+            sampled_vocabulary() if method.shared and len(problems) > 1 else
+            default_start(problem.task, prompt.rows))
         context = InitContext(table_VD, prompt.rows, opened.vocabulary.encode_words,
+                              name=problem.name or file_name(problem.task.name),
                               initializer=start, frozen=opened.frozen,
                               rules=opened.model.rules, labels=problem.task.label_words,
                               inputs_length=longest, loss=problem.start_loss)
@@ -202,15 +209,33 @@ def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitSta
 
 def _keep_best(folder: RunFolder, opened: OpenedModel, method: Method, problem: Problem,
                prompt: Prompt, kept: Kept) -> None:
-    """Write the best prompt of a problem so far, with all that it belongs to."""
+    """Write the best prompt of a problem so far."""
+    file = _prompt_file(opened, method, problem, prompt, kept)
+    if is_first():
+        dataclasses.replace(folder, name=problem.name).save_prompt(file)
+
+
+def _keep_shared(folder: RunFolder, opened: OpenedModel, method: Method,
+                 problems: Sequence[Problem], params: Params, step: int) -> None:
+    """Write the rows that tasks share, for others to start from.
+
+    They stand in a folder of their own: those who use all prompts of the run's shall not find them.
+    """
+    rows_PD = np.asarray(params[method.shared[0]])
+    file = _prompt_file(opened, method, problems[0], Prompt(rows_PD), Kept(best_step=step))
+    if is_first():
+        save_prompt(folder.path / SHARED / PROMPT_FILE, file)
+
+
+def _prompt_file(opened: OpenedModel, method: Method, problem: Problem, prompt: Prompt,
+                 kept: Kept) -> PromptFile:
+    """Return a prompt with all that it belongs to."""
     metadata = PromptMetadata(
         base_model=opened.name, base_model_fingerprint=opened.fingerprint,
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
         metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
-    file = PromptFile(prompt.replace(rows=np.asarray(prompt.rows, np.float32)), metadata)
-    if is_first():
-        dataclasses.replace(folder, name=problem.name).save_prompt(file)
+    return PromptFile(prompt.replace(rows=np.asarray(prompt.rows, np.float32)), metadata)
 
 
 def _results(run: Run, best: Sequence[Prompt]) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,5 +1,6 @@
 """The training step: the gradient of what is tuned, and of nothing else."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -48,26 +49,32 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
       by `microbatches` raises ValueError.
     """
 
-    def loss_fn(tuned, frozen, batch, dropout_rng, embed=embed_inputs):
+    def loss_fn(teacher, tuned, frozen, batch, dropout_rng, embed=embed_inputs):
         logits_BLV = score(model, in_place_of(frozen, tuned.weights), tuned.prompt, batch,
                            dropout_rng, embed)
-        return token_loss(logits_BLV, batch['decoder_target_tokens'],
-                          batch['decoder_loss_weights'], settings.z_loss,
-                          method.tasks and (batch['decoder_task_ids'], method.tasks))
+        loss, metrics = token_loss(logits_BLV, batch['decoder_target_tokens'],
+                                   batch['decoder_loss_weights'], settings.z_loss,
+                                   method.tasks and (batch['decoder_task_ids'], method.tasks))
+        if teacher is not None:
+            told_BLV = jax.lax.stop_gradient(score(model, frozen, teacher.prompt, batch))
+            loss += method.distillation * divergence(told_BLV, logits_BLV,
+                                                     batch['decoder_loss_weights'])
+        return loss, metrics
 
     def step(state: TrainState, frozen: Params, batch: Batch, constants: Params | None = None):
         constants = constants or {}
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         rng = key if model.dropout_rate > 0.0 else None
+        loss = functools.partial(
+            loss_fn, method.teacher and method.teacher(state.params, constants))
         tuned, pull_back = jax.vjp(lambda params: for_each_prompt(
             method, lambda tuned: disturbed(tuned, settings, key))(
                 method.apply(params, constants)), state.params)
-        gradient, metrics = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches,
-                                      mesh)
+        gradient, metrics = _gradient(loss, tuned, frozen, batch, rng, settings.microbatches, mesh)
         if settings.adversarial:
             tuned = for_each_prompt(method, lambda tuned, gradient: worsened(
                 tuned, gradient, settings.adversarial))(tuned, gradient)
-            gradient, _ = _gradient(loss_fn, tuned, frozen, batch, rng, settings.microbatches, mesh)
+            gradient, _ = _gradient(loss, tuned, frozen, batch, rng, settings.microbatches, mesh)
         count = jnp.maximum(metrics['tokens'], 1.0)
         if settings.reduction == 'mean':
             gradient = _by_token(gradient, count)
@@ -192,6 +199,21 @@ def token_loss(logits_BLV: Array, targets_BL: Array, weights_BL: Array, z_loss: 
         sums = {name: jnp.sum(values_BL[..., None] * of_task, axis=(0, 1))
                 for name, values_BL in each_BL.items()}
     return loss, sums
+
+
+def divergence(told_BLV: Array, logits_BLV: Array, weights_BL: Array) -> Array:
+    """Return how far a model's probabilities are from a teacher's, summed over target tokens.
+
+    Args:
+      told_BLV: float32[B, L, V], the teacher's logits.
+      logits_BLV: float32[B, L, V].
+      weights_BL: float32[B, L], 0 where there is no target.
+
+    Returns:
+      float32[], the sum of the Kullback-Leibler divergences KL(teacher || model), in nats.
+    """
+    told_BLV, logits_BLV = (jax.nn.log_softmax(one) for one in (told_BLV, logits_BLV))
+    return jnp.sum(jnp.sum(jnp.exp(told_BLV) * (told_BLV - logits_BLV), -1) * weights_BL)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation,

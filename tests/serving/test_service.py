@@ -20,7 +20,7 @@ from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.serving.app import create_app
 from jax_prompt.serving.limits import OPEN_PATHS, Limits
-from jax_prompt.serving.service import DRAINING, READY, STARTING, Service
+from jax_prompt.serving.service import DRAINING, READY, STARTING, Refused, Service
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import prompt_file, prompts
 from tests.serving.process import SHAPES, TOKEN
@@ -321,3 +321,27 @@ def test_a_folder_that_is_lost_for_a_while_is_said_once_and_is_no_fault_of_the_s
     wait_until(lambda: 'read again' in caplog.text)
     assert caplog.text.count('cannot be read') == caplog.text.count('read again') == 1
     assert caplog.text.count('cannot be changed: ') == 2 and 'Traceback' not in caplog.text
+
+
+def test_members_of_an_ensemble_answer_one_request_together(opened, service, tmp_path):
+    mood = service.folder.find('mood').prompt.file
+    save_prompt(service.folder.path / 'mood@2.safetensors', dataclasses.replace(
+        mood, prompt=Prompt(mood.prompt.rows[::-1].copy())))
+    wait_until(lambda: len(service.folder.versions()['mood']) == 2)
+    both, name = service.prompts(None, ['mood@1', 'mood@2'])
+    assert name == 'mood@1,mood@2'
+
+    def rows_of(prompts):
+        return lambda: [service.engine.rows_of(one, ['a film'], rank=True)[0] for one in prompts]
+
+    _, told = asyncio.run(service.answer(rows_of(both), combine='mean'))
+    alone = [asyncio.run(service.answer(rows_of([one])))[1] for one in both]
+    for label, value in told.probabilities.items():
+        assert value == pytest.approx(np.mean([one.probabilities[label] for one in alone]),
+                                      abs=1e-5)
+    for given, part in (((None, ['mood', 'mood@2']), 'of which 1 are different'),
+                        (('mood', ['mood@1', 'mood@2']), 'both prompt and ensemble'),
+                        ((None, ['mood', 'marked']), 'are of different tasks')):
+        with pytest.raises(Refused, match=part):
+            service.prompts(*given)
+    service.folder.remove('mood@2')

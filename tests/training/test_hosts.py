@@ -78,6 +78,23 @@ def test_two_processes_train_as_one(world, cache, alone, tmp_path):
     assert_same_run(alone, tmp_path / 'run')
 
 
+@pytest.mark.parametrize('method', ['direct', 'mpt'])
+def test_prompts_of_one_run_train_on_many_devices_and_processes_as_on_one(world, cache, tmp_path,
+                                                                        method):
+    arguments = {name: [*command(world, tmp_path / name, **QUICK), '--ensemble=2',
+                        f'--gin.prompt.method=@{method}()'] for name in ('one', 'eight', 'two')}
+    ends = finish(start(arguments['one'], cache),
+                  start([*arguments['eight'], '--mesh=data:8'], cache, devices=8),
+                  *start_together(arguments['two'], cache, devices=1))
+    assert [code for code, _ in ends] == [0] * 4, ends
+    for other in ('eight', 'two'):
+        np.testing.assert_allclose(curve(tmp_path / 'one'), curve(tmp_path / other), rtol=TOLERANCE)
+        for name in ('reviews-1', 'reviews-2'):
+            prompts = [load_prompt(tmp_path / run / f'{name}.safetensors').prompt.rows
+                       for run in ('one', other)]
+            np.testing.assert_allclose(*prompts, atol=TOLERANCE * np.abs(prompts[0]).max())
+
+
 @pytest.fixture(scope='module')
 def together(world, cache, tmp_path_factory):
     """A run of two processes that nobody disturbs."""

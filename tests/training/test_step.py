@@ -313,3 +313,19 @@ def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(chosen):
                                    rtol=1e-6 if 'noise' in chosen else 0)  # norms round otherwise
         for name, value in own_metrics.items():
             np.testing.assert_allclose(metrics[name][task], value, rtol=1e-5)
+
+
+def test_a_joint_step_costs_what_a_step_of_one_task_does_with_as_many_rows():
+    costs, batch = [], make_batch() | {'decoder_task_ids': np.zeros((4, 3), np.int32)}
+    for count in (1, 4):
+        joint = for_tasks(make_method(), count)
+        optimizer = for_each_task(adafactor(), joint)
+        state = init_state(stack([make_state(adafactor()).params] * count), optimizer)
+        compiled = make_train_step(T5(CONFIG), joint, optimizer).lower(
+            state, make_frozen(), batch).compile()
+        memory = compiled.memory_analysis()
+        costs.append((compiled.cost_analysis()['flops'], memory.argument_size_in_bytes,
+                      sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
+    (flops, arguments, state), (joint_flops, joint_arguments, joint_state) = costs
+    assert joint_flops < 1.3 * flops
+    assert joint_arguments - arguments <= joint_state - state + batch['decoder_task_ids'].nbytes

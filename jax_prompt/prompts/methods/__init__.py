@@ -4,6 +4,7 @@ from jax_prompt.prompts.methods.dept import dept
 from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.methods.dpt import dpt
 from jax_prompt.prompts.methods.model_tuning import model_tuning
+from jax_prompt.prompts.methods.mpt import mpt
 from jax_prompt.prompts.methods.residual import residual
 from jax_prompt.prompts.methods.superpos import superpos
 from jax_prompt.prompts.methods.ulpt import ulpt
@@ -18,4 +19,5 @@ METHODS = {
     'superpos': superpos,
     'dept': dept,
     'wayward': wayward,
+    'mpt': mpt,
 }
