@@ -108,7 +108,8 @@ def mixed_batches(shares: Sequence[Share], vocab_size: int, num_rows: int, start
         host_rows: which rows of each batch this host reads, ascending; None for all.
 
     Yields:
-        `Features.batch` dicts, and decoder_task_ids int32[B, L], the number of each row's task.
+        `Features.batch` dicts, and the number of each row's task: prompt_ids int32[B] and, for each
+        target token, decoder_task_ids int32[B, L].
     """
     length = max(share.features.decoder_length for share in shares)
     features = [dataclasses.replace(share.features, decoder_length=length) for share in shares]
@@ -121,6 +122,7 @@ def mixed_batches(shares: Sequence[Share], vocab_size: int, num_rows: int, start
             ids = part['encoder_input_tokens']
             parts.append(part | {
                 'encoder_input_tokens': shifted(ids, task * num_rows, vocab_size),
+                'prompt_ids': np.full(len(rows), task, np.int32),
                 'decoder_task_ids': np.full((len(rows), length), task, np.int32)})
         yield {name: np.concatenate([part[name] for part in parts])[mine] for name in parts[0]}
 

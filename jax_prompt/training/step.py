@@ -70,6 +70,9 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
         tuned, pull_back = jax.vjp(lambda params: for_each_prompt(
             method, lambda tuned: disturbed(tuned, settings, key))(
                 method.apply(params, constants)), state.params)
+        if method.tasks and tuned.prompt.prefix and 'prompt_ids' not in batch:
+            raise ValueError('packed rows hold examples of several tasks but a row can have one '
+                             'prefix; train prefixes of several tasks without settings.packing')
         gradient, metrics = _gradient(loss, tuned, frozen, batch, rng, settings.microbatches, mesh)
         if settings.adversarial:
             tuned = for_each_prompt(method, lambda tuned, gradient: worsened(

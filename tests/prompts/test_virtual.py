@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.prompts.virtual import join
+from jax_prompt.prompts.virtual import apart, join, shifted, with_rows_added
 
 V, P, D = 11, 3, 4
 TABLE = jax.random.normal(jax.random.key(0), (V, D))
@@ -155,3 +155,17 @@ def test_the_gradient_is_compiled_without_a_scatter_for_tpu(monkeypatch):
 def test_virtual_ids_are_no_misses_of_the_table():
     with jax.debug_nans(True):  # a lookup out of bounds gives not-a-number
         embed(TABLE, PROMPT, IDS)
+
+
+def test_ids_can_be_moved_to_the_rows_of_another_prompt():
+    table, rows = np.zeros((5, 2), np.float32), np.arange(12, dtype=np.float32).reshape(6, 2)
+    ids = np.array([5, 3, 6, 0])  # of a prompt of two rows and one that is added, here the second
+    ids[1] = with_rows_added(ids[1], 2, 5)
+    moved = shifted(ids, 3, 5)
+    np.testing.assert_array_equal(moved[[0, 2, 3]], [8, 9, 0])
+    tokens, added = apart(moved, 5)
+    np.testing.assert_array_equal([tokens[1], added[1], added[0]], [3, 5, -1])
+    np.testing.assert_array_equal(join(jnp.asarray(table)[jnp.minimum(tokens, 4)], rows, tokens, 5)[
+        [0, 2]], rows[[3, 4]])
+    with pytest.raises(ValueError, match='cannot be added to tokens'):
+        shifted(ids, 20_000, 5)
