@@ -13,6 +13,8 @@ from jax_prompt.data.mixing import (
     rates,
     rows_of_each,
 )
+from jax_prompt.data.tasks.mixture import registered_mixture
+from jax_prompt.data.tasks.text_task import TextTask
 from tests.data.test_batches import P, make
 
 V = 100_000
@@ -90,3 +92,27 @@ def test_rates_are_those_of_the_paper():
     ([5, 3, 2], 10, [5, 3, 2]), ([1], 7, [7])])
 def test_rows_are_shared_out_whole_and_nobody_has_none(weights, batch_size, rows):
     assert rows_of_each(weights, batch_size) == rows
+
+
+@pytest.mark.slow
+def test_a_mixture_of_seqio_is_read_with_its_rates(vocabulary):
+    seqio = pytest.importorskip('seqio', reason='could not import seqio')
+    splits = {split: lambda: [{'text': 'fun', 'label': 'good'}]
+              for split in ('train', 'validation')}
+    names = ('mixed_one', 'mixed_two')
+    for name in names:
+        seqio.TaskRegistry.add_provider(name, TextTask(name, splits).seqio_task(vocabulary))
+    seqio.MixtureRegistry.add('mixed', [(names[0], 3.0), (names[1], 1.0)])
+    try:
+        mixture = registered_mixture('mixed', labels={names[1]: ['good', 'bad']})
+        assert [task.name for task in mixture.tasks] == list(names)
+        assert [task.labels for task in mixture.tasks] == [None, ('good', 'bad')]
+        assert mixture.rates([7, 7]) == [3.0, 1.0]
+        with pytest.raises(ValueError, match="given for 'other', which mixture mixed has not; it"):
+            registered_mixture('mixed', labels={'other': ['good', 'bad']})
+        with pytest.raises(ValueError, match="no mixture 'unmixed' is registered with seqio"):
+            registered_mixture('unmixed')
+    finally:
+        seqio.MixtureRegistry.remove('mixed')
+        for name in names:
+            seqio.TaskRegistry.remove(name)
