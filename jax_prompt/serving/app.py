@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib.resources
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
@@ -19,7 +19,7 @@ from jax_prompt import __version__
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.engine import UnknownPrompt
-from jax_prompt.inference.rows import Row
+from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.prompts.versions import NAME_PATTERN, BadName
 from jax_prompt.serving import schemas
 from jax_prompt.serving.batching import BatchFailed, Busy, Stopped
@@ -63,7 +63,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post('/v1/classify', responses=codes, tags=['answers'], summary='Choose among labels')
     async def classify(body: classify_request) -> schemas.ClassifyAnswer:
-        prompts, name = service.prompts(body.prompt, body.ensemble)
+        prompts, name = prompts_of(service, body.prompt, body.ensemble)
 
         def make_rows() -> list[Row]:
             plain = body.temperature == 1 and not body.calibrate
@@ -80,7 +80,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post('/v1/generate', responses=codes, tags=['answers'], summary='Generate text')
     async def generate(body: generate_request) -> schemas.GenerateAnswer:
-        prompts, name = service.prompts(body.prompt, body.ensemble)
+        prompts, name = prompts_of(service, body.prompt, body.ensemble)
 
         def make_rows() -> list[Row]:
             answers = AnswerSettings(
@@ -97,6 +97,36 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
         row, answer = await service.answer(make_rows)
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
+
+
+def prompts_of(service: Service, name: str | None,
+               ensemble: Sequence[str] | None) -> tuple[list[ServedPrompt], str | None]:
+    """Return the prompts of a request to the model, one or an ensemble's, and what they are.
+
+    Args:
+      service: which has them.
+      name: of a single prompt, see `Service.prompt`.
+      ensemble: names of the members; None for a single prompt.
+
+    Raises:
+      Refused: the server has not started, both are given, or the members are not different prompts
+        of one task.
+      BadName, UnknownPrompt: there is none of such a name.
+    """
+    if ensemble is None:
+        prompt, full_name = service.prompt(name)
+        return [prompt], full_name
+    if name is not None:
+        raise Refused(409, 'both prompt and ensemble are given; leave one of them out')
+    found = dict(reversed(service.prompt(one)) for one in ensemble)
+    if len(found) < len(ensemble):
+        raise Refused(409, f'ensemble has {len(ensemble)} members of which {len(found)} are '
+                      'different; expected each once')
+    tasks = [prompt.task.to_dict() for prompt in found.values()]
+    if any(task != tasks[0] for task in tasks):
+        raise Refused(409, 'the members of the ensemble are of different tasks; expected prompts '
+                      'of one task')
+    return [*found.values()], ','.join(found)
 
 
 def _add_prompts(app: FastAPI, service: Service) -> None:

@@ -130,34 +130,6 @@ class Service:
         version = self.folder.find(name)
         return version.prompt, version.full_name
 
-    def prompts(self, name: str | None,
-                ensemble: Sequence[str] | None) -> tuple[list[ServedPrompt], str | None]:
-        """Return the prompts of a request to the model, one or an ensemble's, and what they are.
-
-        Args:
-          name: of a single prompt, see `prompt`.
-          ensemble: names of the members; None for a single prompt.
-
-        Raises:
-          Refused: the server has not started, both are given, or the members are not different
-            prompts of one task.
-          BadName, UnknownPrompt: there is none of such a name.
-        """
-        if ensemble is None:
-            prompt, full_name = self.prompt(name)
-            return [prompt], full_name
-        if name is not None:
-            raise Refused(409, 'both prompt and ensemble are given; leave one of them out')
-        found = dict(reversed(self.prompt(one)) for one in ensemble)
-        if len(found) < len(ensemble):
-            raise Refused(409, f'ensemble has {len(ensemble)} members of which {len(found)} are '
-                          'different; expected each once')
-        tasks = [prompt.task.to_dict() for prompt in found.values()]
-        if any(task != tasks[0] for task in tasks):
-            raise Refused(409, 'the members of the ensemble are of different tasks; expected '
-                          'prompts of one task')
-        return [*found.values()], ','.join(found)
-
     def find(self, name: str) -> Version:
         """Return what 'name' or 'name@version' means now.
 

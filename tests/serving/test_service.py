@@ -18,7 +18,7 @@ from jax_prompt.inference.predict import Runner
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
-from jax_prompt.serving.app import create_app
+from jax_prompt.serving.app import create_app, prompts_of
 from jax_prompt.serving.limits import OPEN_PATHS, Limits
 from jax_prompt.serving.service import DRAINING, READY, STARTING, Refused, Service
 from jax_prompt.serving.settings import ServerSettings
@@ -328,7 +328,7 @@ def test_members_of_an_ensemble_answer_one_request_together(opened, service, tmp
     save_prompt(service.folder.path / 'mood@2.safetensors', dataclasses.replace(
         mood, prompt=Prompt(mood.prompt.rows[::-1].copy())))
     wait_until(lambda: len(service.folder.versions()['mood']) == 2)
-    both, name = service.prompts(None, ['mood@1', 'mood@2'])
+    both, name = prompts_of(service, None, ['mood@1', 'mood@2'])
     assert name == 'mood@1,mood@2'
 
     def rows_of(prompts):
@@ -343,5 +343,5 @@ def test_members_of_an_ensemble_answer_one_request_together(opened, service, tmp
                         (('mood', ['mood@1', 'mood@2']), 'both prompt and ensemble'),
                         ((None, ['mood', 'marked']), 'are of different tasks')):
         with pytest.raises(Refused, match=part):
-            service.prompts(*given)
+            prompts_of(service, *given)
     service.folder.remove('mood@2')
