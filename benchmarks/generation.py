@@ -25,6 +25,8 @@ from jax_prompt.prompts.prompt import Prompt
 
 LABELS = ('negative', 'positive')
 ROWS = 20
+#: Seconds before each turn: threads of the one library spin for a while when it is the other's.
+_REST = 0.2
 
 
 def main() -> None:
@@ -47,6 +49,7 @@ def compare(what: str, count: int, ours, theirs, args: argparse.Namespace) -> No
     seconds = {'jax_prompt': [], 'peft': []}
     for _ in range(args.rounds):
         for name, run in (('jax_prompt', ours), ('peft', theirs)):
+            time.sleep(_REST)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
