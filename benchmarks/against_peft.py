@@ -6,9 +6,9 @@
         --inputs_length=512 --remat=none,dots,full --attention=xla,cudnn     (an NVIDIA GPU)
 
 `fixed` gives both the same batches of equal length. `reviews` gives both the same Rotten Tomatoes
-sentences with a prompt in front: here in the project's own batches (length buckets, and packed),
-in PEFT in random order, padded to the longest of each batch, or all to 128 tokens as PEFT's own
-example of prompt tuning for such models does.
+sentences with a prompt in front: here in the project's own batches (8 length buckets, 16, and
+packed), in PEFT in random order, padded to the longest of each batch, or all to 128 tokens as
+PEFT's own example of prompt tuning for such models does.
 
 Each contender is a process of its own, which compiles, warms up and then waits; the processes are
 asked for some steps in turns, so that a machine's moods meet all alike. PEFT runs as its users run
@@ -79,7 +79,7 @@ def contenders(args: argparse.Namespace) -> list[str]:
     """Name the processes: library, dtype, and how it batches, rematerialises and attends."""
     names = []
     for dtype in args.dtypes.split(','):
-        ways = ['bucketed', 'packed'] if args.data == 'reviews' else ['fixed']
+        ways = ['bucketed', 'finely', 'packed'] if args.data == 'reviews' else ['fixed']
         names += ['/'.join(('jax_prompt', dtype, *choice)) for choice in itertools.product(
             ways, args.remat.split(','), args.attention.split(','))]
         ways = ['longest', 'padded'] if args.data == 'reviews' else ['fixed']
@@ -173,9 +173,10 @@ def prepare(args: argparse.Namespace) -> None:
     examples = load_examples(task, 'train', opened.vocabulary)
     features = FeatureConverter.for_model(task, opened.vocabulary, opened.model, Layout('before'),
                                           args.rows).convert(examples)
-    buckets = choose_buckets(features.lengths, 8, 4, args.batch_size)
     take = lambda stream: list(itertools.islice(stream, count))  # noqa: E731
-    save_batches(folder / 'bucketed', take(train_batches(features, args.batch_size, 0, buckets)))
+    for name, most in (('bucketed', 8), ('finely', 16)):
+        buckets = choose_buckets(features.lengths, most, 4, args.batch_size)
+        save_batches(folder / name, take(train_batches(features, args.batch_size, 0, buckets)))
     packing = choose_packing(features, args.batch_size)
     save_batches(folder / 'packed', take(packed_train_batches(
         features, args.batch_size, 0, packing)))
