@@ -5,6 +5,8 @@ Every module here is one layer: the stacks, their scan and their rematerialisati
 Kernels are stored with heads as a dimension of their own, so that tensor parallelism splits heads.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,38 @@ class RMSNorm(nn.Module):
         wide = hidden.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
         return (wide * scale_D.astype(jnp.float32)).astype(self.dtype)
+
+
+def few_queries(length: int, config: T5Config) -> bool:
+    """Say whether so many decoder positions are better brought to the encoder's width."""
+    return 2 * length <= config.d_kv
+
+
+def copies_for_heads(encoded_BTD: Array, config: T5Config,
+                     activation_sharding: NamedSharding | None) -> Array:
+    """Give each device that has some of the heads the encoder's outputs as an array of its own.
+
+    Every layer of the decoder adds to their gradient, and each device knows its heads' share of it.
+    Of one array the shares are added up over the devices in every layer; of copies, once.
+
+    Args:
+      encoded_BTD: the encoder's outputs.
+      config: how many heads there are.
+      activation_sharding: where rows live; heads are over the mesh's other axes.
+
+    Returns:
+      dtype[G, B, T, D], G splitting as heads do; as it was, where heads are not split evenly.
+    """
+    if activation_sharding is None:
+        return encoded_BTD
+    mesh, rows = activation_sharding.mesh, activation_sharding.spec[0]
+    heads = tuple(axis for axis in mesh.axis_names if axis != rows)
+    groups = math.prod(mesh.shape[axis] for axis in heads)
+    if groups == 1 or config.num_heads % groups:
+        return encoded_BTD
+    return jax.lax.with_sharding_constraint(
+        jnp.broadcast_to(encoded_BTD, (groups, *encoded_BTD.shape)),
+        NamedSharding(mesh, PartitionSpec(heads, rows)))
 
 
 class Projection(nn.Module):
@@ -200,26 +234,38 @@ class Attention(nn.Module):
         (q W_q)(x W_k)' = ((q W_q) W_k') x': with fewer decoder positions than a head is wide it is
         cheaper to bring the few queries to the encoder's width than all encoder positions to
         keys and values. Prompt tuning's targets are short, so this saves a sixth of its products.
+        The encoder's outputs may then come as `copies_for_heads` of them.
         """
         normed_BLD = self.norm(hidden_BLD)
-        if 2 * normed_BLD.shape[1] > self.config.d_kv:
+        if not few_queries(normed_BLD.shape[1], self.config):
             return self.attend(normed_BLD, in_front(prefix, self.keys_values(encoded_BTD)), biases)
         query_BHLK, multiply = self._heads(self.query, normed_BLD), self.precision.multiply
         query_BHLD = self.key.multiply('BHLK,DHK->BHLD', query_BHLK)
         # These are larger than the kernel: where its D is split, it is the kernel that should move.
         query_BHLD = keep_rows_apart(query_BHLD, self.activation_sharding)
-        logits = multiply('BHLD,BTD->BHLT', query_BHLD, encoded_BTD, jnp.float32)
+        logits = self._by_encoded('BHLD,BTD->BHLT', query_BHLD, encoded_BTD, jnp.float32)
         if prefix is not None:  # these have no place in the encoder's width
             first_BHLM = multiply('BHLK,BHMK->BHLM', query_BHLK, prefix[0], jnp.float32)
             logits = jnp.concatenate([first_BHLM, logits], axis=-1)
         weights = self.weights(logits, biases)
-        places = weights.shape[-1] - encoded_BTD.shape[1]
-        mixed_BHLD = multiply('BHLT,BTD->BHLD', weights[..., places:], encoded_BTD)
+        places = weights.shape[-1] - encoded_BTD.shape[-2]
+        mixed_BHLD = self._by_encoded('BHLT,BTD->BHLD', weights[..., places:], encoded_BTD)
         mixed_BHLD = keep_rows_apart(mixed_BHLD, self.activation_sharding)
         mixed_BHLK = self.value.multiply('BHLD,DHK->BHLK', mixed_BHLD)
         if prefix is not None:
             mixed_BHLK += multiply('BHLM,BHMK->BHLK', weights[..., :places], prefix[1])
         return self.project_out(mixed_BHLK)
+
+    def _by_encoded(self, equation: str, heads: Array, encoded: Array,
+                    result: jnp.dtype | None = None) -> Array:
+        """Multiply [B, H, ...] by the encoder's outputs, or each group of heads by its copy."""
+        if encoded.ndim == 3:
+            return self.precision.multiply(equation, heads, encoded, result)
+        batch, count, *rest = heads.shape
+        grouped = heads.reshape(batch, len(encoded), count // len(encoded), *rest)
+        product = self.precision.multiply(
+            equation.replace('BH', 'BGH').replace('BTD', 'GBTD'), grouped, encoded, result)
+        return product.reshape(batch, count, *product.shape[3:])
 
 
 class FeedForward(nn.Module):

@@ -32,7 +32,12 @@ from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused
 from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.kernel_first import for_step, of_few_rows, with_steps
-from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer
+from jax_prompt.models.t5.layers import (
+    DecoderLayer,
+    EncoderLayer,
+    copies_for_heads,
+    few_queries,
+)
 from jax_prompt.models.t5.positions import (
     MASKED,
     Biases,
@@ -214,6 +219,8 @@ class T5:
             biases += (mask_bias(decoder_segments > 0, decoder_segments, decoder_segments),)
         cross_biases = (mask_bias(encoder_mask_BS, decoder_segments, encoder_segments),)
         own, cross = stack_prefix(prefix, 'decoder'), stack_prefix(prefix, 'cross')
+        if few_queries(length, self.config):
+            encoded_BSD = copies_for_heads(encoded_BSD, self.config, self.activation_sharding)
         return run_stack(self, self._layer(DecoderLayer), stack, hidden_BLD,
                          (encoded_BSD, extended(own and own.bias, biases), buckets,
                           extended(cross and cross.bias, cross_biases)), dropout_rng, (own, cross))
