@@ -50,6 +50,19 @@ def test_adafactor_with_the_original_step_offset(problem):
     assert np.abs(ours - run(adafactor(), gradients, start)).max() > 1e-2
 
 
+def test_a_relative_rate_is_a_fraction_of_the_size_of_the_numbers(problem):
+    gradients, start = problem
+    for scale in (0.01, 10.0):
+        first = scale * start
+        size = np.sqrt(np.mean(np.square(first.astype(np.float64))))
+        expected = adafactor_by_hand(gradients[:1], first, rate=0.02 * size)
+        ours = run(adafactor(0.02, parameter_scaling=True), gradients[:1], first)
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+        theirs = optax.adafactor(0.02, decay_rate=0.8, weight_decay_rate=1e-5)
+        np.testing.assert_allclose(run(adafactor(0.02, parameter_scaling=True), gradients, first),
+                                   run(theirs, gradients, first), rtol=1e-5, atol=1e-6)
+
+
 def test_large_prompts_have_factored_moments():
     state = adafactor().init(np.zeros((128, 256), np.float32))
     assert sum(leaf.size for leaf in _leaves(state)) < 128 * 256 / 10
