@@ -13,14 +13,17 @@ from jax_prompt.prompts.prompt import no_prompt
 from tests.models.t5.reference import torch_model
 
 SETTINGS = {'residual': ['residual.width=6'], 'dpt': ['dpt.rank=3'],
-            'superpos': ['superpos.entries=9'],
-            'wayward': ['wayward.text=film']}
+            'superpos': ['superpos.entries=9'], 'wayward': ['wayward.text=film'],
+            'dept': ['dept.rank=2']}
 
 
-@pytest.fixture(params=METHODS)
-def run(request, world, tmp_path):
-    """The folder of a run of one method."""
-    chosen = [f'prompt.method=@{request.param}()', *SETTINGS.get(request.param, []),
+#: What does not fold into rows of a prompt, and has tests of its own.
+NOT_FOLDED = {'dept', 'model_tuning', 'prefix'}
+
+
+def train(method, world, tmp_path):
+    """Return the folder of a run of one method."""
+    chosen = [f'prompt.method=@{method}()', *SETTINGS.get(method, []),
               'file_task.inputs_template=review : {text}',
               'file_task.labels={"0": "negative", "1": "positive"}', 'prompt.rows=5',
               'settings.steps=3', 'settings.batch_size=8', 'settings.max_buckets=1',
@@ -28,6 +31,26 @@ def run(request, world, tmp_path):
     assert cli.main(['train', f'--model={world / "model"}', f'--task={world / "reviews.csv"}',
                      f'--output={tmp_path / "run"}', *(f'--gin.{line}' for line in chosen)]) == 0
     return tmp_path / 'run'
+
+
+@pytest.fixture(params=sorted(METHODS.keys() - NOT_FOLDED))
+def run(request, world, tmp_path):
+    return train(request.param, world, tmp_path)
+
+
+@pytest.mark.slow
+def test_dept_is_predicted_with_and_evaluated_and_its_export_refused(world, tmp_path, capsys):
+    folder, texts = train('dept', world, tmp_path), tmp_path / 'in.txt'
+    prompt = f'--prompt={folder / "prompt.safetensors"}'
+    texts.write_text('the film was great\nthe plot was dull\n' * 20)
+    assert cli.main(['predict', f'--model={world / "model"}', prompt, f'--inputs={texts}',
+                     f'--output={tmp_path / "out.txt"}']) == 0
+    assert set((tmp_path / 'out.txt').read_text().split()) <= {'negative', 'positive'}
+    capsys.readouterr()
+    assert cli.main(['export', prompt, '--to=peft', f'--output={tmp_path / "adapter"}']) == 2
+    told = capsys.readouterr().err
+    assert 'rows to the text (method dept), which peft cannot say' in told
+    assert told.count('\n') == 1 and not (tmp_path / 'adapter').exists()
 
 
 @pytest.mark.slow
