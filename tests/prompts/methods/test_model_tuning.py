@@ -51,7 +51,8 @@ def changed(method, rows=0):
 
 
 @pytest.mark.parametrize('method', [
-    model_tuning(), model_tuning(layers=2), model_tuning('norms')], ids=str)
+    model_tuning(), model_tuning(layers=2), model_tuning('norms')],
+    ids=['all', 'last two layers', 'norms'])
 def test_before_training_the_model_is_the_frozen_one_bit_for_bit(method):
     frozen = make_frozen()
     tuned = method.apply(*method.init(RNG, context(frozen)))
