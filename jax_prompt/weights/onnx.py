@@ -92,10 +92,10 @@ def _stored(folder: pathlib.Path, weight: Weight) -> Stored:
     """A weight as a tensor to assemble; it is dequantised when it is read."""
     def read(start: int, stop: int) -> np.ndarray:
         with _blamed_on(folder):
-            return weight.values()[start:stop]
+            return weight.values(start, stop)
 
     return Stored(str(weight.path), np.dtype(np.float32), weight.shape, read, weight.is_matrix,
-                  sliced=False, ends=weight.stored)
+                  ends=weight.stored)
 
 
 def _name_weights(graph: Graph, stack: str) -> dict[str, Weight]:
@@ -160,7 +160,7 @@ def _head_is_tied(weights: dict[str, Weight], decoder: Graph) -> bool:
     table, head = weights[EMBEDDING], weights[HEAD]
     corner = slice(64)  # tells most heads of their own without dequantising them
     return (table.shape == head.shape[::-1]
-            and np.array_equal(table.values(64)[:, corner], head.values(64)[:, corner].T)
+            and np.array_equal(table.values(0, 64)[:, corner], head.values(0, 64)[:, corner].T)
             and np.array_equal(table.values(), head.values().T))
 
 

@@ -47,22 +47,30 @@ class Weight:
         shape = self.stored[0].shape
         return shape[::-1] if self.transposed else shape
 
-    def values(self, first: int | None = None) -> np.ndarray:
+    def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the weight as the graph computes with it: float32, dequantised, transposed.
 
         Args:
-          first: how many of its rows; None for all.
+          start, stop: which of its rows.
         """
-        rows = (slice(None), slice(first)) if self.transposed else slice(first)
-        values = self.stored[0][rows].astype(np.float32, copy=False)
+        axis = int(self.transposed)
+
+        def rows_of(array: np.ndarray) -> np.ndarray:
+            # What is the same for all rows has one.
+            return array if array.shape[axis] == 1 else array[
+                (slice(None),) * axis + (slice(start, stop),)]
+
+        values = self.stored[0][(slice(None),) * axis + (slice(start, stop),)]
         if len(self.stored) == 3:
             shape = [1] * values.ndim
             _, scale, zero_point = self.stored
             if scale.size > 1:
                 shape[self.axis] = -1
             # Integer differences are exact in float32, so one product rounds once, as in ONNX.
-            values = values - zero_point.astype(np.float32).reshape(shape)[rows]
-            values *= scale.astype(np.float32).reshape(shape)[rows]
+            values = np.subtract(values, rows_of(zero_point.astype(np.float32).reshape(shape)),
+                                 dtype=np.float32)
+            values *= rows_of(scale.astype(np.float32).reshape(shape))
+        values = values.astype(np.float32, copy=False)
         return values.T if self.transposed else values
 
     def is_stored_like(self, other: 'Weight') -> bool:
