@@ -52,6 +52,7 @@ from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.training.state import TrainStateStore
+from jax_prompt.training.tuning import with_chosen_batching
 from jax_prompt.types import Params, count_parameters
 
 MOST_COMMON = 'most common answer'
@@ -137,6 +138,7 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
               settings, functools.partial(_keep_best, folder, model, method),
               lambda best: _results(run, best), on_evaluation,
               functools.partial(_keep_shared, folder, model, one, problems))
+    run = with_chosen_batching(run, lambda: recorded(folder))
     identity = run_identity(run, prompt)
     with writing(f"the run's folder {folder.path}", GO_ON), contextlib.ExitStack() as held:
         _claim(folder, identity, held)

@@ -9,6 +9,8 @@ from jax_prompt.prompts.method import Method
 
 #: A step differentiates the sum over the batch's target tokens, or their mean.
 REDUCTIONS = ('sum', 'mean')
+#: For a setting that is measured when a run begins, and kept when it is resumed.
+AUTO = 'auto'
 EVALUATORS = ('rank', 'greedy', 'loss')
 
 
@@ -79,7 +81,8 @@ class TrainSettings:
       max_buckets: padded lengths at most, each one compiled program; 0 pads all to the longest.
       bucket_multiple: of which these lengths are multiples.
       packing: put several examples in a row, each on its own, instead of padding rows to the
-        lengths of `max_buckets`; the update is the same.
+        lengths of `max_buckets`; the update is the same. 'auto' times both on the run's first
+        batches, before it begins, and takes the faster one; a resumed run keeps it.
       microbatches: the batch goes through the model in so many parts, one after the other, so that
         it needs less memory; the update is the same.
       compare: at the end also measure the model without a prompt, and the prompt before training.
@@ -106,7 +109,7 @@ class TrainSettings:
     average_from: int = 0
     max_buckets: int = 6
     bucket_multiple: int = 8
-    packing: bool = False
+    packing: bool | str = False
     microbatches: int = 1
     compare: bool = False
 
@@ -120,6 +123,9 @@ class TrainSettings:
             if getattr(self, field) < 1:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '
                                  'expected at least 1')
+        if self.packing not in (True, False, AUTO):
+            raise ValueError(f'training setting packing is {self.packing!r}; expected True, False '
+                             f'or {AUTO!r}')
         for field in ('evaluation_limit', 'patience'):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '

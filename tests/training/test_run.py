@@ -519,6 +519,30 @@ def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, setti
     assert 'factors=bfloat16' in (tmp_path / 'True' / 'card.md').read_text()
 
 
+def test_a_run_keeps_the_batching_that_was_measured_for_it(model, task, prompt, settings, tmp_path,
+                                                           monkeypatch, caplog):
+    """It is the run of that setting, to the last bit, and goes on as it wherever it does."""
+    caplog.set_level(logging.INFO, 'jax_prompt')
+    auto, prompts = settings(steps=2, packing='auto'), []
+    for folder, chosen in (('measured', auto), ('same', None)):
+        packing = chosen is None and json.loads(
+            (tmp_path / 'measured' / 'run.json').read_text())['settings']['packing']
+        outcome = train(model, task, tmp_path / folder, prompt, quiet=True,
+                        settings=chosen or settings(steps=2, packing=packing))
+        prompts.append(outcome.folder.prompt.read_bytes())
+    assert prompts[0] == prompts[1] and isinstance(packing, bool)
+    assert f'settings.packing=auto: {packing}, which is faster here (padded rows ' in caplog.text
+    for faster in (True, False):
+        monkeypatch.setattr('jax_prompt.training.tuning._tokens_a_second',
+                            lambda ways, faster=faster: [1.0, 2.0 if faster else 0.5])
+        train(model, task, tmp_path / 'kept', prompt, quiet=True,
+              settings=settings(steps=1 if faster else 2, packing='auto'))
+        told = json.loads((tmp_path / 'kept' / 'run.json').read_text())['settings']
+        assert told['packing'] is True
+    with pytest.raises(ValueError, match="packing is 'never'; expected True, False or 'auto'"):
+        settings(packing='never')
+
+
 def test_a_metric_that_is_no_number_ends_no_run_and_leaves_the_choice_to_the_loss(
         model, task, prompt, settings, tmp_path):
     """A correlation with answers that are all the same, say."""
