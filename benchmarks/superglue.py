@@ -2,6 +2,8 @@
 
     python -m benchmarks.superglue --data=FOLDER [--steps=8] [--output=runs/superglue_few]
 
+Further arguments, such as --gin.model.dtype=bfloat16, go to the command.
+
 FOLDER/superglue_few holds FewGLUE's records (Schick and Schuetze 2020): 32 of each task in the
 official format. Each record's text is compared with T5's rules, restated here over the official
 columns (google-research/text-to-text-transfer-transformer, t5/data/preprocessors.py); then 24
@@ -143,7 +145,7 @@ def main() -> None:
     parser.add_argument('--data', required=True, type=pathlib.Path)
     parser.add_argument('--steps', type=int, default=8)
     parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/superglue_few'))
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
     few = args.data / 'superglue_few'
     if not few.is_dir():
         raise SystemExit(f'{few} is not there; expected FewGLUE\'s records, BoolQ.jsonl and so on')
@@ -155,7 +157,7 @@ def main() -> None:
         'train', '--gin_file=superglue.gin', '--gin_file=models/demo.gin', f'--data_dir={folder}',
         f'--output={args.output / "run"}', f'--gin.settings.steps={args.steps}',
         f'--gin.settings.evaluate_every={args.steps}', '--gin.settings.batch_size=8',
-        '--gin.settings.max_buckets=1', '--gin.prompt.rows=20']))
+        '--gin.settings.max_buckets=1', '--gin.prompt.rows=20', *more]))
 
 
 if __name__ == '__main__':

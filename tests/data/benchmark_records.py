@@ -249,7 +249,7 @@ SQUAD = {
                         {'text': '1.5m', 'answer_start': 7}]}]}]}]})},
         [{'id': 'a1', 'title': 'Money', 'context': "It's  $1.5m (net).",
           'question': 'How much, in na\u00efve money?', 'answers': _ANSWERS}],
-        [('question: How much , in na \u00ef ve money ? context: It \' s $ 1 . 5m ( net ) . ',
+        [('question: How much , in na\u00efve money ? context: It \' s $ 1 . 5m ( net ) . ',
           ' $ 1 . 5m')]),
     'mrqa_hotpot_qa': Golden(
         {'MRQA/train/HotpotQA.jsonl': [

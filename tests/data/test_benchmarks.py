@@ -7,6 +7,8 @@ import json
 import pytest
 
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS, benchmark_task
+from jax_prompt.data.tasks.rows import Row
+from jax_prompt.data.tasks.squad import spaced
 from tests.data.benchmark_records import GLUE, GOLDEN, OTHERS, SUPER_GLUE
 
 
@@ -105,6 +107,19 @@ def dataset_of(examples):
 
     return tf.data.Dataset.from_generator(lambda: iter(examples),
                                           output_signature=spec(examples[0]))
+
+
+def test_punctuation_and_similarities_are_as_tensorflow_has_them():
+    tf = pytest.importorskip('tensorflow', reason='TensorFlow is not installed')
+    every = ''.join(map(chr, (*range(1, 0xD800), *range(0xE000, 0x11000))))
+    padded = tf.strings.regex_replace(every, r'([[:punct:]])', r' \1 ')  # T5's `_pad_punctuation`
+    assert spaced(every) == tf.strings.regex_replace(padded, r'\s+', ' ').numpy().decode()
+    scores = [number / 1000 for number in range(5001)]
+    rounded = tf.as_string(tf.round(tf.constant(scores) * 5) / 5, precision=1).numpy()  # `stsb`
+    task = BENCHMARK_TASKS['glue_stsb']
+    rows = task.rows((Row({'label': score}, 'x') for score in scores), 'train')
+    assert [row.columns['similarity'] for row in rows] == [one.decode() for one in rounded]
+    assert {*task.labels} == {one.decode() for one in rounded}
 
 
 def test_every_task_has_golden_pairs():

@@ -125,7 +125,7 @@ def test_superglue_runs_in_one_command_and_goes_on_where_it_was(data, tmp_path, 
                f'--output={output}', '--gin.model.vocabulary=byt5', '--gin.prompt.rows=3',
                '--gin.settings.steps=2', '--gin.settings.evaluate_every=2',
                '--gin.settings.batch_size=2', '--gin.settings.max_buckets=1',
-               '--gin.train.quiet=True']
+               '--gin.super_glue.targets_length=24', '--gin.train.quiet=True']
     assert cli.main(command) == 0
     first = capsys.readouterr().out
     assert 'SuperGLUE, validation' in first and first.count('leaderboard, checked') == 10

@@ -1,13 +1,15 @@
 """SQuAD 1.1 and the MRQA 2019 shared task, in T5's text format for questions with a context.
 
 The format is that of T5's published `squad` (t5/data/preprocessors.py), which the first
-prompt-tuning code gave MRQA too: spaces around all that is no letter of English, digit or
-underscore. Lester et al. (2021, section 5) train on SQuAD and measure on MRQA's sets out of domain.
+prompt-tuning code gave MRQA too: spaces around ASCII's punctuation. Before April 2022 T5 put them
+around all but ASCII's letters, digits and underscore, and so split words at their accents. Lester
+et al. (2021, section 5) train on SQuAD and measure on MRQA's sets out of domain.
 
 """
 
 import json
 import re
+import string
 from collections.abc import Iterable, Iterator
 
 from jax_prompt.data.tasks.definition import Columns, TaskDefinition
@@ -17,11 +19,12 @@ from jax_prompt.files import first_line
 _TEMPLATE = 'question: {question} context: {context}'
 #: What RE2, by which T5's pattern is read, takes for white space.
 _SPACES = re.compile('[\t\n\f\r ]+')
+_PUNCTUATION = re.compile(f'([{re.escape(string.punctuation)}])')
 
 
 def spaced(text: str) -> str:
     """Put spaces around punctuation, as T5's `_pad_punctuation` does."""
-    return _SPACES.sub(' ', re.sub(r'(\W)', r' \1 ', text, flags=re.ASCII))
+    return _SPACES.sub(' ', _PUNCTUATION.sub(r' \1 ', text))
 
 
 def _texts(columns: Columns, split: str) -> Iterable[Columns]:

@@ -35,7 +35,8 @@ class Suite:
 
 
 def super_glue(data_dir: str | None = None, source: str = 'auto', with_name: bool = False,
-               tasks: tuple[str, ...] = _SUPER_GLUE, wsc_ranking: bool = False) -> Suite:
+               tasks: tuple[str, ...] = _SUPER_GLUE, wsc_ranking: bool = False,
+               inputs_length: int | None = None, targets_length: int | None = None) -> Suite:
     """Make SuperGLUE: eight tasks, and two diagnostics that RTE's prompt answers.
 
     Args:
@@ -45,6 +46,9 @@ def super_glue(data_dir: str | None = None, source: str = 'auto', with_name: boo
         tasks: some of them, such as ('boolq', 'rte'); there is no average of fewer than all.
         wsc_ranking: rank True and False for WSC; else the noun is written, as T5 and Lester et al.
             (2021) have it.
+        inputs_length: the most tokens of an input; None for each task's own.
+        targets_length: the most tokens of a target; None for each task's own, which byte models
+            need more of.
 
     Raises:
         ValueError: SuperGLUE has no such task.
@@ -56,7 +60,8 @@ def super_glue(data_dir: str | None = None, source: str = 'auto', with_name: boo
 
     def make(name: str) -> TextTask:
         name = 'wsc_ranking' if name == 'wsc' and wsc_ranking else name
-        return benchmark_task(f'super_glue_{name}', data_dir, source, with_name)
+        return benchmark_task(f'super_glue_{name}', data_dir, source, with_name, inputs_length,
+                              targets_length)
 
     borrowed = ('axb', 'axg') if 'rte' in tasks else ()
     return Suite('super_glue', tuple(map(make, tasks)),
