@@ -66,5 +66,10 @@ def _print_outcome(outcome: Outcome, name: str) -> None:
     """Print the table of results, the sizes and where things are."""
     print_table(f'{name}, {outcome.split} split', outcome.results)
     print(f'\n{outcome.trained_numbers:,} trained numbers, best at step {outcome.best_step}')
-    print(size_line(outcome.prompt_bytes, outcome.model_bytes))
-    print(f'prompt {outcome.folder.prompt}, curves and card beside it')
+    if outcome.tuned_model is None:
+        print(size_line(outcome.prompt_bytes, outcome.model_bytes))
+        print(f'prompt {outcome.folder.prompt}, curves and card beside it')
+    else:
+        print(size_line(outcome.prompt_bytes, outcome.model_bytes, 'tuned model'))
+        print(f'model {outcome.tuned_model}, prompt {outcome.folder.prompt}, curves and card '
+              'beside them')

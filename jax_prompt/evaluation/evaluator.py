@@ -15,12 +15,14 @@ from jax_prompt.evaluation.statistics import bootstrap
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.ensemble import VOTE, WAYS, member_row, together
 from jax_prompt.inference.predict import predict
+from jax_prompt.inference.programs import with_weights
 from jax_prompt.inference.rank import LabelSet, label_arrays
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, join_prompts
+from jax_prompt.types import Params
 
 #: The way that only scores targets; it answers nothing.
 ONLY_LOSS = 'loss'
@@ -73,17 +75,19 @@ class Evaluator:
         self._made: dict[tuple[Examples, int, int], tuple[dict[str, list[Row]], How]] = {}
         self._target_tokens: dict[Examples, np.ndarray] = {}
 
-    def __call__(self, prompt: Prompt, examples: Examples) -> dict[str, float]:
+    def __call__(self, prompt: Prompt, examples: Examples,
+                 weights: Params | None = None) -> dict[str, float]:
         """Return the metrics of a prompt, see `measure`."""
-        return self.measure(prompt, examples)[0]
+        return self.measure(prompt, examples, weights)[0]
 
-    def measure(self, prompt: Prompt, examples: Examples,
+    def measure(self, prompt: Prompt, examples: Examples, weights: Params | None = None,
                 ) -> tuple[dict[str, float], dict[str, list[Prediction]]]:
         """Evaluate one prompt; says in the log where all answers are the same.
 
         Args:
           prompt: without rows, or with as many as the task's layout can place.
           examples: of a split.
+          weights: tuned ones, in place of the model's; None for its own.
 
         Returns:
           (metric name -> value, those of the first way first and the loss last; way -> the
@@ -93,7 +97,7 @@ class Evaluator:
         Raises:
           ValueError: scores are not finite, or two metrics have the same name.
         """
-        predictions, = self._answers([prompt], examples)
+        predictions, = self._answers([prompt], examples, weights)
         first = predictions[self.ways[0]]
         right = {self.task.target_text(row).strip() for row in examples.rows}
         alike = len({one.text for one in first}) == 1 and self.ways != (ONLY_LOSS,)
@@ -129,16 +133,16 @@ class Evaluator:
             measured[ENSEMBLE.format(way)] = self._judge(answers, examples)
         return measured
 
-    def _answers(self, prompts: Sequence[Prompt],
-                 examples: Examples) -> list[dict[str, list[Prediction]]]:
+    def _answers(self, prompts: Sequence[Prompt], examples: Examples,
+                 weights: Params | None = None) -> list[dict[str, list[Prediction]]]:
         """Return for each prompt way -> its predictions; rows of all of them share batches."""
         first, count = prompts[0], len(prompts)
         rows, how = self.prepare(examples, first.num_virtual, first.added)
-        found = {}
+        opened, found = with_weights(self.opened, weights or {}), {}
         for way in self.ways:
             asked = [member_row(row, number, first, self.opened.model.vocab_size)
                      for row in rows[way] for number in range(count)]
-            found[way] = predict(self.opened, join_prompts(prompts), asked, how,
+            found[way] = predict(opened, join_prompts(prompts), asked, how,
                                  lambda number: examples.rows[number // count].where)
         return [{way: found[way][number::count] for way in self.ways} for number in range(count)]
 

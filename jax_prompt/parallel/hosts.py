@@ -157,13 +157,14 @@ def arrays_from_first(tree: Any) -> Any:
         return tree
     from jax.experimental import multihost_utils
 
-    # Sent as bytes: the exchange is a sum, which some dtypes would not survive bit for bit.
-    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    sent = multihost_utils.broadcast_one_to_all(
-        [np.frombuffer(leaf.tobytes(), np.uint8).astype(np.int32) for leaf in leaves])
-    return structure.unflatten(
-        np.frombuffer(np.asarray(got).astype(np.uint8).tobytes(), leaf.dtype).reshape(leaf.shape)
-        for got, leaf in zip(sent, leaves, strict=True))
+    def received(leaf: Any) -> np.ndarray:
+        whole = np.asarray(leaf) if is_first() else np.zeros(leaf.shape, leaf.dtype)
+        # Sent as bytes: the exchange is a sum, which some dtypes would not survive bit for bit.
+        sent = np.frombuffer(whole.tobytes(), np.uint8).astype(np.int32)
+        got = np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8)
+        return np.frombuffer(got.tobytes(), whole.dtype).reshape(whole.shape)
+
+    return jax.tree.map(received, tree)
 
 
 def fetch(array: Any) -> np.ndarray:
@@ -177,9 +178,19 @@ def fetch(array: Any) -> np.ndarray:
     """
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
-    from jax.experimental import multihost_utils
+    everywhere = getattr(array.sharding, 'mesh', None) and jax.sharding.NamedSharding(
+        array.sharding.mesh, jax.sharding.PartitionSpec())
+    if everywhere is None:
+        from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(_copied(everywhere)(array).addressable_data(0))
+
+
+@functools.cache
+def _copied(everywhere: jax.sharding.NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """Return what copies an array to every device; JAX's own gathering compiles at each call."""
+    return jax.jit(lambda array: array, out_shardings=everywhere)
 
 
 def wait_for_all(what: str) -> None:

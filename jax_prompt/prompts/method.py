@@ -34,6 +34,7 @@ class Method:
         shared: names of those of its parameters that the tasks of a joint run have in common.
         tasks: T, for how many tasks at once it gives prompts, one after the other; None for the
             plain case of one. `training.joint.for_tasks` makes such a method of any.
+        trains_weights: whether it tunes weights of the model, which a run then keeps as well.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     distillation: float = 0.0
     shared: tuple[str, ...] = ()
     tasks: int | None = None
+    trains_weights: bool = False
 
 
 def check_rank(name: str, rank: int, most: int | None = None) -> None:

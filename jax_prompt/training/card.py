@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import math
 import os
-import pathlib
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -36,10 +35,10 @@ def write_card(path: str | os.PathLike, run: Run, prompt: PromptSettings,
     notes += [note for problem in tasks for note in getattr(problem.task, 'notes', ())]
     title = ', '.join(problem.task.name for problem in tasks)
     sections = [
-        f'# Soft prompt{"s" * (len(outcomes) > 1)} for {title}\n\n'
+        f'# {_kind(outcomes)} for {title}\n\n'
         f'{_summary(run, prompt, outcomes)}',
         '## Results\n\n' + results_table(_measured(run.problems, outcomes, progress)),
-        '## Use\n\n' + fenced('\n'.join(_command(run.opened, one.folder.prompt)
+        '## Use\n\n' + fenced('\n'.join(_command(run.opened, one)
                                          for one in outcomes)),
         '## Data\n\n' + '\n\n'.join(_data(problem) for problem in tasks),
         '## Training\n\n' + table(('what', 'value'), _training(run, prompt, outcomes, progress)),
@@ -73,18 +72,29 @@ def format_bytes(count: int) -> str:
     return f'{count} bytes' if units[0] == 'bytes' else f'{size:.3g} {units[0]}'
 
 
-def size_line(prompt_bytes: int, model_bytes: int) -> str:
-    """Compare the prompt file with the model, in one line."""
+def size_line(prompt_bytes: int, model_bytes: int, saved: str = 'prompt file') -> str:
+    """Compare what was saved with the model, in one line."""
+    line = (f'{saved} {prompt_bytes:,} bytes ({format_bytes(prompt_bytes)}), '
+            f'model {model_bytes:,} bytes ({format_bytes(model_bytes)})')
     ratio = model_bytes / max(prompt_bytes, 1)
-    return (
-        f'prompt file {prompt_bytes:,} bytes ({format_bytes(prompt_bytes)}), '
-        f'model {model_bytes:,} bytes ({format_bytes(model_bytes)}): {ratio:,.0f} times as much'
-    )
+    return f'{line}: {ratio:,.0f} times as much' if ratio >= 2 else line
+
+
+def _kind(outcomes: Sequence[Outcome]) -> str:
+    """Tell what came of a run."""
+    if outcomes[0].tuned_model is not None:
+        return 'Tuned model'
+    return 'Soft prompts' if len(outcomes) > 1 else 'Soft prompt'
 
 
 def _summary(run: Run, prompt: PromptSettings, outcomes: Sequence[Outcome]) -> str:
     """Tell in two sentences what this is."""
     first, count = outcomes[0], len(outcomes)
+    if first.tuned_model is not None:
+        return (f'{run.opened.name} with {first.trained_numbers:,} trained numbers, '
+                + (f'{prompt.rows} virtual tokens among them, ' if prompt.rows else '')
+                + f'beside {run.opened.num_parameters:,} parameters that it had. Sizes: '
+                + f'{size_line(first.prompt_bytes, first.model_bytes, "tuned model")}.')
     each = f'{prompt.rows} virtual tokens' if count == 1 else (
         f'{count} prompts of {prompt.rows} virtual tokens')
     return (f'{each} ({first.trained_numbers:,} trained numbers) for the '
@@ -148,9 +158,10 @@ def _training(run: Run, prompt: PromptSettings, outcomes: Sequence[Outcome],
     ]
 
 
-def _command(model: OpenedModel, prompt: pathlib.Path) -> str:
-    """Return the command that uses the prompt, as a shell reads it."""
-    words = ['jax-prompt', 'predict', f'--model={model.source}', f'--prompt={prompt}']
+def _command(model: OpenedModel, outcome: Outcome) -> str:
+    """Return the command that uses what was trained, as a shell reads it."""
+    words = ['jax-prompt', 'predict', f'--model={outcome.tuned_model or model.source}',
+             f'--prompt={outcome.folder.prompt}']
     if model.vocabulary_source is not None:
         words.insert(3, f'--gin.model.vocabulary={model.vocabulary_source}')
     return f'{shlex.join(words)} < texts.txt'

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,17 @@ class RunFolder:
         return self.path / (f'{self.name}{ENDING}' if self.name else PROMPT_FILE)
 
     @property
+    def model(self) -> pathlib.Path:
+        """The folder of the model with its best weights, where weights are trained."""
+        return self.path / 'model'
+
+    @property
+    def saved_bytes(self) -> int:
+        """The size of what use needs: the best prompt, and the tuned model where there is one."""
+        files = [self.prompt, *(self.model.iterdir() if self.model.is_dir() else ())]
+        return sum(file.stat().st_size for file in files)
+
+    @property
     def metrics(self) -> pathlib.Path:
         """The record of metrics."""
         return self.path / METRICS_FILE
@@ -74,9 +86,11 @@ class Outcome:
       split: the split that they were measured on.
       best_step: the step of the prompt that was kept.
       remarks: sentences that say where it is no better than doing nothing.
-      prompt_bytes, model_bytes: sizes of the prompt's file and of the frozen weights.
+      prompt_bytes, model_bytes: sizes of what was saved, the prompt's file and the tuned model, and
+        of the frozen weights.
       trained_numbers: how many numbers were trained, by all problems of the run.
       ensemble: heading -> metrics of the ensemble that it is a member of; none for no ensemble.
+      tuned_model: the folder of the model, where its weights were trained.
     """
 
     folder: RunFolder
@@ -88,6 +102,7 @@ class Outcome:
     model_bytes: int
     trained_numbers: int
     ensemble: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    tuned_model: pathlib.Path | None = None
 
 
 @contextlib.contextmanager
@@ -113,6 +128,8 @@ def claimed(folder: RunFolder, identity: dict[str, Any]) -> Iterator[None]:
             write_file(record, (json.dumps(identity, indent=2, sort_keys=True) + '\n').encode())
         for litter in folder.path.glob('.*.tmp'):  # of a killed process
             litter.unlink()
+        for litter in folder.path.glob(f'.{folder.model.name}.*'):
+            shutil.rmtree(litter)
         if folder.configuration:
             lines = [f'{name} = {value}\n' for name, value in sorted(folder.configuration.items())]
             write_file(folder.path / GIN_FILE, ''.join(lines).encode(), overwrite=True)

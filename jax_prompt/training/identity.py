@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jax_prompt.config import config_of
+from jax_prompt.parallel.hosts import fetch
 from jax_prompt.training.folder import RUN_FORMAT
 from jax_prompt.training.loop import Run
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -72,7 +73,7 @@ def _digest(tree: Any) -> str:
     """Tell a tree of arrays from any other, in hex."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
     return digest.hexdigest()
 
 

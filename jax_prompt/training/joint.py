@@ -33,10 +33,14 @@ def for_tasks(method: Method, count: int) -> Method:
       It has no `init`: `stack` puts what the tasks start from together.
 
     Raises:
-      ValueError: on use, the method tunes weights of the model, of which there is one set.
+      ValueError: the method tunes weights of the model, of which there is one set.
     """
     if count == 1:
         return method
+    if method.trains_weights:
+        raise ValueError(f'method {method.name} tunes weights of the model, of which {count} '
+                         'tasks in one run cannot each have their own; train each task in a '
+                         'run of its own, or choose a method that gives prompts alone')
 
     def for_all(function: Callable) -> Callable:
         def mapped(params: Params, constants: Params) -> Any:
@@ -47,10 +51,6 @@ def for_tasks(method: Method, count: int) -> Method:
 
     def apply(function: Callable, params: Params, constants: Params) -> Tuned:
         tuned = for_all(function)(params, constants)
-        if tuned.weights:
-            raise ValueError(f'method {method.name} tunes weights of the model, of which {count} '
-                             'tasks in one run cannot each have their own; train each task in a '
-                             'run of its own, or choose a method that gives prompts alone')
         return Tuned(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tuned.prompt))
 
     return dataclasses.replace(

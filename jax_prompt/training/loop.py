@@ -15,7 +15,7 @@ from jax_prompt.parallel.placement import global_batch, place
 from jax_prompt.parallel.rules import replicated
 from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.method import Method
-from jax_prompt.prompts.prompt import Prompt, join_prompts, split_prompt
+from jax_prompt.prompts.prompt import Prompt, Tuned, join_prompts, split_prompt
 from jax_prompt.training.joint import for_each_task
 from jax_prompt.training.problem import Problem, file_name, training_batches
 from jax_prompt.training.progress import Kept, Progress
@@ -23,7 +23,8 @@ from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.selection import merit, same_answer, told
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.state import TrainStateStore
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import make_train_step
+from jax_prompt.training.tuned_weights import begin, place_tuned
 from jax_prompt.types import Params, TrainState
 
 _KEPT = ('The run keeps its last checkpoint and best prompt; lower the learning rate, and see that '
@@ -42,6 +43,7 @@ class _Checkpoint(NamedTuple):
 
     state: TrainState
     best: Prompt  # of all tasks, one after the other
+    weights: Params  # the best tuned ones; {} where none are trained
 
     @property
     def step(self) -> jax.Array:
@@ -60,9 +62,10 @@ class Run:
       initial, constants: what the method starts from, and what it needs besides.
       optimizer: an optax transformation of one problem.
       settings: how to train.
-      keep_best: (problem, prompt, what is kept) -> None; is told of each best prompt, before a
+      keep_best: (problem, what is tuned, what is kept) -> None; is told of each best one, before a
         checkpoint, and again when a run is resumed.
-      measure: best prompt of each problem -> its name -> heading -> metrics on the test split.
+      measure: what is tuned best for each problem -> its name -> heading -> metrics on the test
+        split.
       on_evaluation: (step, metrics) -> whether to go on; of several problems the names of the
         metrics begin with theirs and a slash.
       keep_shared: (parameters, step) -> None; is told at each evaluation what several problems
@@ -76,15 +79,19 @@ class Run:
     constants: Params
     optimizer: optax.GradientTransformation
     settings: TrainSettings
-    keep_best: Callable[[Problem, Prompt, Kept], None]
-    measure: Callable[[Sequence[Prompt]], dict[str, dict[str, dict[str, float]]]]
+    keep_best: Callable[[Problem, Tuned, Kept], None]
+    measure: Callable[[Sequence[Tuned]], dict[str, dict[str, dict[str, float]]]]
     on_evaluation: Callable[[int, Mapping[str, float]], bool]
     keep_shared: Callable[[Params, int], None]
 
-    def prompts(self, params: Params) -> list[Prompt]:
-        """Return the prompt of each problem."""
-        tuned = self.method.apply(params, self.constants)
-        return split_prompt(tuned.prompt, len(self.problems))
+    def tuned(self, params: Params) -> list[Tuned]:
+        """Return what is tuned for each problem."""
+        return self.split(self.method.apply(params, self.constants))
+
+    def split(self, tuned: Tuned) -> list[Tuned]:
+        """Return each problem's own of what is tuned; there are weights for a single one alone."""
+        return [Tuned(prompt, tuned.weights)
+                for prompt in split_prompt(tuned.prompt, len(self.problems))]
 
 
 def fit(run: Run, store: TrainStateStore,
@@ -112,15 +119,16 @@ def fit(run: Run, store: TrainStateStore,
     """
     settings, mesh = run.settings, run.opened.mesh
     optimizer = for_each_task(run.optimizer, run.method)
-    state = init_state(jax.tree.map(jax.numpy.copy, run.initial), optimizer, settings)
-    best, progress = run.prompts(run.initial), Progress((Kept(),) * len(run.problems))
-    restored = store.restore_latest(_Checkpoint(state, join_prompts(best)))
+    state, living = begin(run.opened, run.initial, optimizer, settings)
+    best, progress = run.tuned(run.initial), Progress((Kept(),) * len(run.problems))
+    restored = store.restore_latest(_Checkpoint(state, *_joined(best)))
     if restored is not None:
-        (state, joined), progress = restored[0], Progress.from_record(restored[1])
-        best = split_prompt(joined, len(run.problems))
-        for problem, prompt, kept in zip(run.problems, best, progress.tasks, strict=True):
-            run.keep_best(problem, prompt, kept)
-    state, at = place(state, replicated(mesh)), int(state.step)
+        (state, *kept_best), progress = restored[0], Progress.from_record(restored[1])
+        state = place(state, living)
+        best = run.split(place_tuned(run.opened, Tuned(*kept_best)))
+        for problem, tuned, kept in zip(run.problems, best, progress.tasks, strict=True):
+            run.keep_best(problem, tuned, kept)
+    at = int(state.step)
     run = dataclasses.replace(run, constants=place(run.constants, replicated(mesh)))
     over = progress.is_over(at, settings)
     ended = over and progress.finished_at is not None and progress.compared == settings.compare
@@ -141,7 +149,7 @@ def fit(run: Run, store: TrainStateStore,
             bar.say(f'resuming from step {at}')
         step = make_train_step(
             run.opened.model.with_dropout(settings.dropout_rate), run.method, optimizer,
-            settings, mesh)
+            settings, mesh, living)
         batches = training_batches(run.opened, run.problems, settings, at)
         pending = [{name: np.asarray(value) for name, value in row.items()}
                    for row in progress.unreported]
@@ -212,24 +220,24 @@ class _Evaluation:
     """Measure what is tuned so far, keep the best of each problem, and save."""
 
     def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar,
-                 best: Sequence[Prompt]):
+                 best: Sequence[Tuned]):
         self._run, self._store, self._log, self._bar = run, store, log, bar
         self._best = list(best)
-        self._prompts = jax.jit(lambda params, constants: dataclasses.replace(
-            run, constants=constants).prompts(params))
+        self._tuned = jax.jit(lambda params, constants: dataclasses.replace(
+            run, constants=constants).tuned(params))
 
     def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
-        """Evaluate, keep the prompts that are the best yet, and save a checkpoint."""
+        """Evaluate, keep what is the best yet, and save a checkpoint."""
         run, told_metrics, tasks = self._run, {}, []
-        prompts = self._prompts(state.evaluated, run.constants)
-        for number, (problem, prompt) in enumerate(zip(run.problems, prompts, strict=True)):
-            if not np.isfinite(prompt.rows).all():
+        tuned = self._tuned(state.evaluated, run.constants)
+        for number, (problem, one) in enumerate(zip(run.problems, tuned, strict=True)):
+            if not np.isfinite(one.prompt.rows).all():
                 raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
             with self._bar.aside('evaluating'):
-                metrics = problem.evaluate(prompt, 'validation')
+                metrics = problem.evaluate(one, 'validation')
             self._log.write(at, 'validation', metrics, problem.name)
             told_metrics |= {_of(problem, name, '/'): value for name, value in metrics.items()}
-            tasks.append(self._keep(number, prompt, at, metrics, progress.tasks[number]))
+            tasks.append(self._keep(number, one, at, metrics, progress.tasks[number]))
         progress = dataclasses.replace(progress, tasks=tuple(tasks))
         if len(run.problems) > 1 and run.method.shared:
             run.keep_shared(state.evaluated, at)
@@ -240,18 +248,18 @@ class _Evaluation:
         self.save(state, progress)
         return progress
 
-    def _keep(self, number: int, prompt: Prompt, at: int, metrics: dict[str, float],
+    def _keep(self, number: int, tuned: Tuned, at: int, metrics: dict[str, float],
               kept: Kept) -> Kept:
-        """Keep a prompt if it is the best of its problem yet."""
+        """Keep what is tuned if it is the best of its problem yet."""
         problem, bar = self._run.problems[number], self._bar
         choose_by = problem.choose_by
-        if not kept.best:
+        if not kept.best and problem.most_common['validation'][1]:
             common = same_answer(problem.most_common['validation'])
             bar.say(f"{_of(problem, 'validation')}: {common}")
         if not kept.best or merit(metrics, choose_by) > merit(kept.best, choose_by):
-            self._best[number] = prompt
+            self._best[number] = tuned
             kept = Kept(kept.start or metrics, metrics, at)
-            self._run.keep_best(problem, prompt, kept)
+            self._run.keep_best(problem, tuned, kept)
         else:
             kept = dataclasses.replace(kept, waited=kept.waited + 1)
         bar.say(f"step {at}: {_of(problem, 'validation')} {told(metrics)}; best {choose_by} "
@@ -262,15 +270,20 @@ class _Evaluation:
         """Save a checkpoint, when the log's lines up to it are on disk."""
         self._log.flush()
         progress = dataclasses.replace(progress, logged=self._log.digest)
-        self._store.save(_Checkpoint(state, join_prompts(self._best)), progress.to_record())
+        self._store.save(_Checkpoint(state, *_joined(self._best)), progress.to_record())
 
     def finish(self, at: int, progress: Progress) -> Progress:
-        """Measure the best prompts, and what they are compared with, at the end of the run."""
+        """Measure what was best, and what it is compared with, at the end of the run."""
         with self._bar.aside(f'evaluating on the {self._run.problems[0].test_split} split'):
             results = self._run.measure(self._best)
         _log_results(self._log, at, self._run, results)
         return dataclasses.replace(progress, finished_at=at, results=results,
                                    compared=self._run.settings.compare)
+
+
+def _joined(best: Sequence[Tuned]) -> tuple[Prompt, Params]:
+    """Return what is tuned best, of all problems, as a checkpoint holds it."""
+    return join_prompts([one.prompt for one in best]), best[0].weights
 
 
 def _of(problem: Problem, what: str, between: str = ' ') -> str:

@@ -23,7 +23,7 @@ from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
 from jax_prompt.prompts.initializers import Initializer, class_labels, sampled_vocabulary
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.prompt import Prompt, Tuned
 from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.selection import figure_to_choose_by
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -48,8 +48,8 @@ class Problem:
       num_rows: P, how many there are.
       examples: by split, with their raw rows.
       features: of the training split.
-      evaluate: (prompt, split) -> metric name -> value, the loss among them; of a prompt without
-        rows for the plain model.
+      evaluate: (what is tuned, split) -> metric name -> value, the loss among them; of a prompt
+        without rows for the plain model.
       evaluate_together: (prompts, split) -> heading -> metrics, of prompts as an ensemble.
       most_common: by split, the most common right answer and the metrics of giving it always.
       choose_by: the figure of the validation that prompts are chosen by.
@@ -66,7 +66,7 @@ class Problem:
     num_rows: int
     examples: Mapping[str, Examples]
     features: Features
-    evaluate: Callable[[Prompt, str], dict[str, float]]
+    evaluate: Callable[[Tuned, str], dict[str, float]]
     evaluate_together: Callable[[Sequence[Prompt], str], dict[str, dict[str, float]]]
     most_common: Mapping[str, tuple[str, dict[str, float]]]
     choose_by: str
@@ -191,7 +191,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
                      examples['validation'].name, len(examples['validation']))
     some = functools.cache(lambda: load_examples(task, 'train', opened.vocabulary, _SOME))
     return Problem('', task, prompt.layout, prompt.rows, examples, features,
-                   lambda tuned, split: evaluator(tuned, examples[split]),
+                   lambda tuned, split: evaluator(tuned.prompt, examples[split], tuned.weights),
                    lambda several, split: evaluator.measure_ensemble(several, examples[split]),
                    common, choose_by, settings.batch_size, settings.seed,
                    lambda rows_PD: evaluator(Prompt(rows_PD), some())[LOSS])

@@ -52,6 +52,7 @@ from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 from jax_prompt.training.state import TrainStateStore
+from jax_prompt.training.tuned_weights import check_weights, keep_model
 from jax_prompt.training.tuning import with_chosen_batching
 from jax_prompt.types import Params, count_parameters
 
@@ -59,6 +60,7 @@ MOST_COMMON = 'most common answer'
 NO_PROMPT = 'no prompt'
 BEFORE = 'prompt before training'
 AFTER = 'prompt after training'
+MODEL_AFTER = 'model after training'
 #: (step, the validation's metrics) -> whether to go on
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
 
@@ -70,7 +72,7 @@ def train(model: OpenedModel, task: Any, output: str | os.PathLike | RunFolder,
           optimizer: optax.GradientTransformation | None = None,
           settings: TrainSettings | None = None, quiet: bool = False,
           on_evaluation: OnEvaluation = lambda step, metrics: True) -> Outcome:
-    """Train a prompt for a frozen model on a task.
+    """Train a prompt for a frozen model on a task, or with `model_tuning` the model itself.
 
     The folder may hold the same run, killed at any moment: it is then resumed and ends with the
     same prompt, bit for bit. Nothing is written before model, data and settings are known good.
@@ -130,12 +132,14 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     if prompt.initializer is None and len(mixture.tasks) == 1:
         prompt = dataclasses.replace(
             prompt, initializer=default_start(mixture.tasks[0], prompt.rows))
-    one = prompt.method or direct()
+    one, optimizer = prompt.method or direct(), optimizer or optimizers.adafactor()
     method = for_tasks(one, len(problems))
+    if one.trains_weights:
+        check_weights(model, one, prompt.rows, optimizer, settings)
     initial, constants, tuned = _start(model, one, prompt, problems)
     problems = tuple(with_rows_added(problem, model, tuned.prompt.added) for problem in problems)
-    run = Run(model, problems, method, initial, constants, optimizer or optimizers.adafactor(),
-              settings, functools.partial(_keep_best, folder, model, method),
+    run = Run(model, problems, method, initial, constants, optimizer, settings,
+              functools.partial(_keep_best, folder, model, method),
               lambda best: _results(run, best), on_evaluation,
               functools.partial(_keep_shared, folder, model, one, problems))
     run = with_chosen_batching(run, lambda: recorded(folder))
@@ -190,11 +194,13 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
                               rules=opened.model.rules, labels=problem.task.label_words,
                               inputs_length=longest, loss=problem.start_loss)
         begun.append(method.init(jax.random.key(problem.seed), context))
-    initial, constants = begun[0]
-    tuned = jax.eval_shape(method.apply, initial, constants)
-    if tuned.weights:
+    tuned = jax.eval_shape(method.apply, *begun[0])
+    if tuned.weights and not method.trains_weights:
         raise ValueError(f'method {method.name} tunes weights of the model, which no prompt file '
-                         'can hold; choose a method that gives rows alone')
+                         'can hold; let it say trains_weights=True, or give rows alone')
+    if not count_parameters(begun[0][0]):
+        raise ValueError(f'method {method.name} has nothing to train with prompt.rows={prompt.rows}'
+                         '; expected at least 1 row')
     params, constants = zip(*begun, strict=True)
     return stack(params, method.shared), stack(constants), tuned
 
@@ -210,9 +216,13 @@ def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitSta
 
 
 def _keep_best(folder: RunFolder, opened: OpenedModel, method: Method, problem: Problem,
-               prompt: Prompt, kept: Kept) -> None:
-    """Write the best prompt of a problem so far."""
-    file = _prompt_file(opened, method, problem, prompt, kept)
+               tuned: Tuned, kept: Kept) -> None:
+    """Write what is best for a problem so far: the model, if it was tuned, and the prompt."""
+    of_model = opened.name, opened.fingerprint
+    if tuned.weights:
+        of_model = keep_model(folder.model, opened, tuned.weights,
+                              f'{opened.name}, tuned on {problem.task.name}')
+    file = _prompt_file(opened, method, problem, tuned.prompt, kept, of_model)
     if is_first():
         dataclasses.replace(folder, name=problem.name).save_prompt(file)
 
@@ -230,30 +240,32 @@ def _keep_shared(folder: RunFolder, opened: OpenedModel, method: Method,
 
 
 def _prompt_file(opened: OpenedModel, method: Method, problem: Problem, prompt: Prompt,
-                 kept: Kept) -> PromptFile:
-    """Return a prompt with all that it belongs to."""
+                 kept: Kept, of_model: tuple[str, str] | None = None) -> PromptFile:
+    """Return a prompt with all that it belongs to: a model's name and fingerprint among that."""
+    name, fingerprint = of_model or (opened.name, opened.fingerprint)
     metadata = PromptMetadata(
-        base_model=opened.name, base_model_fingerprint=opened.fingerprint,
+        base_model=name, base_model_fingerprint=fingerprint,
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
         metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
     return PromptFile(prompt.replace(rows=np.asarray(prompt.rows, np.float32)), metadata)
 
 
-def _results(run: Run, best: Sequence[Prompt]) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure the best prompts, and what they are compared with, on the test splits."""
-    results, before = {}, run.prompts(run.initial) if run.settings.compare else ()
+def _results(run: Run, best: Sequence[Tuned]) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure what is tuned best, and what it is compared with, on the test splits."""
+    results, before = {}, run.tuned(run.initial) if run.settings.compare else ()
     for number, problem in enumerate(run.problems):
-        prompts = {AFTER: best[number]}
+        tuned = {MODEL_AFTER if best[number].weights else AFTER: best[number]}
         if before:
-            prompts = {NO_PROMPT: no_prompt(run.opened.model.d_model),
-                       BEFORE: before[number]} | prompts
+            plain = {NO_PROMPT: Tuned(no_prompt(run.opened.model.d_model))}
+            tuned = plain | ({BEFORE: before[number]} if problem.num_rows else {}) | tuned
         split = problem.test_split
-        results[problem.name] = {MOST_COMMON: problem.most_common[split][1]} | {
-            heading: problem.evaluate(prompt, split) for heading, prompt in prompts.items()}
+        common = problem.most_common[split][1]
+        results[problem.name] = ({MOST_COMMON: common} if common else {}) | {
+            heading: problem.evaluate(one, split) for heading, one in tuned.items()}
     for task, numbers in _ensembles(run.problems).items():
         first = run.problems[numbers[0]]
-        results[task] = first.evaluate_together([best[number] for number in numbers],
+        results[task] = first.evaluate_together([best[number].prompt for number in numbers],
                                                 first.test_split)
     return results
 
@@ -276,7 +288,8 @@ def _outcomes(run: Run, folder: RunFolder, progress: Progress) -> tuple[Outcome,
             folder=own, results=progress.results[problem.name], split=problem.test_split,
             best_step=kept.best_step,
             remarks=tuple(f'{problem.name}: {one}' if problem.name else one for one in said),
-            prompt_bytes=from_first(lambda own=own: own.prompt.stat().st_size),
+            prompt_bytes=from_first(lambda own=own: own.saved_bytes),
             model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial),
-            ensemble=progress.results[task] if task in ensembles else {}))
+            ensemble=progress.results[task] if task in ensembles else {},
+            tuned_model=folder.model if run.method.trains_weights else None))
     return tuple(outcomes)

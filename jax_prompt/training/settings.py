@@ -19,7 +19,8 @@ class PromptSettings:
     """The prompt to train.
 
     Attributes:
-      rows: P, virtual tokens. The paper finds a large gain up to 20 and little after 100.
+      rows: P, virtual tokens. The paper finds a large gain up to 20 and little after 100. 0 for a
+        method that trains weights alone.
       layout: where they stand in the input.
       initializer: gives the rows to start from; None for the paper's best: the class labels'
         words, then frequent vocabulary (frequent vocabulary alone where the task has no labels).
@@ -35,7 +36,7 @@ class PromptSettings:
     ensemble: int | None = None
 
     def __post_init__(self):
-        if self.rows < 1:
+        if self.rows < 0 or (self.rows == 0 and self.method is None):
             raise ValueError(f'prompt rows is {self.rows}; expected at least 1 to train')
         if self.ensemble is not None and self.ensemble < 2:
             raise ValueError(f'an ensemble of {self.ensemble} is none; expected at least 2 '

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jax_prompt.files import first_line, sealed
-from jax_prompt.parallel.hosts import is_first, load_from_first
+from jax_prompt.parallel.hosts import fetch, is_first, load_from_first
 from jax_prompt.types import Array
 
 _FORMAT = 2
@@ -94,10 +94,10 @@ class TrainStateStore:
           state: arrays; its step names the checkpoint.
           host_state: a small JSON-ready dict to keep beside it.
         """
+        leaves = _named_leaves(jax.tree.map(fetch, state))  # by all processes together
         if self._manager is None:
             return
         step = int(state.step)
-        leaves = _named_leaves(jax.device_get(state))
         record = sealed({
             'format': _FORMAT, 'run': self._run, 'host': json.loads(json.dumps(host_state or {})),
             'leaves': _spec(leaves), 'arrays': _arrays_digest(leaves)})
@@ -110,7 +110,7 @@ class TrainStateStore:
             self._manager.delete(step)
         args = self._ocp.args
         self._manager.save(step, force=True, args=args.Composite(
-            state=args.StandardSave(leaves), host=args.JsonSave(record)))
+            state=args.StandardSave(_filled(leaves)), host=args.JsonSave(record)))
 
     def restore_latest(self, template: Stepped) -> tuple[Any, dict[str, Any]] | None:
         """Read the newest checkpoint that is whole.
@@ -119,11 +119,12 @@ class TrainStateStore:
         the run can save at that step again.
 
         Args:
-          template: a state with the structure, shapes, dtypes and shardings to restore into; its
-            values are not used.
+          template: a state with the structure, shapes and dtypes to restore into; its values are
+            not used.
 
         Returns:
-          The state, bit for bit as saved, and the host state; None when nothing was ever saved.
+          The state in numpy arrays, bit for bit as saved, and the host state; None when nothing was
+          ever saved.
 
         Raises:
           ValueError: when checkpoints exist but none can be read, or when the newest readable one
@@ -157,8 +158,9 @@ class TrainStateStore:
         """Read one checkpoint, or raise _Unusable."""
         record, leaves = self._read_record(step), _named_leaves(template)
         _check_structure(record['leaves'], _spec(leaves), self._folder / str(step))
-        restored = self._read(step, state=self._ocp.args.StandardRestore(
-            jax.tree.map(self._ocp.utils.to_shape_dtype_struct, leaves)))
+        # Numpy arrays are restored as such; empty ones take no memory.
+        empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        restored = empty | self._read(step, state=self._ocp.args.StandardRestore(_filled(empty)))
         if _arrays_digest(restored) != record['arrays']:
             raise _Unusable('its arrays do not match their digest')
         state = jax.tree.structure(template).unflatten(restored[name] for name in leaves)
@@ -209,6 +211,11 @@ def _named_leaves(state: Stepped) -> dict[str, Any]:
     """The arrays of a state by their paths: what is stored does not depend on optax's classes."""
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+
+
+def _filled(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The arrays that hold a number; Orbax keeps no others, such as the rows of no prompt."""
+    return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
 def _spec(leaves: dict[str, Any]) -> dict[str, list]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 def make_train_step(model: Model, method: Method, optimizer: optax.GradientTransformation,
                     settings: TrainSettings = TrainSettings(),  # noqa: B008
-                    mesh: Mesh | None = None) -> TrainStep:
+                    mesh: Mesh | None = None, living: Any = None) -> TrainStep:
     """Compile one update of what a method trains.
 
     The frozen weights are an argument: not differentiated, not donated, not returned. The state is
@@ -40,6 +41,7 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
         The rows of microbatches go through the model one after the other, so that activations of
         one part alone are in memory; the gradients are summed.
       mesh: where state and weights live, from `make_mesh`; None for one device.
+      living: the shardings of the state; None for a copy of it on every device.
 
     Returns:
       step(state, frozen, batch, constants=None) -> (state, metrics), the constants being those that
@@ -93,7 +95,8 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
         average = averaged(state.average, params, state.step + 1, settings)
         return TrainState(state.step + 1, params, opt_state, average), metrics
 
-    where = {} if mesh is None else {'out_shardings': replicated(mesh)}
+    where = {} if mesh is None else {
+        'out_shardings': (living or replicated(mesh), replicated(mesh))}
     return jax.jit(step, donate_argnums=0, **where)
 
 

@@ -49,7 +49,7 @@ def prefix_lm(files: Sequence[str] | str, validation_files: Sequence[str] | str 
                                for one in (files, validation_files))
     if not files:
         raise ValueError('prefix_lm has no files; name text files, as in '
-                         "--gin.prefix_lm.files='[\"corpus.txt\"]'")
+                         '--gin.prefix_lm.files=corpus.txt')
     if words < 2:
         raise ValueError(f'prefix_lm has words={words}; expected at least 2 a piece, one to read '
                          'and one to write')

@@ -26,7 +26,7 @@ _KINDS = {
     'norms': r'.*(norm/scale|relative_bias/embedding)',
 }
 #: The key of the trained parameters that are weights.
-WEIGHTS = 'weights'
+MODEL = 'model'
 
 
 @configured
@@ -39,7 +39,7 @@ def model_tuning(weights: str = 'all', layers: int | None = None) -> Method:
             whatever stands where.
 
     Returns:
-        A method whose parameters are `weights`, float32, in the frozen tree's nesting: matrices
+        A method whose parameters are `model`, float32, in the frozen tree's nesting: matrices
         with heads joined, of stacked layers a tuple; and `prompt` float32[P, D] if P > 0.
 
     Raises:
@@ -67,14 +67,14 @@ def model_tuning(weights: str = 'all', layers: int | None = None) -> Method:
             if re.fullmatch(_KINDS[weights], name) and (layers is None or _is_stacked(rule)):
                 _put(chosen, name.split('/'), _matrices(name, leaf, rule, layers))
         rows = {'prompt': context.start(rng)} if context.num_rows else {}
-        return {WEIGHTS: chosen, **rows}, {'prompt': jnp.zeros((0, context.d_model))}
+        return {MODEL: chosen, **rows}, {'prompt': jnp.zeros((0, context.d_model))}
 
     def apply(params: Params, constants: Params) -> Tuned:
         stacked = jax.tree.map(lambda leaf: jnp.stack(leaf) if isinstance(leaf, tuple) else leaf,
-                               params[WEIGHTS], is_leaf=lambda leaf: isinstance(leaf, tuple))
+                               params[MODEL], is_leaf=lambda leaf: isinstance(leaf, tuple))
         return Tuned(Prompt(params.get('prompt', constants['prompt'])), stacked)
 
-    return Method('model_tuning', init, apply)
+    return Method('model_tuning', init, apply, trains_weights=True)
 
 
 def matrix_shape(rule: Rule, shape: Sequence[int]) -> tuple[int, ...]:

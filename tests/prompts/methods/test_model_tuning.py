@@ -84,7 +84,7 @@ def test_all_weights_are_counted_once_and_a_prompt_is_trained_beside_them():
 
 def test_matrices_have_heads_joined_and_split_where_heads_do():
     params, _ = model_tuning().init(RNG, context())
-    matrices = named(params['weights'])
+    matrices = named(params['model'])
     assert matrices['encoder/layers/self_attention/query/kernel/4'].shape == (24, 20)
     assert matrices['encoder/layers/self_attention/out/kernel/4'].shape == (20, 24)
     assert matrices['decoder/layers/feed_forward/norm/scale/1'].shape == (24,)
