@@ -98,6 +98,18 @@ def test_depth_multiplies_what_goes_over_model(report):
     assert 2.5 < deep / shallow < 3.1
 
 
+def test_the_encoders_outputs_have_one_gradient_however_many_layers_read_them(report):
+    """A layer sends activations twice and gradients as often as kernels read the same inputs.
+
+    That is, in the encoder, those of attention (1 + 3) and of the feed-forward block (1 + 2), and
+    in the decoder those of its attention to the encoder (1 + 1) besides. (On a TPU the gradients of
+    kernels that read the same inputs are added up first.)
+    """
+    shallow, deep = (axis_bytes(report[name]['traffic'], 'model')
+                     for name in ('data:4,model:2', 'deep'))
+    assert (deep - shallow) / 4 == B // 4 * (7 * S + 9 * L) * D * 4
+
+
 def test_fully_sharded_weights_cost_more_over_data(report):
     assert data_bytes(report['fully sharded']) > 10 * (P * D * 4 + 4096)
 
