@@ -28,16 +28,12 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.models.base import Prefix, Tokens
+from jax_prompt.models.t5.activations import copies_for_heads
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.kernel_first import for_step, of_few_rows, with_steps
-from jax_prompt.models.t5.layers import (
-    DecoderLayer,
-    EncoderLayer,
-    copies_for_heads,
-    few_queries,
-)
+from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer, few_queries
 from jax_prompt.models.t5.positions import (
     MASKED,
     Biases,
