@@ -222,6 +222,8 @@ BAD_SETTINGS = [
     (['--model=missing/folder/of/mine'], ['missing/folder/of/mine']),
     (['--gin.model.dtype=float16'], ['float16']),
     (['--gin.model.remat=some'], ["remat='some'"]),
+    (["--gin.file_task.metrics=('acc',)"], ["metrics of task", "name 'acc'; expected some of"]),
+    (['--gin.file_task.golds_column=none'], ["column 'none' is not there at reviews.csv line 2"]),
     (['--task=rows.xlsx'], ['rows.xlsx is a .xlsx file; expected .csv, .tsv, .json or .jsonl']),
     (['--task=rows.csv.zip'], ['rows.csv.zip is a .zip file; expected .csv, .tsv, .json or .js']),
     (['--task=../rows'], ['../rows is a file whose name has no ending; expected .csv, .tsv, .js']),

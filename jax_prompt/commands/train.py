@@ -12,6 +12,7 @@ from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.suites import Suite
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.evaluation.registry import check_metrics
 from jax_prompt.parallel.hosts import from_first, is_first
 from jax_prompt.training.card import size_line
 from jax_prompt.training.folder import RunFolder, check_folder
@@ -48,6 +49,8 @@ def train_command(model: Opener | None = None, task: TextTask | RegisteredTask |
         return 0
     tasks = (task,) if tasks is None else tasks
     mixture = tasks if isinstance(tasks, Mixture) else Mixture(tuple(tasks))
+    for one in mixture.tasks:
+        check_metrics(one)
     from_first(lambda: check_folder(folder.path))
     opened = model()
     prompt = choose_source(opened, mixture, output, prompt or PromptSettings(), optimizer, settings,
