@@ -27,8 +27,8 @@ def disturbed(tuned: Tuned, settings: TrainSettings, rng: Array) -> Tuned:
     Returns:
       The prompt to differentiate at. All examples of a batch see the same one.
 
-    Source: of the noise, Chen et al. 2023 (arXiv:2305.02423), PTP-RN, on the prompt's embeddings;
-    relative to their size here, since models differ in it.
+    Source: of the noise, Chen et al. 2023 (arXiv:2305.02423), whose PTP-RN perturbs embeddings; the
+    prompt's here, relative to their size, since models differ in it.
     """
     if not settings.prompt_dropout and not settings.noise:
         return tuned
@@ -60,7 +60,7 @@ def worsened(tuned: Tuned, gradient: Tuned, size: float) -> Tuned:
     Returns:
       The prompt plus `size * |prompt| * gradient / |gradient|`; what is tuned besides stays.
 
-    Source: Chen et al. 2023 (arXiv:2305.02423), PTP-ADV, with one step of ascent.
+    Source: Chen et al. 2023 (arXiv:2305.02423), PTP-ADV; of the prompt, with one step of ascent.
     """
 
     def move(leaf: Array, slope: Array) -> Array:

@@ -78,6 +78,21 @@ def test_two_processes_train_as_one(world, cache, alone, tmp_path):
     assert_same_run(alone, tmp_path / 'run')
 
 
+def test_added_rows_noise_averages_and_a_chosen_start_are_those_of_one_process(world, cache,
+                                                                               tmp_path):
+    runs = {name: [*command(world, tmp_path / name, **QUICK, noise=0.05, adversarial=0.01,
+                            prompt_dropout=0.1, average=0.9),
+                   '--gin.prompt.method=@dept()', '--gin.dept.rank=2',
+                   '--gin.prompt.initializer=@best_of()', '--gin.best_of.draws=3',
+                   '--gin.best_of.starts=[@class_labels()]', '--gin.adafactor.learning_rate=0.05']
+            for name in ('one', 'two')}
+    assert finish(start(runs['one'], cache))[0][0] == 0
+    for code, errors in finish(*start_together([*runs['two'], '--mesh=data:4,model:2'], cache,
+                                                devices=4)):
+        assert code == 0, errors
+    assert_same_run(tmp_path / 'one', tmp_path / 'two')
+
+
 @pytest.mark.parametrize('method', ['direct', 'mpt'])
 def test_prompts_of_one_run_train_on_many_devices_and_processes_as_on_one(world, cache, tmp_path,
                                                                         method):
