@@ -19,7 +19,7 @@ FOLDER = pathlib.Path(__file__).parent
 PARAMETERS, LIVE = 'parameters', 'live'
 
 
-def executed(path: pathlib.Path, timeout: float = 1800, **parameters: Any) -> NotebookNode:
+def executed(path: pathlib.Path, timeout: float = 7200, **parameters: Any) -> NotebookNode:
     """Run a notebook to its end, in an empty folder.
 
     Args:

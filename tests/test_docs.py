@@ -3,6 +3,7 @@ figures have the command that made them."""
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import inspect
 import io
@@ -181,6 +182,31 @@ def test_names_in_the_text_are_in_the_code(page):
         if _PATH.fullmatch(span) and 'NAME' not in span:
             places = (ROOT, ROOT / 'jax_prompt', ROOT / 'gin', page.parent)
             assert any((place / span).exists() for place in places), f'{page.name}: no {span}'
+
+
+@functools.cache
+def definitions():
+    """Return name -> what it holds, for each class and function of the package."""
+    found = {}
+    for path in (ROOT / 'jax_prompt').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                inside = {getattr(one, 'name', None) or getattr(getattr(one, 'target', None), 'id',
+                                                                None) for one in node.body}
+                found[node.name] = found.get(node.name, set()) | inside
+    return found
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_python_names_in_the_text_are_in_the_code(page):
+    for span in re.findall(r'(?<!`)`([^`\n]+)`(?!`)', _BLOCK.sub('', text_of(page))):
+        found = re.match(r'(?:[a-z_]+\.)*(?P<name>[A-Z][a-z]+[A-Z]\w*|\w+(?=\())(?:\.(?P<of>\w+))?',
+                         span.lstrip('@'))
+        known = {'ValueError', 'CudaDevice', *CONFIGURABLES}
+        if found and found['name'] not in known and '/' not in span:
+            inside = definitions().get(found['name'])
+            assert inside is not None, f'{page.name}: nothing is called {found["name"]}: `{span}`'
+            assert not found['of'] or found['of'] in inside, f'{page.name}: `{span}` is not there'
 
 
 @pytest.mark.parametrize('page', PAGES, ids=NAMES)
