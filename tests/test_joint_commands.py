@@ -87,6 +87,7 @@ def test_an_ensemble_is_trained_measured_and_answers_together(world, tmp_path, c
           'an ensemble of 1 is none; expected at least 2 prompts')
 
 
+@pytest.mark.slow
 def test_prompts_are_compared_and_a_run_starts_from_the_likest(world, sources, tmp_path, capsys):
     rank = ['similarity', f'--prompts={sources}', f'--prompt={sources}/warmth.safetensors']
     assert cli.main([*rank, '--json']) == 0

@@ -94,6 +94,7 @@ def test_source_tasks_share_a_prompt_that_another_task_starts_from(model, tasks,
     np.testing.assert_array_equal(load_prompt(begun.folder.prompt).prompt.rows, rows)
 
 
+@pytest.mark.slow
 def test_students_learn_what_their_teachers_say(model, tasks, tmp_path):
     quiet = dict(settings=quick(steps=8, choose_by='loss'), quiet=True)
     teachers = train_together(model, Mixture(tasks), tmp_path / 'teachers', PromptSettings(5),
