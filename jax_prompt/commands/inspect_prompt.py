@@ -33,6 +33,9 @@ def _describe(told: dict[str, Any]) -> str:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # What a file says may hold what moves a terminal's cursor.
         lines.append(f'  {name:24} {shown if shown.isprintable() else json.dumps(value)}')
+    for name, shape in told.get('prefix', {}).items():
+        lines.append('  prefix {:17} {} layers, {} heads, {} positions of {} numbers'.format(
+            name, *shape))
     nearest = told.get('nearest')
     for row, norm in enumerate(told['row_norms']):
         near = '' if not nearest else '  ' + ', '.join(

@@ -94,6 +94,11 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         ValueError: an unknown form, or one that cannot express the prompt.
         FileExistsError: something is there that may not be replaced.
     """
+    if form in EXPORTED and prompt_file.prompt.prefix:
+        what = 'the prompt' if prompt_file.path is None else f'prompt file {prompt_file.path}'
+        raise ValueError(f'{what} has a prefix of keys and values, which no other tool reads as a '
+                         f'T5 means them (PEFT has the decoder alone, {form!r} rows alone); use it '
+                         'with jax_prompt, or train a method that gives rows')
     if prompt_file.prompt.added:
         raise ValueError(f'the prompt adds {prompt_file.prompt.added} rows to the text (method '
                          f'{prompt_file.metadata.method}), which {form} cannot say; export a '
@@ -138,6 +143,7 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
         prompt_PD = prompt.rows[:prompt.num_virtual]
         if prompt.added:
             told['rows added to the text'] = prompt.added
+        told['prefix'] = {name: list(keys.shape[1:]) for name, (keys, _) in prompt.prefix.items()}
         told['metadata'] = {
             field.name: getattr(prompt_file.metadata, field.name)
             for field in dataclasses.fields(prompt_file.metadata)}

@@ -40,7 +40,7 @@ from jax_prompt.inference.generate import (
     stack_limits,
     without_end,
 )
-from jax_prompt.models.base import Model
+from jax_prompt.models.base import Model, Prefix
 from jax_prompt.types import Array, Params
 
 #: The score of what must not be chosen; far below any log-probability, and finite.
@@ -156,7 +156,7 @@ def stack_beam_settings(settings: Sequence[BeamSettings], max_length: int) -> Be
 
 
 def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, num_beams: int,
-                 rows: BeamRows) -> Beams:
+                 rows: BeamRows, prefix: Prefix | None = None) -> Beams:
     """Search from encoded inputs until no row's answer can change.
 
     Args:
@@ -166,6 +166,7 @@ def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arra
       mask_BS: bool[B, S], True where the encoder had a token.
       num_beams: G.
       rows: each row's settings; they hold the length L.
+      prefix: that the decoder sees.
 
     Returns:
       The finished sequences, the best first.
@@ -185,7 +186,7 @@ def search_beams(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arra
         found=nothing,
         is_found_BG=jnp.zeros(shape_BG, bool),
         places_BGL=jnp.full((*shape_BG, max_length), -1, jnp.int32),
-        cache=model.init_cache(frozen, encoded_BSD, mask_BS, max_length * num_beams))
+        cache=model.init_cache(frozen, encoded_BSD, mask_BS, max_length * num_beams, prefix))
 
     def unfinished(now: _Search) -> Array:
         return (now.position < max_length) & jnp.any(now.open_B)

@@ -19,8 +19,8 @@ class Decoding:
     """A way to generate.
 
     Attributes:
-      make: (model, max_length) -> decode(frozen, encoded_BSD, mask_BS, rows) -> int32[B, L],
-        jitted, in which a row depends on its own settings alone.
+      make: (model, max_length) -> decode(frozen, encoded_BSD, mask_BS, rows, prefix=None) ->
+        int32[B, L], jitted, in which a row depends on its own settings alone.
       settings: of a row that asks for nothing; a dataclass with `max_tokens`.
       stack: (settings of all B rows, max_length) -> the arrays `rows`.
     """
@@ -46,8 +46,8 @@ class Decoding:
 
 
 def _sampler(model: Model, max_length: int) -> Callable[..., Array]:
-    return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: sample_tokens(
-        model, frozen, encoded_BSD, mask_BS, max_length, rows))
+    return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows, prefix=None: sample_tokens(
+        model, frozen, encoded_BSD, mask_BS, max_length, rows, prefix))
 
 
 #: Greedy and sampled rows in one batch, each as its `SamplingSettings` ask.
@@ -67,8 +67,8 @@ def beam_search(num_beams: int = 4) -> Decoding:
 
     def make(model: Model, max_length: int) -> Callable[..., Array]:
         check_beams(model, num_beams)
-        return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows: search_beams(
-            model, frozen, encoded_BSD, mask_BS, num_beams, rows).tokens_BGL[:, 0])
+        return jax.jit(lambda frozen, encoded_BSD, mask_BS, rows, prefix=None: search_beams(
+            model, frozen, encoded_BSD, mask_BS, num_beams, rows, prefix).tokens_BGL[:, 0])
 
     return Decoding(make, BeamSettings(), stack_beam_settings)
 

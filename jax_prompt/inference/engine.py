@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.data.features import FeatureConverter
@@ -19,9 +21,11 @@ from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.decodings import SAMPLING, Decoding
 from jax_prompt.inference.parts import Part
 from jax_prompt.inference.predict import Runner
+from jax_prompt.inference.prefix_table import PrefixTable
 from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.rank import LabelSet
 from jax_prompt.inference.rows import PLAIN, Prediction, Row, Running, ServedPrompt, UnknownPrompt
+from jax_prompt.models.forward import prefix_of
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt
 from jax_prompt.prompts.layout import Layout
@@ -61,6 +65,7 @@ class Engine:
         self.shapes = shapes or Shapes()
         self._how = How(self.shapes, tuple({'sample': SAMPLING, **(decodings or {})}.items()))
         self._runner = Runner(opened, self._how)
+        self.prefixes = PrefixTable(self._runner.everywhere)
         self.table = PromptTable(opened.model.d_model, capacity, self._runner.everywhere)
         # Whether any prompt ever added rows to texts: one that was removed still answers its rows.
         self._adds = False
@@ -100,14 +105,17 @@ class Engine:
         except ValueError as error:
             what = 'the prompt' if file.path is None else f'prompt file {file.path}'
             raise ValueError(f'{what} cannot be used: {error}') from error
-        block = None
+        block = slot = None
         if len(file.prompt.rows):
             block = self.table.put(file.prompt.rows)
             converter = dataclasses.replace(converter, first_row=block.offset)
         if converter.added:
             converter.check_added()
             self._adds = True
-        prompt = ServedPrompt(name, task, converter, labels, block, file)
+        if file.prompt.prefix:
+            prefix_of(opened.model, file.prompt)
+            slot = self.prefixes.put(file.prompt.prefix)
+        prompt = ServedPrompt(name, task, converter, labels, block, file, slot)
         with self._lock:
             self._prompts = {**self._prompts, name: prompt}
         return prompt
@@ -191,7 +199,7 @@ class Engine:
         for number, tokens in enumerate(tokenized):
             ids, cut = prompt.ids(tokens, where(number))
             rows.append(Row(prompt, ids, cut, labels if rank else None, max_tokens, decoding,
-                            options, group))
+                            options, group, prefix=prompt.prefix_use))
         return rows
 
     def divide(self, rows: Sequence[Row]) -> list[Part]:
@@ -258,27 +266,28 @@ class Engine:
             self._warming_up = False
         return self.compilations - before
 
-    def make_room(self, num_rows: int, stop: Callable[[], bool] = lambda: False,
-                  adds: bool = False) -> None:
-        """Compile what has run so far for the table that a prompt will need, if that changes.
+    def make_room(self, prompt: Prompt, stop: Callable[[], bool] = lambda: False) -> None:
+        """Compile what has run so far for the tables that a prompt will need, if these change.
 
         Without that, whatever runs after the prompt is added is compiled once more.
 
         Args:
-          num_rows: of the prompt.
+          prompt: of which only sizes count, and whether it adds rows to texts, which no prompt in
+            use may have done yet.
           stop: is asked before each program whether to leave it at that.
-          adds: whether it adds rows to texts, which no prompt in use may have done yet.
         """
-        capacity, adds = self.table.capacity_for(num_rows), adds or self._adds
+        capacity = self.table.capacity_for(len(prompt.rows))
+        adds, prefixes = bool(prompt.added) or self._adds, self.prefixes.empty_for(prompt.prefix)
         if capacity != self.table.capacity:
             self.table.warm_up(capacity=capacity)
-        if (capacity, adds) != (self.table.capacity, self._adds):
-            self._runner.run_again(Prompt(self.table.empty(capacity), int(adds)), stop)
+        wider = jax.tree.map(jnp.shape, prefixes) != jax.tree.map(jnp.shape, self.prefixes.arrays)
+        if (capacity, adds) != (self.table.capacity, self._adds) or wider:
+            self._runner.run_again(Prompt(self.table.empty(capacity), int(adds), prefixes), stop)
 
     @property
     def _prompt(self) -> Prompt:
         """Return all prompts in use as one."""
-        return Prompt(self.table.rows_RD, int(self._adds))
+        return Prompt(self.table.rows_RD, int(self._adds), self.prefixes.arrays)
 
     def samples(self, prompt: ServedPrompt) -> list[Row]:
         """Return rows without content, of every kind that requests to a prompt make by themselves.
@@ -290,7 +299,8 @@ class Engine:
         groups = ({'sample': self._how.rank_group(labels)} if labels is not None else
                   {name: self._how.generation_group(tokens, name)
                    for name, _ in self._how.decodings})
-        return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group)
+        return [Row(prompt, np.zeros(1, np.int32), False, labels, tokens, name, None, group,
+                    prefix=prompt.prefix_use)
                 for name, group in groups.items()]
 
     def _read(self, file: PromptFile) -> tuple[TextTask, FeatureConverter, LabelSet | None]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jax_prompt.inference.prefix_table import PrefixUse
 from jax_prompt.inference.rows import Prediction, Row
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.prompts.virtual import shifted
@@ -80,7 +81,8 @@ def member_row(row: Row, number: int, prompt: Prompt, vocab_size: int) -> Row:
       prompt: one of them.
       vocab_size: V, the first virtual id.
     """
-    return dataclasses.replace(row, ids=shifted(row.ids, number * len(prompt.rows), vocab_size))
+    return dataclasses.replace(row, ids=shifted(row.ids, number * len(prompt.rows), vocab_size),
+                               prefix=PrefixUse.of(prompt, number))
 
 
 def _log_mean(logarithms: Sequence[float]) -> float:

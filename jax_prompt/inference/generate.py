@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.models.base import Model
-from jax_prompt.models.forward import encode
+from jax_prompt.models.base import Model, Prefix
+from jax_prompt.models.forward import encode, prefix_of
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
 
@@ -103,8 +103,10 @@ def make_generator(model: Model, max_length: int, choose: Choice = greedy) -> Ge
     @jax.jit
     def generate(frozen: Params, prompt: Prompt, ids_BS: Array,
                  limits: Limits | None = None) -> Array:
-        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
-        return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, limits)
+        prefix = prefix_of(model, prompt)
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS, prefix=prefix)
+        return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, limits,
+                             prefix)
 
     return generate
 
@@ -118,7 +120,8 @@ def check_beams(model: Model, num_beams: int) -> None:
 
 
 def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
-                  choose: Choice = greedy, limits: Limits | None = None) -> Array:
+                  choose: Choice = greedy, limits: Limits | None = None,
+                  prefix: Prefix | None = None) -> Array:
     """Decode from encoded inputs, one sequence a row, until every row has ended.
 
     Args:
@@ -129,6 +132,7 @@ def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
       max_length: L, tokens to generate at most.
       choose: picks each row's next token from its logits.
       limits: each row's own, where they differ.
+      prefix: that the decoder sees.
 
     Returns:
       int32[B, L], pads after the end token, and after `NOT_FINITE`.
@@ -157,7 +161,7 @@ def decode_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         last_B=jnp.full(batch, tokens.start, jnp.int32),
         ended_B=~jnp.any(mask_BS, axis=1),
         tokens_BL=jnp.full((batch, max_length), tokens.pad, jnp.int32),
-        cache=model.init_cache(frozen, encoded_BSD, mask_BS, max_length))
+        cache=model.init_cache(frozen, encoded_BSD, mask_BS, max_length, prefix))
     return jax.lax.while_loop(unfinished, advance, start).tokens_BL
 
 

@@ -98,6 +98,8 @@ def divide(rows: Sequence[Row], shapes: Shapes, whole: bool = False) -> list[Par
     """
     numbers, room = range(len(rows)), shapes.batch_size(len(rows))
     lengths = [len(row.ids) for row in rows]
+    # Packed rows of a chunk would share a prefix.
+    whole = whole or any(row.prefix for row in rows)
     if whole or room < _SMALLEST or not _has_cores():
         return [Part(tuple(numbers), room, shapes.length(max(lengths)))]
     longest_first = sorted(numbers, key=lambda number: -lengths[number])

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +27,12 @@ from jax_prompt.inference.parts import (
     start,
     taken,
 )
+from jax_prompt.inference.prefix_table import stack_uses
 from jax_prompt.inference.programs import programs_of
 from jax_prompt.inference.rank import stack_labels
 from jax_prompt.inference.rows import Prediction, Row, Running
+from jax_prompt.models.base import Prefix
+from jax_prompt.models.forward import prefix_of
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import place
@@ -96,7 +99,7 @@ class Runner:
 
     def divide(self, rows: Sequence[Row]) -> list[Part]:
         """Return the parts of a batch, as `start` and `is_warm` take them; see `parts.divide`."""
-        return divide(rows, self._how.shapes, whole=self._mesh is not None)
+        return divide(rows, self._how.shapes, self._mesh is not None)
 
     def start(self, rows: Sequence[Row], prompt: Prompt,
               parts: Sequence[Part] | None = None) -> Running:
@@ -208,16 +211,16 @@ class Runner:
         The longest input alone comes first: its program can answer any, padded. Then full batches;
         then short texts before long ones, and sizes in between last.
         """
-        shapes, whole = self._how.shapes, self._mesh is not None
+        shapes = self._how.shapes
         few, many = shapes.batch_sizes[0], shapes.batch_sizes[-1]
         sizes = sorted(itertools.product(lengths, shapes.batch_sizes), key=lambda size: (
             size != (lengths[-1], few), size != (lengths[-1], many), size[1] not in (few, many),
             size))
         jobs, seen = [], set()
-        kinds = {self._kind(row): row for row in rows}.values()
+        kinds = {(self._kind(row), row.prefix is None): row for row in rows}.values()
         for (length, batch), row in itertools.product(sizes, kinds):
             sample = [dataclasses.replace(row, ids=np.zeros(length, np.int32))] * batch
-            for parts in every_division(sample, shapes, whole):
+            for parts in every_division(sample, shapes, self._mesh is not None):
                 if new := self._new(sample, parts, prompt) - seen:
                     seen |= new
                     jobs.append((sample, parts))
@@ -242,6 +245,8 @@ class Runner:
     def _new(self, batch: Sequence[Row], parts: Sequence[Part], prompt: Prompt) -> set[tuple]:
         """Return what tells the programs that a batch needs and that have not run yet."""
         keys, capacity = set(), (len(prompt.rows), bool(prompt.added))
+        if any(row.prefix for row in batch):
+            capacity += tuple((name, keys.shape) for name, (keys, _) in prompt.prefix.items())
         for part in parts:
             kind = max(self._kind(batch[number]) for number in part.numbers)
             sizes = part.batch, part.length, capacity
@@ -268,6 +273,11 @@ class Runner:
         opened, programs = self._opened, self._programs
         rows, pad_id = [batch[number] for number in part.numbers], opened.model.tokens.pad
         arrays = self._place(self._arrays(rows, part.batch), part.batch)
+        uses, more = [row.prefix for row in rows], {}
+        if any(uses):  # a batch of plain rows is a program without a prefix
+            chosen = self._place(stack_uses(uses, part.batch, prompt.prefix), part.batch)
+            more['prefix'] = prefix_of(opened.model, prompt, *chosen)
+        prompt = prompt.replace(prefix={})
         if part.chunks is None:
             ids_BS = np.full((part.batch, part.length), pad_id, np.int32)
             for number, row in enumerate(rows):
@@ -276,34 +286,34 @@ class Runner:
         ranks = rows[0].labels is not None
         if ranks and part.chunks is None:
             return (lambda: None,
-                    lambda _: (programs.score(opened.frozen, prompt, ids_BS, *arrays),))
+                    lambda _: (programs.score(opened.frozen, prompt, ids_BS, *arrays, **more),))
         # Ranking needs none of the copies that generating makes of the weights.
         weights = opened.frozen if ranks else opened.for_generation
-        run = functools.partial(programs.encode, weights, prompt)
+        run = functools.partial(programs.encode, weights, prompt, **more)
         if ranks:
             def answer(*encoded: Array) -> tuple[Array, ...]:
                 return (programs.score_encoded(weights, *encoded, *arrays),)
         else:
-            answer = self._generator(rows, part.batch, arrays)
+            answer = self._generator(rows, part.batch, arrays, more)
         if part.chunks is None:
             return lambda: run(ids_BS), lambda inputs: answer(*inputs)
         return (lambda: encoded.update(encode_chunks(run, batch, part.chunks, pad_id)),
                 lambda _: answer(*taken(part, encoded, opened.model)))
 
-    def _generator(self, rows: Sequence[Row], batch: int,
-                   arrays: Any) -> Callable[[Array, Array], tuple[Array, ...]]:
+    def _generator(self, rows: Sequence[Row], batch: int, arrays: Any,
+                   more: Mapping[str, Prefix]) -> Callable[[Array, Array], tuple[Array, ...]]:
         """Return what decodes encoded inputs and, where rows have targets, scores these too."""
         opened, (_, name, length) = self._opened, rows[0].group
         decode = self._programs.decoder(self._how.decoding(name), length)
 
         def generate(encoded_BSD: Array, mask_BS: Array) -> tuple[Array, ...]:
-            tokens_BL = decode(opened.for_generation, encoded_BSD, mask_BS, arrays)
+            tokens_BL = decode(opened.for_generation, encoded_BSD, mask_BS, arrays, **more)
             if rows[0].target is None:
                 return (tokens_BL,)
             targets_BL = np.full((batch, len(rows[0].target)), opened.model.tokens.pad, np.int32)
             targets_BL[:len(rows)] = [row.target for row in rows]
             return tokens_BL, self._programs.score_targets(
-                opened.frozen, encoded_BSD, mask_BS, self._place(targets_BL, batch))
+                opened.frozen, encoded_BSD, mask_BS, self._place(targets_BL, batch), **more)
 
         return generate
 

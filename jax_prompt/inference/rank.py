@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.models.base import Model
+from jax_prompt.models.base import Model, Prefix
 from jax_prompt.models.forward import encode
 from jax_prompt.prompts.prompt import Prompt
 from jax_prompt.types import Array, Params
@@ -72,21 +72,24 @@ def make_row_label_scorer(model: Model) -> RowLabelScorer:
       model: the frozen model's shape.
 
     Returns:
-      score(frozen, prompt, ids_BS, targets_BCL, weights_BCL) -> float32[B, C]: log-probabilities
-      of the labels; 0 for those that are missing, which the caller must leave out.
+      score(frozen, prompt, ids_BS, targets_BCL, weights_BCL, prefix=None) -> float32[B, C]:
+      log-probabilities of the labels; 0 for those that are missing, which the caller must leave
+      out. The prefix is that of `models.forward.prefix_of`.
     """
 
     @jax.jit
     def score(frozen: Params, prompt: Prompt, ids_BS: Array, targets_BCL: Array,
-              weights_BCL: Array) -> Array:
-        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS)
-        return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL)
+              weights_BCL: Array, prefix: Prefix | None = None) -> Array:
+        encoded_BSD, mask_BS = encode(model, frozen, prompt, ids_BS, prefix=prefix)
+        return score_row_labels(model, frozen, encoded_BSD, mask_BS, targets_BCL, weights_BCL,
+                                prefix)
 
     return score
 
 
 def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
-                     targets_BCL: Array, weights_BCL: Array) -> Array:
+                     targets_BCL: Array, weights_BCL: Array,
+                     prefix: Prefix | None = None) -> Array:
     """Score the labels of each row against its encoded input.
 
     Args:
@@ -96,6 +99,7 @@ def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: 
       mask_BS: bool[B, S], True where the encoder had a token.
       targets_BCL: int32[B, C, L], each label's tokens and end token, then pads.
       weights_BCL: float32[B, C, L], what each position's log-probability counts; 0 on pads.
+      prefix: that the decoder sees.
 
     Returns:
       float32[B, C], the weighted sums of log-probabilities.
@@ -108,7 +112,7 @@ def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: 
     # Mapped over labels, not folded into the batch: the encoder's outputs stay unmapped, so the
     # cross keys and values computed from them do too, and all labels of a row share them.
     hidden_CBLD = jax.vmap(
-        lambda inputs_BLD: model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS),
+        lambda inputs_BLD: model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS, prefix=prefix),
         in_axes=1)(inputs_BCLD)
 
     def log_probability(label: tuple[Array, Array, Array]) -> Array:
@@ -126,7 +130,7 @@ def score_row_labels(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: 
 
 
 def score_targets(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array,
-                  targets_BL: Array) -> Array:
+                  targets_BL: Array, prefix: Prefix | None = None) -> Array:
     """Score the one text that is right for each row, teacher-forced.
 
     Args:
@@ -135,13 +139,15 @@ def score_targets(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
       encoded_BSD: the encoder's outputs.
       mask_BS: bool[B, S], True where the encoder had a token.
       targets_BL: int32[B, L], each row's tokens and end token, then pads.
+      prefix: that the decoder sees.
 
     Returns:
       float32[B], sums of log-probabilities.
     """
     weights_BL = (targets_BL != model.tokens.pad).astype(jnp.float32)
     inputs_BL = jnp.pad(targets_BL[:, :-1], ((0, 0), (1, 0)), constant_values=model.tokens.start)
-    hidden_BLD = model.decode(frozen, model.embed(frozen, inputs_BL), encoded_BSD, mask_BS)
+    hidden_BLD = model.decode(frozen, model.embed(frozen, inputs_BL), encoded_BSD, mask_BS,
+                              prefix=prefix)
 
     def log_probability(position: tuple[Array, Array]) -> Array:
         hidden_BD, target_B = position

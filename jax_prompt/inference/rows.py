@@ -12,6 +12,7 @@ import numpy as np
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.generate import NOT_FINITE, before_end, check_limits
+from jax_prompt.inference.prefix_table import PrefixSlot, PrefixUse
 from jax_prompt.inference.prompt_table import Block
 from jax_prompt.inference.rank import LabelSet, probabilities
 from jax_prompt.models.open import OpenedModel
@@ -58,6 +59,7 @@ class ServedPrompt:
       labels: of the task, as tokens; None for free text.
       block: where its rows stand; None where it has none.
       file: what it was loaded from; None for the plain model.
+      prefix: where its prefix stands; None where it has none.
     """
 
     name: str
@@ -66,6 +68,12 @@ class ServedPrompt:
     labels: LabelSet | None
     block: Block | None
     file: PromptFile | None = None
+    prefix: PrefixSlot | None = None
+
+    @property
+    def prefix_use(self) -> PrefixUse | None:
+        """Return what its rows see of the engine's prefixes."""
+        return self.prefix and PrefixUse(self.prefix.number, PrefixUse.of(self.file.prompt).lengths)
 
     @property
     def longest(self) -> int:
@@ -79,6 +87,8 @@ class ServedPrompt:
             return ''
         metadata = json.dumps(self.file.metadata.to_strings(), sort_keys=True)
         content = hashlib.sha256(self.file.prompt.rows.tobytes())
+        for array in self.file.prefix_tensors.values():
+            content.update(np.ascontiguousarray(array))
         content.update(metadata.encode())
         return content.hexdigest()[:16]
 
@@ -140,6 +150,7 @@ class Row:
       group: only rows of one group share a batch.
       target: int32[L], what would be right to generate, its end token and pads included, as long as
         others of its group; None where nobody asks for its probability.
+      prefix: what it sees of the prompts' prefixes; None for nothing.
 
     Raises:
       ValueError: the options and `max_tokens` contradict each other; in a batch that would be its
@@ -155,6 +166,7 @@ class Row:
     options: Any
     group: tuple
     target: np.ndarray | None = None
+    prefix: PrefixUse | None = None
 
     def __post_init__(self):
         if self.labels is None and self.options is not None:

@@ -28,7 +28,7 @@ from jax_prompt.inference.generate import (
     likeliest,
     stack_limits,
 )
-from jax_prompt.models.base import Model
+from jax_prompt.models.base import Model, Prefix
 from jax_prompt.types import Array, Params
 
 #: How many of the largest logits are sorted to look for a threshold; beyond them it is bisected.
@@ -115,7 +115,7 @@ def stack_settings(settings: Sequence[SamplingSettings], max_length: int) -> Sam
 
 
 def sample_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Array, max_length: int,
-                  rows: SamplingRows) -> Array:
+                  rows: SamplingRows, prefix: Prefix | None = None) -> Array:
     """Sample from encoded inputs, as `decode_tokens` does.
 
     Args:
@@ -125,6 +125,7 @@ def sample_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
       mask_BS: bool[B, S], True where the encoder had a token.
       max_length: L, tokens to generate at most.
       rows: each row's settings.
+      prefix: that the decoder sees.
 
     Returns:
       int32[B, L], pads after the end token.
@@ -135,7 +136,8 @@ def sample_tokens(model: Model, frozen: Params, encoded_BSD: Array, mask_BS: Arr
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, position)
         return choose_tokens(logits_VB, keys, rows)
 
-    return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, rows.limits)
+    return decode_tokens(model, frozen, encoded_BSD, mask_BS, max_length, choose, rows.limits,
+                         prefix)
 
 
 def choose_tokens(logits_VB: Array, keys_B: Array, rows: SamplingRows) -> Array:

@@ -113,5 +113,8 @@ class Model(Protocol):
     def for_generation(self, frozen: Params) -> Params:
         """Return the weights as generation reads them; the tree itself will do."""
 
+    def activations(self, frozen: Params, ids_M: Array) -> Mapping[str, tuple[Array, Array]]:
+        """Compute the keys and values of a text as a `Prefix` of one prompt has them."""
+
     def with_dropout(self, rate: float) -> 'Model':
         """Return the model with another dropout rate."""

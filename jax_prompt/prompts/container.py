@@ -99,8 +99,8 @@ def _read_tensor(file: Any, name: str) -> np.ndarray:
     part = file.get_slice(name)
     dtype, shape = part.get_dtype(), part.get_shape()
     if dtype != 'F32' or (name == TENSOR and len(shape) != 2):
-        raise ValueError(f'its tensor {name!r} is {dtype!r} of shape {brief(shape)}; '
-                         "expected 'F32' (float32) of [rows, width]")
+        raise ValueError(f'its tensor {name!r} is {dtype!r} of shape {brief(shape)}; expected '
+                         "'F32' (float32)" + ' of [rows, width]' * (name == TENSOR))
     if name == TENSOR and shape[0] > MOST_ROWS:
         raise ValueError(f'it has {shape[0]:,} rows; expected at most {MOST_ROWS:,}')
     return file.get_tensor(name)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_prompt import __version__
@@ -25,6 +26,9 @@ from jax_prompt.prompts.prompt import Prompt
 #: Of a prompt of virtual tokens alone, and of one with tensors that the first version cannot read.
 FORMAT_VERSIONS = ('1', '2')
 _ADDED = 'added'
+#: Tensors of a prefix -> whose they are, and which of keys and values; [N, H, M, K].
+_PREFIX = {f'prefix/{name}/{part}': (name, number) for name in ('encoder', 'decoder', 'cross')
+           for number, part in enumerate(('keys', 'values'))}
 #: Characters of a name, a fingerprint or a method.
 _LONGEST_TEXT = 500
 _SPACES = re.compile('[\t\r\n]')
@@ -112,7 +116,8 @@ class PromptFile:
     """A trained prompt with its metadata.
 
     Attributes:
-        prompt: its rows as a float32[P, D] numpy array, those that are added to the text last.
+        prompt: its rows as a float32[P, D] numpy array, those that are added to the text last, and
+            its prefix, if it has one, in arrays for T = 1.
         metadata: what it belongs to.
         path: the file it was loaded from, for messages; None for one not loaded.
     """
@@ -127,14 +132,28 @@ class PromptFile:
             raise ValueError(
                 f'prompt is {prompt_PD.dtype} of shape {prompt_PD.shape}; expected float32[P, D]'
             )
-        if not np.isfinite(prompt_PD).all():
+        prefix = {name: tuple(np.asarray(one, np.float32) for one in keys_values)
+                  for name, keys_values in self.prompt.prefix.items()}
+        _check_prefix(prefix)
+        if not all(np.isfinite(one).all() for one in (prompt_PD, *jax.tree.leaves(prefix))):
             raise ValueError(
                 'prompt holds numbers that are not finite; use one from a step at which training '
                 'had not diverged'
             )
-        prompt = self.prompt.replace(rows=prompt_PD)
+        prompt = self.prompt.replace(rows=prompt_PD, prefix=prefix)
         self.metadata.layout.num_rows_before(prompt.num_virtual)
         object.__setattr__(self, 'prompt', prompt)
+
+    @property
+    def prefix_length(self) -> int:
+        """Return M, the positions of its prefix; the most of them where they differ."""
+        return max((keys.shape[3] for keys, _ in self.prompt.prefix.values()), default=0)
+
+    @property
+    def prefix_tensors(self) -> dict[str, np.ndarray]:
+        """Return the prefix as a file keeps it: name -> float32[N, H, M, K]."""
+        return {tensor: self.prompt.prefix[name][part][0]
+                for tensor, (name, part) in _PREFIX.items() if name in self.prompt.prefix}
 
 
 def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: bool = True) -> None:
@@ -150,7 +169,7 @@ def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: boo
     """
     prompt = prompt_file.prompt
     virtual, added = np.split(prompt.rows, [prompt.num_virtual])
-    more = {_ADDED: added} if prompt.added else {}
+    more = ({_ADDED: added} if prompt.added else {}) | prompt_file.prefix_tensors
     version = FORMAT_VERSIONS[bool(more)]
     write_file(path, container.pack(virtual, prompt_file.metadata.to_strings(version), more),
                overwrite)
@@ -166,9 +185,10 @@ def load_prompt(path: str | os.PathLike) -> PromptFile:
     path = Path(path)
     check_regular(path)
     try:
-        prompt_PD, strings, more = container.read(path, (_ADDED,))
+        prompt_PD, strings, more = container.read(path, (_ADDED, *_PREFIX))
         metadata = PromptMetadata.from_strings(strings)
-        return PromptFile(_with_added(prompt_PD, more.get(_ADDED)), metadata, path)
+        prompt = _with_added(prompt_PD, more.pop(_ADDED, None))
+        return PromptFile(prompt.replace(prefix=_read_prefix(more)), metadata, path)
     except OSError as error:
         raise ValueError(
             f'cannot read prompt file {path}: {error.strerror}; check the path, or train a prompt '
@@ -244,6 +264,28 @@ def _with_added(prompt_PD: np.ndarray, added_WD: np.ndarray | None) -> Prompt:
         raise ValueError(f'its tensor {_ADDED!r} has shape {brief(added_WD.shape)}; expected rows '
                          f'of the width of its prompt, {prompt_PD.shape[1]}')
     return Prompt(np.concatenate([prompt_PD, added_WD]), len(added_WD))
+
+
+def _read_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the prefix of one prompt that `prefix_tensors` are."""
+    names = {name for tensor, (name, _) in _PREFIX.items() if tensor in tensors}
+    wanted = [tensor for tensor, (name, _) in _PREFIX.items() if name in names]
+    for tensor in wanted:
+        if tensor not in tensors or len(tensors[tensor]) == 0:
+            raise ValueError(f'it has no tensor {tensor!r}, but others of a prefix')
+    return {name: tuple(tensors[tensor][None] for tensor in wanted if _PREFIX[tensor][0] == name)
+            for name in sorted(names)}
+
+
+def _check_prefix(prefix: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Refuse keys and values that are no prefix of one prompt."""
+    for name, (keys, values) in prefix.items():
+        if keys.shape != values.shape or keys.ndim != 5 or keys.shape[0] != 1 or not keys.size:
+            raise ValueError(f'prefix {name!r} has keys of shape {keys.shape} and values of shape '
+                             f'{values.shape}; expected both [1, layers, heads, positions, width]')
+        if keys.shape[3] > container.MOST_ROWS:
+            raise ValueError(f'prefix {name!r} has {keys.shape[3]:,} positions; expected at most '
+                             f'{container.MOST_ROWS:,}')
 
 
 def _check_text(name: str, value: Any) -> None:

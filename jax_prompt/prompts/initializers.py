@@ -8,7 +8,7 @@ class labels: the smaller the model, the more the start matters.
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -40,6 +40,7 @@ class InitContext:
         name: of the task.
         labels: the words of the task's labels; None for free text.
         inputs_length: tokens of the longest text that is trained on, end token included.
+        prefix_shapes, activations: the model's (`models.base.Model`), of its weights.
         loss: float32[P, D] -> the mean loss of a prompt of these rows on examples of training; None
             where there is nothing to measure on.
     """
@@ -54,6 +55,8 @@ class InitContext:
     name: str = ''
     labels: Sequence[str] | None = None
     inputs_length: int = 512
+    prefix_shapes: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    activations: Callable[[np.ndarray], Mapping[str, tuple[Array, Array]]] | None = None
     loss: Callable[[Array], float] | None = None
 
     @property

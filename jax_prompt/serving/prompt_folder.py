@@ -258,7 +258,7 @@ class PromptFolder:
 
     def _warm_up(self, file: PromptFile) -> str:
         """Compile what a prompt needs and nobody has needed so far; return its digest."""
-        self._engine.make_room(len(file.prompt.rows), self._stop, bool(file.prompt.added))
+        self._engine.make_room(file.prompt, self._stop)
         name = f'.new.{secrets.token_hex(8)}'
         prompt = self._engine.add(name, file)
         try:
@@ -319,6 +319,7 @@ def _check_size(file: PromptFile, engine: Engine) -> None:
     most_labels, longest_label = shapes.labels[-1]
     sizes = [('rows', file.prompt.num_virtual, shapes.lengths[-1]),
              ('rows added to the text', file.prompt.added, shapes.lengths[-1]),
+             ('prefix positions', file.prefix_length, shapes.lengths[-1]),
              ('inputs_length', task.inputs_length, shapes.lengths[-1]),
              ('targets_length', task.targets_length, shapes.targets[-1]),
              ('number of labels', len(words), most_labels)]

@@ -231,7 +231,7 @@ class _Evaluation:
         run, told_metrics, tasks = self._run, {}, []
         tuned = self._tuned(state.evaluated, run.constants)
         for number, (problem, one) in enumerate(zip(run.problems, tuned, strict=True)):
-            if not np.isfinite(one.prompt.rows).all():
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one.prompt)):
                 raise ValueError(f'the prompt is not finite after step {at}; {_KEPT}')
             with self._bar.aside('evaluating'):
                 metrics = problem.evaluate(one, 'validation')

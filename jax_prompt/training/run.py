@@ -18,6 +18,7 @@ from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.files import GO_ON, sealed, writing
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.hosts import fetch, from_first, is_first
+from jax_prompt.parallel.rules import replicated
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, save_prompt
 from jax_prompt.prompts.initializers import InitContext, sampled_vocabulary
 from jax_prompt.prompts.method import Method
@@ -192,7 +193,9 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
                               name=problem.name or file_name(problem.task.name),
                               initializer=start, frozen=opened.frozen,
                               rules=opened.model.rules, labels=problem.task.label_words,
-                              inputs_length=longest, loss=problem.start_loss)
+                              inputs_length=longest, loss=problem.start_loss,
+                              prefix_shapes=opened.model.prefix_shapes,
+                              activations=functools.partial(_activations, opened))
         begun.append(method.init(jax.random.key(problem.seed), context))
     tuned = jax.eval_shape(method.apply, *begun[0])
     if tuned.weights and not method.trains_weights:
@@ -203,6 +206,12 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
                          '; expected at least 1 row')
     params, constants = zip(*begun, strict=True)
     return stack(params, method.shared), stack(constants), tuned
+
+
+def _activations(opened: OpenedModel, ids_M: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:
+    """Compute the keys and values of a text, on every host."""
+    compute = jax.jit(opened.model.activations, out_shardings=replicated(opened.mesh))
+    return jax.tree.map(fetch, compute(opened.frozen, ids_M))
 
 
 def _claim(folder: RunFolder, identity: dict[str, Any], held: contextlib.ExitStack) -> None:
@@ -248,7 +257,7 @@ def _prompt_file(opened: OpenedModel, method: Method, problem: Problem, prompt: 
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
         metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
-    return PromptFile(prompt.replace(rows=np.asarray(prompt.rows, np.float32)), metadata)
+    return PromptFile(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prompt), metadata)
 
 
 def _results(run: Run, best: Sequence[Tuned]) -> dict[str, dict[str, dict[str, float]]]:
@@ -258,7 +267,8 @@ def _results(run: Run, best: Sequence[Tuned]) -> dict[str, dict[str, dict[str, f
         tuned = {MODEL_AFTER if best[number].weights else AFTER: best[number]}
         if before:
             plain = {NO_PROMPT: Tuned(no_prompt(run.opened.model.d_model))}
-            tuned = plain | ({BEFORE: before[number]} if problem.num_rows else {}) | tuned
+            tuned = plain | ({BEFORE: before[number]} if before[number].prompt.prefix
+                             or problem.num_rows else {}) | tuned
         split = problem.test_split
         common = problem.most_common[split][1]
         results[problem.name] = ({MOST_COMMON: common} if common else {}) | {

@@ -20,7 +20,7 @@ class PromptSettings:
 
     Attributes:
       rows: P, virtual tokens. The paper finds a large gain up to 20 and little after 100. 0 for a
-        method that trains weights alone.
+        method that trains weights or a prefix alone.
       layout: where they stand in the input.
       initializer: gives the rows to start from; None for the paper's best: the class labels'
         words, then frequent vocabulary (frequent vocabulary alone where the task has no labels).

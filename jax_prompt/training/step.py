@@ -52,7 +52,8 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
     """
 
     def loss_fn(teacher, tuned, frozen, batch, dropout_rng, embed=embed_inputs):
-        logits_BLV = score(model, in_place_of(frozen, tuned.weights), tuned.prompt, batch,
+        prompt, batch = _prefix_by_row(tuned.prompt, batch, method.tasks, embed is not embed_inputs)
+        logits_BLV = score(model, in_place_of(frozen, tuned.weights), prompt, batch,
                            dropout_rng, embed)
         loss, metrics = token_loss(logits_BLV, batch['decoder_target_tokens'],
                                    batch['decoder_loss_weights'], settings.z_loss,
@@ -135,9 +136,29 @@ def _for_each_place(leaf: Array, places: int, mesh: Mesh | None) -> Array:
     return jax.lax.with_sharding_constraint(copies, batch_sharding(mesh))
 
 
+def _prefix_by_row(prompt: Prompt, batch: Batch, tasks: int | None,
+                   by_place: bool) -> tuple[Prompt, Batch]:
+    """Say which prefix each row uses: that of its task, in the copy of its place."""
+    if not prompt.prefix:
+        return prompt, batch
+    places = jax.tree.leaves(prompt.prefix)[0].shape[0] if by_place else 1
+    if tasks is not None:
+        if 'encoder_segment_ids' in batch:
+            raise ValueError('a packed row holds several tasks but sees one prefix; set '
+                             'settings.packing=False to train prefixes of several tasks')
+        tasks_B = batch['decoder_task_ids'][:, 0]
+        place_B = jnp.arange(len(tasks_B)) // (len(tasks_B) // places)
+        batch = batch | {'prompt_ids': tasks_B + tasks * place_B}
+    if by_place:
+        prompt = prompt.replace(prefix=jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompt.prefix))
+    return prompt, batch
+
+
 def _embed_by_place(model: Model, frozen: Params, copies: Prompt, ids_BS: Array) -> Array:
     """Embed ids whose rows stand place by place, each place with its own copy of the prompt."""
-    places = jax.tree.leaves(copies)[0].shape[0]
+    copies = copies.replace(prefix={})  # which is no matter of embeddings
+    places = copies.rows.shape[0]
     ids_GBS = ids_BS.reshape(places, -1, ids_BS.shape[-1])
     hidden_GBSD = jax.vmap(lambda prompt, ids_BS: embed_inputs(model, frozen, prompt, ids_BS))(
         copies, ids_GBS)

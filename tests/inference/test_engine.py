@@ -245,11 +245,11 @@ def test_room_that_is_made_for_a_prompt_leaves_nothing_to_compile_once_it_is_the
     small.run([small.row('mood', 'the film was great')])
     file = prompt_file(opened, 40, seed=7, labels=['negative', 'positive'])
     before = small.compilations
-    small.make_room(40)
+    small.make_room(Prompt(np.zeros((40, 1))))
     compiled = small.compilations
     assert compiled > before and small.table.capacity == 128
-    small.make_room(40)
-    small.make_room(1)
+    small.make_room(Prompt(np.zeros((40, 1))))
+    small.make_room(Prompt(np.zeros((1, 1))))
     small.add('large', file)
     small.run([small.row('large', 'the film was great')])
     for answer, one in zip(small.run(rows), expected, strict=True):

@@ -272,6 +272,10 @@ class EncoderLayer(nn.Module):
                                         activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
 
+    def self_keys_values(self, hidden_BSD: Array) -> tuple[Array, Array]:
+        """Project a layer's inputs for its own self-attention."""
+        return self.self_attention.keys_values(self.self_attention.norm(hidden_BSD))
+
     def __call__(self, hidden_BSD: Array, biases: Biases | FusedBias, buckets: Array,
                  prefix: LayerPrefix = None) -> Array:
         hidden_BSD += self.self_attention.self_attend(hidden_BSD, biases, buckets, prefix)
@@ -291,6 +295,10 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(*args, own_bias=self.config.per_layer_relative_bias)
         self.cross_attention = Attention(*args, activation_sharding=self.activation_sharding)
         self.feed_forward = FeedForward(*args)
+
+    def self_keys_values(self, hidden_BSD: Array) -> tuple[Array, Array]:
+        """Project a layer's inputs for its own self-attention."""
+        return self.self_attention.keys_values(self.self_attention.norm(hidden_BSD))
 
     def cross_keys_values(self, encoded_BSD: Array) -> tuple[Array, Array]:
         """Project the encoder's outputs for this layer's cross-attention."""

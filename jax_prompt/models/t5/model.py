@@ -45,6 +45,7 @@ from jax_prompt.models.t5.prefix import extended, stack_prefix
 from jax_prompt.models.t5.products import Precision
 from jax_prompt.models.t5.rules import RULES
 from jax_prompt.models.t5.stack import REMAT_POLICIES, final_norm, run_stack
+from jax_prompt.models.t5.text_keys_values import text_keys_values
 from jax_prompt.types import Array, Params
 
 
@@ -134,6 +135,10 @@ class T5:
         """Return the weights as generation reads them: on CPU with copies, see `with_steps`."""
         copied = jax.default_backend() == 'cpu' and not self.scan_layers
         return with_steps(frozen) if copied else frozen
+
+    def activations(self, frozen: Params, ids_M: Array) -> dict[str, tuple[Array, Array]]:
+        """Compute the keys and values of a text, see `text_keys_values`."""
+        return text_keys_values(self, frozen, ids_M)
 
     def embedding_table(self, frozen: Params) -> Array:
         """Return the embedding table, float[V, D]."""

@@ -5,6 +5,7 @@ from jax_prompt.prompts.methods.direct import direct
 from jax_prompt.prompts.methods.dpt import dpt
 from jax_prompt.prompts.methods.model_tuning import model_tuning
 from jax_prompt.prompts.methods.mpt import mpt
+from jax_prompt.prompts.methods.prefix_tuning import prefix_tuning
 from jax_prompt.prompts.methods.residual import residual
 from jax_prompt.prompts.methods.superpos import superpos
 from jax_prompt.prompts.methods.ulpt import ulpt
@@ -20,4 +21,5 @@ METHODS = {
     'dept': dept,
     'wayward': wayward,
     'mpt': mpt,
+    'prefix_tuning': prefix_tuning,
 }

@@ -175,7 +175,7 @@ def test_the_engine_mixes_it_with_others(opened, name):
     engine.add('other', prompts(opened)['words'])
     engine.add('plain', plain)
     before = engine.run(engine.rows([('plain', text) for text in TEXTS]))
-    engine.make_room(len(file.prompt.rows), adds=True)
+    engine.make_room(file.prompt)
     engine.add(name, file)
     compiled = engine.compilations
     mixed = engine.run(engine.rows([(one, text) for text in TEXTS for one in (name, 'plain')]))
