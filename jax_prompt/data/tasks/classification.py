@@ -48,14 +48,12 @@ def _in_words(name: str) -> str:
     return name.replace('_', ' ').strip('?').lower()
 
 
-def _read_reviews(folder: str) -> Iterator[Row]:
+def _read_reviews(negative: str) -> Iterator[Row]:
     """Read IMDB's official folder of a split: a text a file, in the folders neg and pos."""
-    if not os.path.isdir(folder):
-        yield from read_rows(folder)
-        return
     for label in ('neg', 'pos'):
-        for name in sorted(os.listdir(os.path.join(folder, label))):
-            where = os.path.join(folder, label, name)
+        folder = os.path.join(os.path.dirname(negative), label)
+        for name in sorted(os.listdir(folder)):
+            where = os.path.join(folder, name)
             with open(where, 'rb') as file:
                 yield Row({'text': decode(file.read(), where).strip(), 'label': label}, where)
 
@@ -125,7 +123,7 @@ CLASSIFICATION = (
         name='imdb_reviews', prefix='imdb ', template='text: {text}', **_SENTIMENT,
         splits=_TRAIN_AND_TEST, cuts_validation=True,
         folders=('aclImdb', 'imdb', 'imdb/plain_text'),
-        files={'train': ('train',), 'test': ('test',)}, read=_read_reviews,
+        files={'train': ('train/neg',), 'test': ('test/neg',)}, read=_read_reviews,
         tfds='imdb_reviews/plain_text'),
     TaskDefinition(
         name='ag_news', prefix='ag_news ', template='text: {text}',
