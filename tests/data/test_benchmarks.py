@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from jax_prompt.data.tasks import sources
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS, benchmark_task
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.squad import spaced
@@ -267,3 +268,21 @@ def test_validation_that_is_not_published_is_cut_from_training(tmp_path):
     assert len(train) + len(validation) == 200 and 8 <= len(validation) <= 35
     assert not train.keys() & validation.keys()
     assert task.splits.keys() == {'train', 'validation', 'test'}
+
+
+def test_what_tfds_has_prepared_is_found(tmp_path):
+    tfds = pytest.importorskip('tensorflow_datasets', reason='TFDS is not installed')
+    golden, asked = GOLDEN['trec'], []
+    write(tmp_path, 'trec/1.0.0/dataset_info.json', '{}')
+
+    def read(name, split, data_dir):
+        asked.append((name, split, data_dir))
+        return iter([Row(columns, 'x') for columns in golden.tfds])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sources, 'read_tfds', read)
+        assert sorted(texts('trec', tmp_path, golden)) == sorted(golden.pairs)
+    assert set(asked) == {('trec:1.0.0', 'train', str(tmp_path))} and tfds
+    with pytest.raises(ValueError, match='glue/cola cannot be read by TFDS from .*; prepare it by: '
+                                         'python -m tensorflow_datasets build glue/cola'):
+        benchmark_task('glue_cola', str(tmp_path), source='tfds').rows('train')

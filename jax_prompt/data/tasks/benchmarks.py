@@ -80,8 +80,7 @@ def _rows(task: TaskDefinition, split: str, data_dir: str | None, source: str) -
     owner, own = task.part(split)
     found = find_source(owner, own, data_dir, source)
     if task.cuts_validation and split in ('train', 'validation'):
-        given = find_source(owner, 'validation', data_dir, source) if source != 'tfds' else None
-        if given is None:
+        if find_source(owner, 'validation', data_dir, source) is None:
             yield from _cut(task, split, data_dir, source)
             return
     if found is None:

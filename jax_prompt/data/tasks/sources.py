@@ -83,7 +83,7 @@ def _read_columnar(path: str) -> Iterable[Row]:
 
 def _tfds(task: TaskDefinition, split: str, folder: str | None, asked: bool) -> Reader | None:
     """Find what TFDS has prepared; where it is asked for, leave the finding to TFDS."""
-    if task.tfds is None:
+    if task.tfds is None or task.cuts_validation and split == 'validation':
         return None
     versions = sorted(glob.glob(os.path.join(glob.escape(folder or ''), task.tfds, '*',
                                              'dataset_info.json')))
