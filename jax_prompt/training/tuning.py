@@ -22,7 +22,8 @@ from jax_prompt.training.joint import for_each_task
 from jax_prompt.training.loop import Run
 from jax_prompt.training.problem import training_batches
 from jax_prompt.training.settings import AUTO
-from jax_prompt.training.step import init_state, make_train_step
+from jax_prompt.training.step import make_train_step
+from jax_prompt.training.tuned_weights import begin
 from jax_prompt.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -66,12 +67,11 @@ def _tokens_a_second(ways: list[Run]) -> list[float]:
     """
     run, mesh = ways[0], ways[0].opened.mesh
     optimizer = for_each_task(run.optimizer, run.method)
+    state, living = begin(run.opened, run.initial, optimizer, run.settings)
     # One function for all: ways differ in the shapes of their batches.
     step = make_train_step(run.opened.model.with_dropout(run.settings.dropout_rate), run.method,
-                           optimizer, run.settings, mesh)
+                           optimizer, run.settings, mesh, living)
     constants = place(run.constants, replicated(mesh))
-    state = place(init_state(jax.tree.map(jax.numpy.copy, run.initial), optimizer, run.settings),
-                  replicated(mesh))
     batches = [list(itertools.islice(training_batches(way.opened, way.problems, way.settings, 0),
                                      _BATCHES)) for way in ways]
     tokens = [sum(_tokens(batch, run.opened.model.tokens.pad) for batch in some)
