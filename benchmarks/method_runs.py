@@ -6,7 +6,6 @@ are those of one process.
 
 import copy
 import json
-import logging
 import pathlib
 import re
 import shutil
@@ -78,7 +77,7 @@ class Runs:
     def __init__(self, folder: pathlib.Path, source: str = DEMO_MODEL):
         self.folder, self._source, self._opened = folder, source, None
         folder.mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(level=logging.INFO, format='%(message)s')
+        commands.quieten_libraries()
         commands.use_compilation_cache()
         self._compiled = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._note)
