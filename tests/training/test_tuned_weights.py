@@ -15,8 +15,10 @@ from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.data.tasks.prefix_lm import prefix_lm
 from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.inference.engine import Engine
-from jax_prompt.models.open import open_model
+from jax_prompt.models.open import MeshSettings, open_model
+from jax_prompt.parallel.rules import path_name
 from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.initializers import InitContext, uniform
 from jax_prompt.prompts.methods.model_tuning import model_tuning
 from jax_prompt.training.optimizers import adafactor, adamw
 from jax_prompt.training.run import (
@@ -28,6 +30,8 @@ from jax_prompt.training.run import (
     train_together,
 )
 from jax_prompt.training.settings import PromptSettings
+from jax_prompt.training.step import init_state
+from jax_prompt.training.tuned_weights import state_shardings
 from tests import tiny_world
 from tests.training.test_run import Stop, read_lines, stop_before
 
@@ -175,3 +179,27 @@ def test_a_prompt_is_trained_with_the_weights(model, task, settings, tmp_path):
     examples = load_examples(task, 'test', opened.vocabulary)
     metrics = Evaluator(opened, task, prompt.metadata.layout)(prompt.prompt, examples)
     assert metrics == pytest.approx(outcome.results[MODEL_AFTER], rel=1e-5)
+
+
+@pytest.mark.parametrize('optimizer', [adamw(0.01), adafactor(0.01, factored_from=8)],
+                         ids=['adamw', 'adafactor'])
+def test_weights_and_their_moments_live_where_the_models_weights_do(world, optimizer):
+    opened = open_model(str(world / 'model'), mesh=MeshSettings(shard_weights_over_data=True))
+    context = InitContext(opened.frozen['token_embedder']['embedding'], 2, list,
+                          initializer=uniform(), frozen=opened.frozen, rules=opened.model.rules)
+    params, _ = model_tuning().init(jax.random.key(0), context)
+    state = jax.eval_shape(lambda: init_state(params, optimizer))
+    where = {path_name(path): tuple(one.spec) for path, one in
+             jax.tree_util.tree_flatten_with_path(state_shardings(opened, state))[0]}
+    wide = 'model/encoder/layers/feed_forward/wi_0/kernel/1'  # [16, 32]
+    assert where[f'params/{wide}'] == ('data', 'model')
+    query = where['params/model/encoder/layers/self_attention/query/kernel/1']
+    assert query == ('data', 'model')
+    assert where['params/model/encoder/layers/self_attention/out/kernel/0'] == ('model', 'data')
+    assert where['params/model/token_embedder/embedding'] == ('model', 'data')
+    assert where['params/prompt'] == where['step'] == ()
+    moments = {name.split('/')[2]: spec for name, spec in where.items()
+               if name.startswith('opt_state') and name.endswith(wide)}
+    expected = ({'mu': ('data', 'model'), 'nu': ('data', 'model')} if 'mu' in moments else
+                {'v_row': ('data',), 'v_col': ('model',), 'v': ()})
+    assert moments == expected
