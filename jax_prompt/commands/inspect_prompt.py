@@ -29,6 +29,8 @@ def inspect_command(model: Opener | None = None, prompt: str | None = None,
 def _describe(told: dict[str, Any]) -> str:
     """Write what is known of a prompt as lines of text."""
     lines = [f'{told["path"]}: {told["rows"]} rows of {told["width"]} numbers ({told["form"]})']
+    if 'added_rows' in told:
+        lines.append(f'  adds rows to the first {told["added_rows"]} tokens of the text')
     for name, value in told.get('metadata', {'origin': told.get('origin')}).items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # What a file says may hold what moves a terminal's cursor.

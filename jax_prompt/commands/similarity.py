@@ -18,11 +18,12 @@ def similarity_command(prompts: str | None = None, prompt: str | None = None, by
     require(prompts, 'folder of prompts', '--prompts=FOLDER')
     sources = load_prompts(prompts)
     if prompt is not None:
-        found = ranked(load_prompt(prompt).prompt.rows, sources, by)
+        found = ranked(load_prompt(prompt).prompt.virtual, sources, by)
         rows = [(name, told) for name, told in found]
     else:
-        ranked(next(iter(sources.values())).prompt.rows, sources, by)  # which checks widths
-        rows = [(f'{one} {other}', similarity(sources[one].prompt.rows, sources[other].prompt.rows))
+        ranked(next(iter(sources.values())).prompt.virtual, sources, by)  # which checks widths
+        rows = [(f'{one} {other}', similarity(sources[one].prompt.virtual,
+                                              sources[other].prompt.virtual))
                 for one, other in itertools.combinations(sources, 2)]
         rows.sort(key=lambda item: -item[1][by])
     if json_only:

@@ -127,9 +127,9 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
         parameter: as for `import_prompt`.
 
     Returns:
-        What JSON can hold: path, form, rows, width, row_norms, metadata (of a prompt file) or
-        origin (of others, in words), and with a table nearest, a list a row of
-        {id, cosine, word}.
+        What JSON can hold: path, form, rows, width, row_norms, added_rows (where some are added to
+        the text), metadata (of a prompt file) or origin (of others, in words), and with a table
+        nearest, a list a row of {id, cosine, word}.
 
     Raises:
         FileNotFoundError, ValueError: as for `import_prompt` and `load_prompt`.
@@ -140,9 +140,9 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
     if form == 'prompt file':
         prompt_file = load_prompt(path)
         prompt = prompt_file.prompt
-        prompt_PD = prompt.rows[:prompt.num_virtual]
+        prompt_PD = prompt.virtual
         if prompt.added:
-            told['rows added to the text'] = prompt.added
+            told['added_rows'] = prompt.added
         told['prefix'] = {name: list(keys.shape[1:]) for name, (keys, _) in prompt.prefix.items()}
         told['metadata'] = {
             field.name: getattr(prompt_file.metadata, field.name)

@@ -35,6 +35,11 @@ class Prompt:
         """Return P, the virtual tokens of a single prompt."""
         return len(self.rows) - self.added
 
+    @property
+    def virtual(self) -> Array | np.ndarray:
+        """Return float32[P, D], the rows of a single prompt's virtual tokens."""
+        return self.rows[:self.num_virtual]
+
 
 @flax.struct.dataclass
 class Tuned:

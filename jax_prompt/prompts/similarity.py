@@ -78,7 +78,7 @@ def ranked(prompt_PD: np.ndarray, sources: Mapping[str, PromptFile],
     found = []
     for name, source in sources.items():
         try:
-            found.append((name, similarity(prompt_PD, source.prompt.rows)))
+            found.append((name, similarity(prompt_PD, source.prompt.virtual)))
         except ValueError as error:
             raise ValueError(f'source prompt {source.path or name}: {error}') from None
     return sorted(found, key=lambda item: -item[1][by])

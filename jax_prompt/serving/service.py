@@ -268,7 +268,7 @@ class Service:
         """
         opened, prompt = self.engine.opened, version.prompt.file.prompt
         ids, cosines = nearest_words(
-            prompt.rows[:prompt.num_virtual], opened.model.embedding_table(opened.frozen), count,
+            prompt.virtual, opened.model.embedding_table(opened.frozen), count,
             num_special_ids=0, num_words=opened.vocabulary.vocab_size)
         return [[(opened.vocabulary.word(token), cosine)
                  for token, cosine in zip(*row, strict=True)]

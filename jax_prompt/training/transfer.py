@@ -49,7 +49,7 @@ def choose_source(model: OpenedModel, mixture: Mixture, output: str | os.PathLik
                                    compare=False)
     early = train(model, mixture.tasks[0], output.with_name(f'{output.name}-early'),
                   dataclasses.replace(prompt, initializer=None), optimizer, settings, quiet)
-    order = ranked(load_prompt(early.folder.prompt).prompt.rows, files, by)
+    order = ranked(load_prompt(early.folder.prompt).prompt.virtual, files, by)
     told = ', '.join(f'{name} {measured[by]:.3f}' for name, measured in order[:5])
     _log.info('the source to start from is %s (cosines of %s: %s)', order[0][0], by, told)
     return dataclasses.replace(prompt, initializer=from_array(str(files[order[0][0]].path)))

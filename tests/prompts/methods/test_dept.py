@@ -143,7 +143,7 @@ def test_a_file_keeps_what_is_added_and_tells_it(opened, tmp_path):
     np.testing.assert_array_equal(loaded.prompt.rows, file.prompt.rows)
     assert (loaded.prompt.added, loaded.prompt.num_virtual) == (4, 5)
     told = inspect_prompt(path)
-    assert told['rows'] == 5 and told['rows added to the text'] == 4
+    assert told['rows'] == 5 and told['added_rows'] == 4
     strings = container.read(path, ('added',))[1]
     assert strings['format_version'] == '2'
     with pytest.raises(ValueError, match="the one tensor 'prompt', found 'added', 'prompt'"):
