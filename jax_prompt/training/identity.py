@@ -18,10 +18,10 @@ from jax_prompt.training.settings import PromptSettings, TrainSettings
 #: Settings that do not change a run's trajectory: they may differ when it is resumed.
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'microbatches',
                   'compare')
-
-
 #: Settings that came later than the format: at their defaults they say nothing, as before them.
 _LATER_SETTINGS = ('prompt_dropout', 'noise', 'adversarial', 'average', 'average_from')
+#: Likewise the later arguments of optimizers.
+_LATER_ARGUMENTS = {'adafactor': {'parameter_scaling': False, 'factored_from': 128}}
 
 
 def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
@@ -80,7 +80,10 @@ def _digest(tree: Any) -> str:
 def _told(optimizer: optax.GradientTransformation) -> Any:
     """Tell an optimizer by how it was made, or else by what it does."""
     if hasattr(optimizer, 'config'):
-        return config_of(optimizer)
+        config = config_of(optimizer)
+        later = _LATER_ARGUMENTS.get(config['name'], {})
+        return {name: value for name, value in config.items()
+                if name not in later or value != later[name]}
     params = jnp.linspace(0.5, 2.0, 6).reshape(2, 3)
     state, told = optimizer.init(params), []
     for gradient in (params - 1.0, 3.0 * params):
