@@ -33,7 +33,7 @@ ABC, AB, FREE = Judge(('a', 'b', 'c')), Judge(('a', 'b')), Judge()
 #: Predicted and right labels, in which labels may be missing; 'z' is none.
 LABELS = st.lists(st.tuples(st.sampled_from('abcz'), st.sampled_from('abc')), min_size=1,
                   max_size=30)
-QUICKLY = settings(max_examples=60, deadline=None, derandomize=True)
+QUICKLY = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def test_accuracy_counts_equal_labels():
