@@ -133,6 +133,30 @@ def test_a_saved_folder_without_splits_is_cut(tmp_path):
     assert list(task.splits) == ['train', 'validation', 'test']
 
 
+@pytest.mark.parametrize('kind', ['parquet', 'arrow', 'folder'])
+@pytest.mark.parametrize('feature, words', [
+    ({'_type': 'ClassLabel', 'names': ['ham', 'spam', 'other']}, ('ham', 'spam', 'other')),
+    ({'_type': 'Value', 'dtype': 'int64'}, ('0', '1')), (None, ('0', '1')),
+])
+def test_labels_are_called_as_datasets_calls_them(tmp_path, kind, feature, words):
+    features = {} if feature is None else {'label': feature}
+    table = pyarrow.table(columns(ROWS * 3)).replace_schema_metadata(
+        {'huggingface': json.dumps({'info': {'features': features}})})
+    path = tmp_path / f'a.{kind}'
+    if kind == 'parquet':
+        parquet.write_table(table, path)
+    else:
+        if kind == 'folder':
+            path = write_saved(tmp_path / 'saved', ROWS, shards=1)
+        inside = path / 'data-00000-of-00001.arrow' if kind == 'folder' else path
+        with pyarrow.OSFile(str(inside), 'wb') as sink, pyarrow.ipc.new_stream(
+                sink, table.schema) as out:
+            out.write_table(table)
+    task = file_task(path, labels='auto')
+    assert task.label_words == words
+    assert {target for _, target in task.texts('train')} == set(words[:2])
+
+
 @pytest.mark.parametrize('break_it, message', [
     (lambda saved: (saved / 'state.json').write_text('{"_data'), 'state.json is not JSON: Unterm'),
     (lambda saved: (saved / 'state.json').write_text('[]'), 'state.json is a JSON list; expected'),

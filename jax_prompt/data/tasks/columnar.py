@@ -119,8 +119,7 @@ def read_arrow(path: str) -> Iterator[Mapping[str, Any]]:
             if not is_file and source.read() != _END_OF_STREAM:
                 raise ValueError(f'{path} is no whole Arrow file: it does not end as one does; it '
                                  'was cut off, or is of another kind; copy it again')
-            source.seek(0)
-            reader = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
+            reader = _reader(pyarrow, source, is_file)
             batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
             for batch in batches:
                 for row in _rows(batch):
@@ -128,6 +127,42 @@ def read_arrow(path: str) -> Iterator[Mapping[str, Any]]:
                     yield row
     except (pyarrow.ArrowException, OSError) as error:
         raise _unread(path, 'Arrow', number, error) from error
+
+
+def class_names(path: str, column: str) -> tuple[str, ...] | None:
+    """Return the names that Hugging Face's `datasets` keeps for the numbers of a column of labels.
+
+    Args:
+        path: of a file or a folder that can be read.
+        column: of the labels.
+
+    Returns:
+        The names in the order of their numbers; None where there are none.
+    """
+    if is_dataset(path):
+        first = _read_object(os.path.join(path, _STATE))['_data_files'][0]
+        path = os.path.join(path, first['filename'])
+    if not path.lower().endswith(('.parquet', '.arrow')):
+        return None
+    pyarrow = _pyarrow(path)
+    if path.lower().endswith('.parquet'):
+        import pyarrow.parquet as parquet
+
+        schema = parquet.read_schema(path)
+    else:
+        with pyarrow.memory_map(path) as source:
+            schema = _reader(pyarrow, source, source.read(6) == b'ARROW1').schema
+    try:
+        feature = json.loads((schema.metadata or {})[b'huggingface'])['info']['features'][column]
+        return tuple(feature['names']) if feature['_type'] == 'ClassLabel' else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _reader(pyarrow: Any, source: Any, is_file: bool) -> Any:
+    """Open an Arrow file or stream."""
+    source.seek(0)
+    return pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any]]:

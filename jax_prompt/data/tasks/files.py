@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jax_prompt.data.tasks.columnar import split_files
+from jax_prompt.data.tasks.columnar import class_names, split_files
 from jax_prompt.data.tasks.rows import Row, read_rows
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import listed
@@ -41,7 +41,8 @@ class FileSettings:
         target_column: the column of the answer; of a list of right ones (of JSON, Parquet, Arrow)
             the first is trained on, and metrics take any for right.
         labels: raw value -> word, or the words; 'auto' for the different values of the target
-            column in the training file, sorted; None for free text.
+            column in the training file, sorted, or the names that Hugging Face's `datasets` keeps
+            in the file for numbers; None for free text.
         inputs_length: the most tokens of an input, end token included, virtual tokens not.
         targets_length: the most tokens of a target, end token included.
         delimiter: what separates columns, where it is not what the files' endings say; a first line
@@ -100,7 +101,9 @@ def file_task(*arguments: Any, **settings: Any) -> TextTask:
                     golds=told.golds_column)
     rows = {split: _read(task, split, paths, told) for split, paths in files.items()}
     if told.labels == 'auto':
-        task = dataclasses.replace(task, labels=_labels_of(task, rows['train']))
+        names = class_names(files['train'][0], task.target)
+        task = dataclasses.replace(task, labels=_labels_of(task, rows['train']) if names is None
+                                   else dict(enumerate(names)))
     for split, found in rows.items():
         _tell_empty(task, split, found)
     if 'validation' not in files:
