@@ -247,7 +247,8 @@ class Engine:
           longest: the most encoder positions to prepare for; None for the most that the prompts of
             these rows can need.
           stop: is asked before each program whether to leave it at that.
-          told: is told before the first program and after each how many are left.
+          told: is told before the first program and after each how many are left; 0 when all is
+            done, what writes the table included.
 
         Returns:
           How many programs were compiled. What ran before is not run again.
@@ -260,8 +261,10 @@ class Engine:
         self._warming_up = True
         try:
             self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest), self._prompt,
-                                 stop, told)
+                                 stop, lambda left: told(left) if left else None)
             self.table.warm_up()
+            if not stop():
+                told(0)
         finally:
             self._warming_up = False
         return self.compilations - before

@@ -313,7 +313,8 @@ def test_a_folder_that_is_lost_for_a_while_is_said_once_and_is_no_fault_of_the_s
             503, 'the folder of prompts cannot be changed now: No such file or directory; try '
                  'again later')
     looks, refresh = threading.Semaphore(0), service.folder.refresh
-    monkeypatch.setattr(service.folder, 'refresh', lambda: looks.release() or refresh())
+    monkeypatch.setattr(service.folder, 'refresh',
+                        lambda **how: looks.release() or refresh(**how))
     for _ in range(3):
         assert looks.acquire(timeout=20)
     assert asyncio.run(classify(service))[0] == 200
