@@ -44,3 +44,15 @@ def test_remarks_are_of_what_is_no_better_than_the_start_or_the_same_answer_to_a
     assert len(untrained) == 2
     unknown, same = remarks('accuracy', common, start, {'accuracy': math.nan, 'loss': 1.0}, 40)
     assert 'nan on validation, is no better than before training: 0.5000.' in unknown and same
+
+
+@pytest.mark.parametrize('name', ['illegal', 'calibration_error'])
+def test_of_some_figures_less_is_better_and_no_remark_is_made(name):
+    better, worse = {name: 0.1, 'loss': 2.0}, {name: 0.2, 'loss': 1.0}
+    assert merit(better, name) > merit(worse, name)
+    assert merit(better, name) > merit({name: math.nan, 'loss': 1.0}, name)
+    # Always the same answer is calibrated perfectly, and never illegal.
+    common = 'dull', {'accuracy': 0.5, name: 0.0}
+    assert remarks(name, common, {'accuracy': 0.5, **worse}, {'accuracy': 0.6, **better}, 40) == []
+    told = remarks(name, common, {'accuracy': 0.5, **worse}, {'accuracy': 0.4, **better}, 40)
+    assert len(told) == 2 and all(name not in one for one in told)
