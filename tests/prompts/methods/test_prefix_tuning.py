@@ -141,6 +141,7 @@ def run(world, tmp_path_factory):
     return opened, outcome
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_file_answers_as_training_did(run):
     opened, outcome = run
     file = load_prompt(outcome.folder.prompt)
@@ -165,6 +166,7 @@ def task_rows(outcome, opened):
     return task.rows(outcome.split)
 
 
+@pytest.mark.slow
 def test_other_tools_get_no_prefix(run, tmp_path, capsys):
     file = load_prompt(run[1].folder.prompt)
     for form in ('peft', 'numpy'):
