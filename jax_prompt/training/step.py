@@ -52,7 +52,9 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
     """
 
     def loss_fn(teacher, tuned, frozen, batch, dropout_rng, embed=embed_inputs):
-        prompt, batch = _prefix_by_row(tuned.prompt, batch, method.tasks, embed is not embed_inputs)
+        prompt = tuned.prompt
+        if embed is _embed_by_place:
+            prompt, batch = _prefix_by_place(prompt, batch)
         logits_BLV = score(model, in_place_of(frozen, tuned.weights), prompt, batch,
                            dropout_rng, embed)
         loss, metrics = token_loss(logits_BLV, batch['decoder_target_tokens'],
@@ -136,23 +138,17 @@ def _for_each_place(leaf: Array, places: int, mesh: Mesh | None) -> Array:
     return jax.lax.with_sharding_constraint(copies, batch_sharding(mesh))
 
 
-def _prefix_by_row(prompt: Prompt, batch: Batch, tasks: int | None,
-                   by_place: bool) -> tuple[Prompt, Batch]:
-    """Say which prefix each row uses: that of its task, in the copy of its place."""
-    if not prompt.prefix:
-        return prompt, batch
-    places = jax.tree.leaves(prompt.prefix)[0].shape[0] if by_place else 1
-    if tasks is not None:
-        if 'encoder_segment_ids' in batch:
-            raise ValueError('a packed row holds several tasks but sees one prefix; set '
-                             'settings.packing=False to train prefixes of several tasks')
-        tasks_B = batch['decoder_task_ids'][:, 0]
-        place_B = jnp.arange(len(tasks_B)) // (len(tasks_B) // places)
-        batch = batch | {'prompt_ids': tasks_B + tasks * place_B}
-    if by_place:
-        prompt = prompt.replace(prefix=jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompt.prefix))
-    return prompt, batch
+def _prefix_by_place(copies: Prompt, batch: Batch) -> tuple[Prompt, Batch]:
+    """Put the places' copies of prefixes one after the other; each row uses its own place's."""
+    if not copies.prefix:
+        return copies, batch
+    places, prompts = jax.tree.leaves(copies.prefix)[0].shape[:2]
+    if 'prompt_ids' in batch:  # without, equal parts of the rows use the copies in their order
+        ids_B = batch['prompt_ids']
+        place_B = jnp.arange(len(ids_B)) // (len(ids_B) // places)
+        batch = batch | {'prompt_ids': ids_B + prompts * place_B}
+    return copies.replace(prefix=jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), copies.prefix)), batch
 
 
 def _embed_by_place(model: Model, frozen: Params, copies: Prompt, ids_BS: Array) -> Array:

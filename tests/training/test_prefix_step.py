@@ -50,7 +50,7 @@ def test_microbatches_give_the_update_of_the_whole():
     frozen, batch, method, context = setting()
     started = method.init(jax.random.key(1), context)
     whole = update(method, started, frozen, batch)
-    assert_same(update(method, started, frozen, batch, microbatches=3), whole)
+    assert_same(update(method, started, frozen, batch, microbatches=3, batch_size=6), whole)
     moved = jax.tree.map(lambda one, other: np.abs(one - other).max(), whole, started[0])
     assert min(jax.tree.leaves(moved)) > 1e-4
 
@@ -62,8 +62,8 @@ def test_each_task_takes_its_own_step(microbatches):
     started = [method.init(jax.random.key(seed), context) for seed in (1, 2)]
     params, constants = (stack(one) for one in zip(*started, strict=True))
     tasks = np.array([0, 1, 1, 0, 0, 1, 0, 1])
-    joint = update(method, (params, constants), frozen, batch | {
-        'decoder_task_ids': np.repeat(tasks[:, None], 5, 1)}, tasks=2, microbatches=microbatches)
+    mixed = batch | {'prompt_ids': tasks, 'decoder_task_ids': np.repeat(tasks[:, None], 5, 1)}
+    joint = update(method, (params, constants), frozen, mixed, tasks=2, microbatches=microbatches)
     for task, own in enumerate(started):
         alone = update(method, own, frozen, {name: feature[tasks == task]
                                              for name, feature in batch.items()})
@@ -77,5 +77,5 @@ def test_a_packed_row_of_several_tasks_is_refused():
     segments = {'encoder_segment_ids': np.ones_like(batch['encoder_input_tokens']),
                 'decoder_segment_ids': np.ones_like(batch['decoder_input_tokens']),
                 'decoder_task_ids': np.zeros_like(batch['decoder_input_tokens'])}
-    with pytest.raises(ValueError, match='a packed row holds several tasks but sees one prefix'):
+    with pytest.raises(ValueError, match='packed rows hold examples of several tasks'):
         update(method, (params, constants), frozen, batch | segments, tasks=2)
