@@ -18,7 +18,7 @@ SETTINGS = {'residual': ['residual.width=6'], 'dpt': ['dpt.rank=3'],
 
 
 #: What does not fold into rows of a prompt, and has tests of its own.
-NOT_FOLDED = {'dept', 'model_tuning', 'prefix'}
+NOT_FOLDED = {'dept', 'model_tuning', 'prefix_tuning'}
 
 
 def train(method, world, tmp_path):
