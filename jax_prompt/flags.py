@@ -124,6 +124,7 @@ FLAGS = {
         Flag('inputs_length', 'plan_request.inputs_length', 'tokens of an input', 'N'),
         Flag('targets_length', 'plan_request.targets_length', 'tokens of a target', 'N'),
         Flag('prompt_length', 'plan_request.prompt_length', 'rows of the prompt', 'N'),
+        Flag('prefix_length', 'plan_request.prefix_length', 'positions of a prefix', 'N'),
         Flag('weights', 'plan_request.weights', 'how the frozen weights are kept',
              choices=('bfloat16', 'int8')),
         Flag('remat', 'plan_request.remat', 'what the backward pass computes again; without it the '

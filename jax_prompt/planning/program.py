@@ -18,8 +18,9 @@ from jax_prompt.parallel.rules import (
     replicated,
 )
 from jax_prompt.planning.request import PlanRequest
+from jax_prompt.prompts.initializers import InitContext
 from jax_prompt.prompts.methods.direct import direct
-from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.prompts.methods.prefix_tuning import prefix_tuning
 from jax_prompt.training.optimizers import adafactor
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.step import init_state, make_train_step
@@ -73,8 +74,9 @@ def make_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
       mesh: of the devices to compile for.
 
     Returns:
-      The program: bfloat16, one compiled layer in a loop; the prompt is trained directly, by
-      Adafactor. Generation ends when every row has ended, after `targets_length` rounds at most.
+      The program: bfloat16, one compiled layer in a loop; the prompt is trained directly, and a
+      prefix without a network, by Adafactor. Generation ends when every row has ended, after
+      `targets_length` rounds at most.
 
     Raises:
       ValueError: sizes that the mesh does not divide.
@@ -91,22 +93,28 @@ def make_program(request: PlanRequest, config: Any, mesh: Mesh) -> Program:
                activation_sharding=batch_sharding(mesh))
     rows = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     inputs = rows((request.batch_size, request.positions), jnp.int32)
-    prompt = jax.ShapeDtypeStruct((request.prompt_length, config.d_model), jnp.float32,
-                                  sharding=replicated(mesh))
-    if request.generate:
-        generate = make_generator(model, request.targets_length)
-        return Program(generate, (frozen, Prompt(prompt), inputs), frozen, request.targets_length)
-    optimizer = adafactor()
+    method = prefix_tuning(request.prefix_length) if request.prefix_length else direct()
     # How the prompt begins does not matter here: its shape does.
-    state = jax.eval_shape(lambda rows_PD: init_state({'prompt': rows_PD}, optimizer), prompt)
-    state = _living(state, jax.tree.map(lambda _: replicated(mesh), state))
+    params, constants = _living(*_everywhere(mesh, jax.eval_shape(lambda: method.init(
+        jax.random.key(0), InitContext(
+            jnp.zeros((1, config.d_model)), request.prompt_length, list,
+            initializer=lambda rng, context: jnp.zeros((context.num_rows, context.d_model)),
+            prefix_shapes=model.prefix_shapes)))))
+    if request.generate:
+        prompt = jax.eval_shape(method.apply, params, constants).prompt
+        generate = make_generator(model, request.targets_length)
+        return Program(generate, (frozen, _living(*_everywhere(mesh, prompt)), inputs), frozen,
+                       request.targets_length)
+    optimizer = adafactor()
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
+    state = _living(*_everywhere(mesh, state))
     settings = TrainSettings(batch_size=request.batch_size, microbatches=request.microbatches)
-    step = make_train_step(model, direct(), optimizer, settings, mesh)
+    step = make_train_step(model, method, optimizer, settings, mesh)
     targets = (request.batch_size, request.targets_length)
     batch = {'encoder_input_tokens': inputs, 'decoder_input_tokens': rows(targets, jnp.int32),
              'decoder_target_tokens': rows(targets, jnp.int32),
              'decoder_loss_weights': rows(targets, jnp.float32)}
-    return Program(step, (state, frozen, batch), frozen)
+    return Program(step, (state, frozen, batch, constants), frozen)
 
 
 def frozen_shapes(config: Any, mesh: Mesh, weights: str = 'bfloat16',
@@ -130,6 +138,11 @@ def local_bytes(tree: Any) -> int:
     """Sum the bytes of a tree of shapes on one device, padding aside."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
                for leaf in jax.tree.leaves(tree))
+
+
+def _everywhere(mesh: Mesh, tree: Any) -> tuple[Any, Any]:
+    """Return a tree's shapes, and that every device holds a copy."""
+    return tree, jax.tree.map(lambda _: replicated(mesh), tree)
 
 
 def _living(tree: Any, shardings: Any) -> Any:

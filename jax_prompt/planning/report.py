@@ -48,7 +48,8 @@ def describe_try(plan: Plan) -> str:
 
 def _extras(plan: Plan) -> list[str]:
     request = plan.request
-    extras = [] if request.generate else [f'remat {request.remat}']
+    extras = [f'a prefix of {request.prefix_length}'] if request.prefix_length else []
+    extras += [] if request.generate else [f'remat {request.remat}']
     extras += [f'{request.microbatches} microbatches'] if request.microbatches > 1 else []
     return extras + (['weights over data too'] if request.shard_weights_over_data else [])
 

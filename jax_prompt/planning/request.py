@@ -20,6 +20,7 @@ class PlanRequest:
       inputs_length: most tokens of an input, end token included, virtual tokens not.
       targets_length: most tokens of a target (or to generate), end token included.
       prompt_length: P, rows of the prompt.
+      prefix_length: M, positions of a prefix of keys and values in every layer; 0 for none.
       weights: how the frozen weights are stored, 'bfloat16' or 'int8'.
       remat: 'none', 'dots' or 'full'; None for the first of them that fits.
       microbatches: into how many parts the batch goes through the model, one after the other.
@@ -34,6 +35,7 @@ class PlanRequest:
     inputs_length: int = 512
     targets_length: int = 16
     prompt_length: int = 100
+    prefix_length: int = 0
     weights: str = 'bfloat16'
     remat: str | None = None
     microbatches: int = 1
@@ -46,8 +48,10 @@ class PlanRequest:
                 raise ValueError(f'no {field} to plan for; name one, such as {field}={example}')
         for field in ('batch_size', 'inputs_length', 'targets_length', 'microbatches'):
             _check_number(field, getattr(self, field), 1)
+        _check_number('prefix_length', self.prefix_length, 0)
         # Without a prompt there is nothing to train, but much to generate.
-        _check_number('prompt_length', self.prompt_length, 0 if self.generate else 1)
+        _check_number('prompt_length', self.prompt_length,
+                      0 if self.generate or self.prefix_length else 1)
         if self.weights not in WEIGHTS:
             raise ValueError(f'weights={self.weights!r}; choose one of {", ".join(WEIGHTS)}')
         if self.remat is not None and self.remat not in REMAT_POLICIES:

@@ -8,9 +8,10 @@ import pytest
 from jax_prompt.parallel.mesh import DATA, MODEL, make_mesh
 from jax_prompt.planning.chips import CHIPS
 from jax_prompt.planning.estimate import estimate, weight_bytes
-from jax_prompt.planning.program import frozen_shapes, local_bytes
+from jax_prompt.planning.program import frozen_shapes, local_bytes, make_program
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.planning.sizes import find_config
+from jax_prompt.planning.work import product_flops
 
 XXL = PlanRequest('t5-1.1-xxl', 'v5e:4x4', remat='none')
 MESH = {DATA: 2, MODEL: 8}
@@ -68,3 +69,18 @@ def test_the_compiled_xxl_is_not_far_off():
     """As compiled by libtpu 0.0.51: 25.85 and 35.85 TFLOP a device, 131 and 205 ms."""
     assert guess(mesh={DATA: 8, MODEL: 2}).seconds == pytest.approx(0.16, rel=0.25)
     assert guess(remat='full').seconds == pytest.approx(0.24, rel=0.25)
+
+
+@pytest.mark.parametrize('generate', [False, True])
+def test_a_prefix_is_part_of_the_program_that_is_planned(generate):
+    request = dataclasses.replace(XXL, model='t5-1.1-small', prompt_length=0, prefix_length=50,
+                                  generate=generate)
+    config, mesh = find_config(request.model), make_mesh('data:1', jax.devices()[:1])
+    program = make_program(request, config, mesh)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(program.arguments)}
+    # Heads of 64 for each of 8 layers: [T,] N, H, M, K.
+    assert ((1,) if generate else ()) + (8, 6, 50, 64) in shapes
+    plain = make_program(dataclasses.replace(request, prompt_length=1, prefix_length=0), config,
+                         mesh)
+    flops = [product_flops(one.traced.jaxpr, one.rounds) for one in (program, plain)]
+    assert flops[0] > 1.01 * flops[1]

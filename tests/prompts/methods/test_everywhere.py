@@ -39,8 +39,12 @@ def run(request, world, tmp_path):
 
 
 @pytest.mark.slow
-def test_dept_is_predicted_with_and_evaluated_and_its_export_refused(world, tmp_path, capsys):
-    folder, texts = train('dept', world, tmp_path), tmp_path / 'in.txt'
+@pytest.mark.parametrize('method, why', [
+    ('dept', 'rows to the text (method dept), which peft cannot say'),
+    ('prefix_tuning', 'has a prefix of keys and values, which no other tool reads')])
+def test_what_does_not_fold_is_predicted_with_and_its_export_refused(method, why, world, tmp_path,
+                                                                     capsys):
+    folder, texts = train(method, world, tmp_path), tmp_path / 'in.txt'
     prompt = f'--prompt={folder / "prompt.safetensors"}'
     texts.write_text('the film was great\nthe plot was dull\n' * 20)
     assert cli.main(['predict', f'--model={world / "model"}', prompt, f'--inputs={texts}',
@@ -49,7 +53,7 @@ def test_dept_is_predicted_with_and_evaluated_and_its_export_refused(world, tmp_
     capsys.readouterr()
     assert cli.main(['export', prompt, '--to=peft', f'--output={tmp_path / "adapter"}']) == 2
     told = capsys.readouterr().err
-    assert 'rows to the text (method dept), which peft cannot say' in told
+    assert why in told
     assert told.count('\n') == 1 and not (tmp_path / 'adapter').exists()
 
 
