@@ -21,6 +21,7 @@ extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 html_theme = 'sphinx_book_theme'
 html_title = 'jax_prompt'
 html_theme_options = {'show_toc_level': 2, 'use_download_button': False}
+html_context = {'default_mode': 'auto'}  # unset, the theme's script calls it an error
 exclude_patterns = ['_build']
 nb_execution_mode = 'off'  # the tests run the blocks, and the notebooks hold their outputs
 nb_merge_streams = True
@@ -33,8 +34,8 @@ autodoc_default_options = {'members': True, 'member-order': 'bysource'}
 autodoc_typehints = 'none'  # they stand in the signatures' text and in Args
 autodoc_preserve_defaults = True
 # What only some commands need, and what would take seconds to import.
-autodoc_mock_imports = ['seqio', 'tensorflow', 'fastapi', 'starlette', 'uvicorn',
-                        'prometheus_client', 'pydantic', 'pydantic_core']
+autodoc_mock_imports = ['seqio', 'tensorflow', 'tensorflow_datasets', 'fastapi', 'starlette',
+                        'uvicorn', 'prometheus_client', 'pydantic', 'pydantic_core']
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True

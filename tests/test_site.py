@@ -35,7 +35,8 @@ def site(tmp_path_factory):
     subprocess.run([sys.executable, '-m', 'sphinx', '--quiet', '--fail-on-warning', ROOT / 'docs',
                     folder], check=True, cwd=ROOT)
     text = markdown_it.MarkdownIt().enable('table').render((ROOT / 'README.md').read_text())
-    (folder / 'README.html').write_text(f'<meta charset="utf-8">{text}')
+    (folder / 'README.html').write_text(
+        f'<meta charset="utf-8"><link rel="icon" href="data:,">{text}')
     shutil.copytree(ROOT / 'docs/pictures', folder / 'docs/pictures')
 
     class Quiet(http.server.SimpleHTTPRequestHandler):

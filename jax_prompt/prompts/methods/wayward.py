@@ -16,7 +16,7 @@ from jax_prompt.types import Array, Params
 def wayward(text: str, gamma: float = 0.01, method: Method | None = None) -> Method:
     """Train with a penalty on the distance of a prompt's rows to the embeddings of a text.
 
-        gamma * (sum over the text's tokens i of |row_i - embedding_i|^2) / tokens
+        `gamma * (sum over the text's tokens i of |row_i - embedding_i|^2) / tokens`
 
     is added to the mean loss of a target token. It keeps a prompt near words that one can read, and
     few examples from pulling it far.
