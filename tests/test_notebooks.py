@@ -14,6 +14,8 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'
 PATHS = sorted(FOLDER.glob('*.ipynb'))
 #: What each is run with: the least that has something to draw.
 PARAMETERS = {
+    'your_own_data': {'steps': 3, 'short_steps': 2},
+    'one_model_many_tasks': {'steps': 1, 'examples': 400},
     'from_and_to_peft_and_t5x': {'peft_steps': 2, 'steps': 2},
     'planning_for_a_tpu': {'inputs_length': 64, 'batch_size': 8,
                            'plans': [('t5-1.1-small', 'v5e:1x1', 'data:1', 'bfloat16', 1)]},
