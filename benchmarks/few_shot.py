@@ -22,6 +22,7 @@ import random
 from collections.abc import Iterator
 
 from benchmarks.method_runs import (
+    DEMO_MODEL,
     DIRECT,
     Runs,
     methods,
@@ -46,7 +47,7 @@ SOURCE_STEPS, SOURCE_BATCH = 200, 32
 
 def main() -> None:
     args = parse()
-    runs, data, left = Runs(args.output), pathlib.Path(args.data), args.limit
+    runs, data, left = Runs(args.output, args.model), pathlib.Path(args.data), args.limit
     tasks = {name: TASKS[name](data) for name in TASKS}
     for name, task, shots, sample, way in plan(args):
         if not runs.has(name):
@@ -60,6 +61,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', required=True, help='folder with trec/ and sst2/')
+    parser.add_argument('--model', default=DEMO_MODEL)
     parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/few_shot'))
     parser.add_argument('--shots', default='16,64', help='examples a class')
     parser.add_argument('--samples', type=int, default=3)

@@ -74,7 +74,7 @@ def methods() -> list[str]:
 class Runs:
     """Runs with one model, in one folder."""
 
-    def __init__(self, folder: pathlib.Path, source: str = DEMO_MODEL):
+    def __init__(self, folder: pathlib.Path, source: str):
         self.folder, self._source, self._opened = folder, source, None
         folder.mkdir(parents=True, exist_ok=True)
         commands.quieten_libraries()
@@ -109,8 +109,8 @@ class Runs:
           name: of the run, which is that of its file.
           task: what is learned.
           method: a name of `methods()`, or of another file of gin/methods.
-          bindings: 'NAME=VALUE', which win over the method's file; `settings.steps` over the steps
-            that its learning rate decays over, too.
+          bindings: 'NAME=VALUE', which win over the method's file; its warm-up and decay are
+            fitted to `settings.steps`.
           defaults: text of a gin file, over which the method's file wins.
 
         Returns:
@@ -147,12 +147,21 @@ class Runs:
         files = [find_gin_file('base.gin'), str(first)]
         if method != DIRECT:
             files.append(find_gin_file(f'methods/{method}.gin'))
-        steps = [one.partition('=')[2] for one in bindings if one.startswith('settings.steps=')]
-        if steps and re.search(r'^STEPS\b', pathlib.Path(files[-1]).read_text(), re.MULTILINE):
-            bindings = [*bindings, f'STEPS={steps[0]}']
-        commands.configure(files, list(bindings), [str(folder) for folder in gin_folders()])
+        bindings = [*bindings, *_schedule(pathlib.Path(files[-1]).read_text(), bindings)]
+        commands.configure(files, bindings, [str(folder) for folder in gin_folders()])
         asked = gin.get_bindings('train', resolve_references=False)
         return {name: copy.deepcopy(asked[name]) for name in ('prompt', 'optimizer', 'settings')}
+
+
+def _schedule(text: str, bindings: Sequence[str]) -> list[str]:
+    """Return what fits a method's warm-up and decay to other steps than its file has."""
+    steps = [int(one.partition('=')[2]) for one in bindings if one.startswith('settings.steps=')]
+    whole = re.search(r'^STEPS = (\d+)', text, re.MULTILINE)
+    if not steps or whole is None:
+        return []
+    rise = re.search(r'^(warmup_schedule.warmup_steps) = (\d+)', text, re.MULTILINE)
+    return [f'STEPS={steps[0]}'] + (
+        [f'{rise[1]}={int(rise[2]) * steps[0] // int(whole[1])}'] if rise else [])
 
 
 def _after(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

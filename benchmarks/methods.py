@@ -14,6 +14,7 @@ import argparse
 import pathlib
 
 from benchmarks.method_runs import (
+    DEMO_MODEL,
     Runs,
     learned,
     methods,
@@ -31,7 +32,7 @@ DEFAULTS = 'prompt.rows = 20\n'
 
 def main() -> None:
     args = parse()
-    runs, data = Runs(args.output), pathlib.Path(args.data)
+    runs, data = Runs(args.output, args.model), pathlib.Path(args.data)
     left = args.limit
     for task_name in args.tasks.split(','):
         task = TASKS[task_name](data)
@@ -42,15 +43,19 @@ def main() -> None:
                 if runs.has(name) or left == 0:
                     continue
                 left -= 1
-                runs.run(name, task, method, settings_of(
-                    args.steps, args.batch_size, args.evaluations, seed, evaluation_limit=500),
-                    DEFAULTS)
+                settings = settings_of(args.steps, args.batch_size, args.evaluations, seed,
+                                       evaluation_limit=500)
+                try:
+                    runs.run(name, task, method, settings, DEFAULTS)
+                except ValueError as error:  # the others go on
+                    print(f'{name}: {error}', flush=True)
         table(args, task_name, runs)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', required=True, help='folder with trec/')
+    parser.add_argument('--model', default=DEMO_MODEL)
     parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/methods'))
     parser.add_argument('--methods', default=','.join(methods()))
     parser.add_argument('--tasks', default=','.join(TASKS))
