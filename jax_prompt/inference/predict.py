@@ -284,11 +284,11 @@ class Runner:
                 ids_BS[number, :len(row.ids)] = row.ids
             ids_BS = self._place(ids_BS, part.batch)
         ranks = rows[0].labels is not None
+        # Ranking needs none of the copies that generating makes of the weights.
+        weights = opened.for_scoring if ranks else opened.for_generation
         if ranks and part.chunks is None:
             return (lambda: None,
-                    lambda _: (programs.score(opened.frozen, prompt, ids_BS, *arrays, **more),))
-        # Ranking needs none of the copies that generating makes of the weights.
-        weights = opened.frozen if ranks else opened.for_generation
+                    lambda _: (programs.score(weights, prompt, ids_BS, *arrays, **more),))
         run = functools.partial(programs.encode, weights, prompt, **more)
         if ranks:
             def answer(*encoded: Array) -> tuple[Array, ...]:

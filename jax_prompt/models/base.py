@@ -110,6 +110,9 @@ class Model(Protocol):
     def step_logits(self, frozen: Params, hidden_BD: Array, cache: Params) -> Array:
         """Score the vocabulary for one position a row: dtype[B, D] -> float32[V, B]."""
 
+    def for_scoring(self, frozen: Params) -> Params:
+        """Return the weights as scoring given texts reads them; the tree itself will do."""
+
     def for_generation(self, frozen: Params) -> Params:
         """Return the weights as generation reads them; the tree itself will do."""
 

@@ -91,6 +91,11 @@ class OpenedModel:
         return count_parameters(self.frozen)
 
     @functools.cached_property
+    def for_scoring(self) -> Params:
+        """The weights as ranking reads them."""
+        return self.model.for_scoring(self.frozen)
+
+    @functools.cached_property
     def for_generation(self) -> Params:
         """The weights as generation reads them.
 

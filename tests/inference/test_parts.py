@@ -31,7 +31,7 @@ MANY = Shapes()
 
 
 def rows_of(lengths, labels=None):
-    return [types.SimpleNamespace(ids=np.ones(length, np.int32), labels=labels)
+    return [types.SimpleNamespace(ids=np.ones(length, np.int32), labels=labels, prefix=None)
             for length in lengths]
 
 

@@ -72,6 +72,9 @@ class Toy:
     def step_logits(self, frozen, hidden, cache):
         return self.logits(frozen, hidden).T
 
+    def for_scoring(self, frozen):
+        return frozen
+
     def for_generation(self, frozen):
         return frozen
 

@@ -6,9 +6,6 @@ A step multiplies a few rows by every kernel of the decoder and the head. XLA's 
 product itself. Here the kernel is the left operand, stored [F, D], which is read as it stands, and
 the rows are what is tiled. On two cores that takes two thirds of the time; see benchmarks.
 
-Layers stand apart here, a small encoder's too: a slice of a stack is a copy, and with all layers in
-one program those are a tenth of a short text's encoding.
-
 All of this is a second copy of weights, so it is made once, and only for a model that generates. (A
 program that lacks it makes the decoder's at every call, and needs the memory all the same.) On
 accelerators layouts are the compiler's business: they have none of this.
@@ -22,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_prompt.models.t5.int8 import Int8, summed_axes
 from jax_prompt.models.t5.products import Precision
@@ -29,8 +27,6 @@ from jax_prompt.types import Array, Params
 
 #: Where the copy stands in a parameter tree.
 STEPS = 'steps'
-#: Bytes of an encoder that is copied for 3 % of speed.
-_SMALL_ENCODER = 2**30
 #: From so many rows on a kernel is the better left operand on units for bfloat16, too.
 _MANY = 16
 #: Kernels that are multiplied by before the first step, with many rows.
@@ -88,6 +84,19 @@ def of_few_rows(equation: str, rows: Array, kernel: Array, count: int,
     return precision.multiply(equation, rows, kernel)
 
 
+def with_layers_apart(frozen: Params) -> Params:
+    """Return a parameter tree with its layers as lists.
+
+    A layer's slice of a stack is a copy in every program that is not a loop: of one row's ranking
+    that is a third of the time.
+
+    Args:
+      frozen: the tree; on one CPU, its memory is used as it is, and copied elsewhere.
+    """
+    return frozen | {stack: frozen[stack] | {'layers': _views(frozen[stack]['layers'])}
+                     for stack in ('encoder', 'decoder')}
+
+
 def with_steps(frozen: Params) -> Params:
     """Return a parameter tree as generation on a CPU reads it.
 
@@ -95,13 +104,10 @@ def with_steps(frozen: Params) -> Params:
       frozen: the tree.
 
     Returns:
-      The tree with `STEPS`, see `steps_of`: a copy of the decoder's layers and the head; and, of an
-      encoder up to 1 GiB, with its layers as a list. What else is in the tree is not copied.
+      That of `with_layers_apart`, with `STEPS` besides, see `steps_of`: a copy of the decoder's
+      layers and the head.
     """
-    encoder = frozen['encoder']
-    if sum(leaf.nbytes for leaf in jax.tree.leaves(encoder['layers'])) <= _SMALL_ENCODER:
-        encoder = encoder | {'layers': _layers_apart(encoder['layers'])}
-    return frozen | {'encoder': encoder, STEPS: _prepare(frozen)}
+    return with_layers_apart(frozen) | {STEPS: _prepare(frozen)}
 
 
 def steps_of(frozen: Params) -> Params:
@@ -121,6 +127,15 @@ def for_step(layer: Params) -> Params:
       The layer's parameters, each kernel that has its outputs first as a `KernelFirst`.
     """
     return _map(_usual_shape, layer)
+
+
+def _views(stacked: Params) -> list[Params]:
+    """Take layers apart, without a copy where one device is this host's processor."""
+    leaves = jax.tree.leaves(stacked)
+    if any(len(leaf.devices()) > 1 for leaf in leaves) or jax.default_backend() != 'cpu':
+        return _layers_apart(stacked)
+    return [jax.tree.map(lambda leaf, n=n: jax.device_put(np.asarray(leaf)[n], leaf.device),
+                         stacked) for n in range(leaves[0].shape[0])]
 
 
 @jax.jit

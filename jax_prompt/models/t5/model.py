@@ -32,7 +32,12 @@ from jax_prompt.models.t5.activations import copies_for_heads
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
 from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
-from jax_prompt.models.t5.kernel_first import for_step, of_few_rows, with_steps
+from jax_prompt.models.t5.kernel_first import (
+    for_step,
+    of_few_rows,
+    with_layers_apart,
+    with_steps,
+)
 from jax_prompt.models.t5.layers import DecoderLayer, EncoderLayer, few_queries
 from jax_prompt.models.t5.positions import (
     MASKED,
@@ -130,6 +135,11 @@ class T5:
     def with_dropout(self, rate: float) -> 'T5':
         """Return the model with another dropout rate."""
         return dataclasses.replace(self, dropout_rate=rate)
+
+    def for_scoring(self, frozen: Params) -> Params:
+        """Return the weights as ranking reads them: on CPU with layers apart."""
+        apart = jax.default_backend() == 'cpu' and not self.scan_layers
+        return with_layers_apart(frozen) if apart else frozen
 
     def for_generation(self, frozen: Params) -> Params:
         """Return the weights as generation reads them: on CPU with copies, see `with_steps`."""

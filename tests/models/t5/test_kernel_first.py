@@ -12,7 +12,12 @@ import pytest
 from jax_prompt.inference.generate import make_generator
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.models.t5.int8 import quantise_tree
-from jax_prompt.models.t5.kernel_first import STEPS, KernelFirst, with_steps
+from jax_prompt.models.t5.kernel_first import (
+    STEPS,
+    KernelFirst,
+    with_layers_apart,
+    with_steps,
+)
 from jax_prompt.models.t5.products import Precision
 from tests.inference.conftest import SHAPES, make_case
 from tests.inference.whole import make_beam_generator
@@ -87,7 +92,7 @@ def test_the_rest_of_the_tree_is_not_copied():
     frozen = make_case('t5-1.1').frozen
     prepared = with_steps(frozen)
     assert prepared['token_embedder']['embedding'] is frozen['token_embedder']['embedding']
-    assert prepared['decoder'] is frozen['decoder']
+    assert prepared['lm_head'] is frozen['lm_head']
     kernel = frozen['decoder']['layers']['feed_forward']['wo']['kernel']
     stored = prepared[STEPS]['layers'][1]['feed_forward']['wo']['kernel']
     np.testing.assert_array_equal(stored, kernel[1].T)
@@ -103,11 +108,20 @@ def test_weights_are_copied_on_a_cpu_alone(monkeypatch, backend, scan, copied):
     assert (STEPS in opened.for_generation) == copied
 
 
-def test_a_large_encoder_is_not_copied(monkeypatch):
-    frozen = make_case('t5-1.1').frozen
-    assert isinstance(with_steps(frozen)['encoder']['layers'], list)
-    monkeypatch.setattr('jax_prompt.models.t5.kernel_first._SMALL_ENCODER', 100)
-    assert with_steps(frozen)['encoder'] is frozen['encoder']
+def test_layers_apart_are_the_memory_of_the_stack():
+    frozen = {name: jax.tree.map(jnp.asarray, leaf)
+              for name, leaf in make_case('t5-1.1').frozen.items()}
+    for stack in ('encoder', 'decoder'):
+        kernel = jnp.ones((2, 16, 64))  # aligned, as those of real models are
+        frozen[stack]['layers']['feed_forward']['wo']['kernel'] = kernel
+        apart = with_layers_apart(frozen)[stack]['layers']
+        assert len(apart) == 2
+        for number, layer in enumerate(apart):
+            assert (layer['feed_forward']['wo']['kernel'].unsafe_buffer_pointer()
+                    == kernel.unsafe_buffer_pointer() + number * 16 * 64 * 4)
+        np.testing.assert_array_equal(apart[1]['self_attention']['norm']['scale'],
+                                      frozen[stack]['layers']['self_attention']['norm']['scale'][1])
+
 
 
 @pytest.mark.parametrize('equation, kernel', [
