@@ -14,6 +14,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'
 PATHS = sorted(FOLDER.glob('*.ipynb'))
 #: What each is run with: the least that has something to draw.
 PARAMETERS = {
+    'quickstart': {'steps': 2, 'evaluate_every': 1, 'examples': 60},
     'your_own_data': {'steps': 3, 'short_steps': 2},
     'one_model_many_tasks': {'steps': 1, 'examples': 400},
     'from_and_to_peft_and_t5x': {'peft_steps': 2, 'steps': 2},
