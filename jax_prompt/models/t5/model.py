@@ -47,7 +47,7 @@ from jax_prompt.models.t5.positions import (
     relative_buckets,
 )
 from jax_prompt.models.t5.prefix import extended, stack_prefix
-from jax_prompt.models.t5.products import Precision
+from jax_prompt.models.t5.products import Precision, rounded_rows
 from jax_prompt.models.t5.rules import RULES
 from jax_prompt.models.t5.stack import REMAT_POLICIES, final_norm, run_stack
 from jax_prompt.models.t5.text_keys_values import text_keys_values
@@ -156,10 +156,9 @@ class T5:
 
     def embed(self, frozen: Params, ids: Array) -> Array:
         """Look vocabulary rows up: int32[...] -> dtype[..., D]."""
-        rows = jnp.take(self.embedding_table(frozen), ids, axis=0)
-        if rows.dtype != self.dtype:
-            # Else XLA on a CPU converts the whole table, ahead of a decoding loop, and not these.
-            rows = jax.lax.optimization_barrier(rows)
+        table = self.embedding_table(frozen)
+        rounded = self.factors is not None and table.dtype == jnp.bfloat16
+        rows = rounded_rows(table, ids) if rounded else jnp.take(table, ids, axis=0)
         return rows.astype(self.dtype)
 
     def encode(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,

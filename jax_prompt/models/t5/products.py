@@ -156,6 +156,22 @@ def _attend_backward(dtype: jnp.dtype, residuals: tuple, gradient_BSHK: Array) -
 attend_rounded.defvjp(_attend, _attend_backward)
 
 
+@jax.custom_vjp
+def rounded_rows(table_VD: Array, ids: Array) -> Array:
+    """Look rows of a bfloat16 table up: int32[...] -> bfloat16[..., D].
+
+    As integers: XLA on a CPU has no lookup in bfloat16 and would widen the whole table, in a
+    decoding loop for every call.
+    """
+    rows = jnp.take(jax.lax.bitcast_convert_type(table_VD, jnp.uint16), ids, axis=0)
+    return jax.lax.bitcast_convert_type(rows, jnp.bfloat16)
+
+
+rounded_rows.defvjp(
+    lambda table_VD, ids: (rounded_rows(table_VD, ids), (table_VD, ids)),
+    lambda kept, gradient: (jnp.zeros_like(kept[0]).at[kept[1]].add(gradient), None))
+
+
 def _wide(equation: str, left: Array, right: Array) -> Array:
     """Multiply into float32."""
     return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)

@@ -69,6 +69,15 @@ def test_attention_of_rounded_factors_and_its_gradients_are_those_of_float32_but
         assert 1e-7 < _error(found, want) < 1e-2
 
 
+def test_rows_of_a_table_and_their_gradient_are_those_of_a_lookup():
+    table = jax.random.normal(jax.random.key(0), (7, 4), jnp.bfloat16)
+    ids, gradient = jnp.asarray([[1, 6], [1, 0]]), jnp.ones((2, 2, 4), jnp.bfloat16)
+    ours, pull_back = jax.vjp(lambda table: products.rounded_rows(table, ids), table)
+    wanted, wanted_back = jax.vjp(lambda table: jnp.take(table, ids, axis=0), table)
+    np.testing.assert_array_equal(ours, wanted)
+    np.testing.assert_array_equal(pull_back(gradient)[0], wanted_back(gradient)[0])
+
+
 def _loss(model, frozen, prompt_PD, data):
     batch = reference.as_batch(data, model.vocab_size)
     return token_loss(score(model, frozen, Prompt(prompt_PD), batch),
