@@ -18,6 +18,7 @@ copyright = author
 version = release = jax_prompt.__version__
 
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+html_favicon = 'pictures/icon.svg'
 html_theme = 'sphinx_book_theme'
 html_title = 'jax_prompt'
 html_theme_options = {'show_toc_level': 2, 'use_download_button': False}
