@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import shutil
 
 
 def quick_compilation() -> list[str]:
@@ -49,6 +50,23 @@ def pytest_sessionfinish(session):
         reporter.write_line(f'\nskipped for want of a package: {reason}', red=True)
     if missing:
         session.exitstatus = 1
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """A real browser; its event loop runs meanwhile, so it is closed after each module."""
+    playwright = pytest.importorskip('playwright.sync_api')
+    names = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(
+                executable_path=next(filter(None, map(shutil.which, names)), None),
+                args=['--no-sandbox', '--disable-dev-shm-usage'])
+        except playwright.Error as error:
+            pytest.skip('no Chromium on this machine, neither on the PATH nor from `playwright '
+                        f'install chromium`: {str(error).splitlines()[0]}')
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -12,8 +12,6 @@ import threading
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, (
-    'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
 #: Whether all pictures of a page are there; those further down are loaded when they are looked at.
 PICTURES = """async () => {
     const all = [...document.images];
@@ -22,8 +20,8 @@ PICTURES = """async () => {
 }"""
 
 pytestmark = pytest.mark.slow
-playwright = pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
-                                 'install jax-prompt[test]')
+pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
+                    'install jax-prompt[test]')
 markdown_it = pytest.importorskip('markdown_it')
 
 
@@ -48,18 +46,6 @@ def site(tmp_path_factory):
     yield folder, f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with playwright.sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(
-                executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage'])
-        except playwright.Error as error:
-            pytest.skip(f'no Chromium on this machine: {str(error).splitlines()[0]}')
-        yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

@@ -1,28 +1,10 @@
 """The page in a real browser: pick a task, type a text, see what comes of it."""
 
-import shutil
 
 import pytest
 
 playwright = pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
                                  'install jax-prompt[test]')
-
-CHROMIUM = next(filter(None, map(shutil.which, (
-    'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with playwright.sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(
-                executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage'])
-        except playwright.Error as error:
-            pytest.skip('no Chromium on this machine, neither on the PATH nor from `playwright '
-                        f'install chromium`: {str(error).splitlines()[0]}')
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
 def page(browser, server):
