@@ -54,6 +54,7 @@ EXTRAS = ('seqio', 'tensorflow', 'tensorflow_text', 'tensorflow_datasets', 'tens
           'torch', 'onnx', 'fastapi', 'uvicorn', 'prometheus_client')
 
 
+@pytest.mark.slow
 def test_the_core_trains_and_answers_without_the_extras(world, tmp_path):
     code = f"""
         import sys

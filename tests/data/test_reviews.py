@@ -20,7 +20,8 @@ needs_wheel = pytest.mark.skipif(not has_wheel(), reason='the wheel movie-review
 
 @needs_wheel
 @pytest.mark.parametrize('make, source, total', [
-    (reviews.rotten_tomatoes, 'rotten_tomatoes', 8530), (reviews.imdb, 'imdb', 24904 - 2)])
+    (reviews.rotten_tomatoes, 'rotten_tomatoes', 8530),
+    pytest.param(reviews.imdb, 'imdb', 24904 - 2, marks=pytest.mark.slow)])
 def test_no_text_is_in_two_splits(make, source, total):
     task = make()
     texts = {split: [row.columns['text'] for row in task.rows(split)] for split in SPLITS}

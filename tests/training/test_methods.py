@@ -28,7 +28,7 @@ RUNS = {
     'dpt': (dpt(rank=2, scale=None), None, {}, 5 * 2 + 2 * 16),
     'superpos': (superpos(entries=9), adafactor(0.05), {}, 5 * 9),
 }
-QUICK = ('dept', 'regularised')
+QUICK = ('dept',)
 
 
 @pytest.fixture(autouse=True)

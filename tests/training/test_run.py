@@ -318,6 +318,7 @@ def test_a_prompt_that_is_not_finite_at_an_evaluation_is_neither_saved_nor_judge
     assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['0']
 
 
+@pytest.mark.slow
 def test_free_text_keeps_the_prompt_of_the_lowest_loss(model, settings, prompt, tmp_path, caplog):
     rows = [{'text': f'the {word} was great', 'label': f'{word} and {word}'}
             for word in tiny_world.SUBJECTS]
@@ -500,6 +501,7 @@ def test_killed_at_any_moment_and_started_again_equals_uninterrupted(world, tmp_
         assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, settings, tmp_path,
                                                      monkeypatch):
     """Wherever it goes on, and whatever would be faster there."""

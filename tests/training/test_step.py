@@ -287,7 +287,8 @@ def test_another_learning_rate_compiles_nothing(compilations):
 
 
 @pytest.mark.parametrize('chosen', [
-    {'reduction': 'sum'}, {'reduction': 'mean', 'noise': 0.1, 'adversarial': 0.1}])
+    {'reduction': 'mean', 'noise': 0.1, 'adversarial': 0.1},
+    pytest.param({'reduction': 'sum'}, marks=pytest.mark.slow)])
 def test_a_joint_update_of_each_task_is_its_own_to_the_last_bit(chosen):
     batch, frozen, method = make_batch(), make_frozen(), make_method()
     settings = TrainSettings(**chosen)

@@ -170,6 +170,7 @@ def test_weights_in_eight_bits_and_nothing_to_train_are_refused(world, model, ta
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_prompt_is_trained_with_the_weights(model, task, settings, tmp_path):
     outcome = tune(model, task, tmp_path / 'run', settings, steps=2, rows=3, compare=True,
                    evaluate_every=2, method=model_tuning('norms', layers=1))

@@ -25,7 +25,7 @@ from tests.inference.whole import make_beam_generator
 LENGTH = 7
 
 
-QUICK = [('t5-1.0', make_generator), ('umt5', make_beam_generator)]
+QUICK = [('umt5', make_generator)]
 
 
 @pytest.mark.parametrize('shape, make', [*QUICK, *(

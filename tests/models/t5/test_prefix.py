@@ -29,10 +29,10 @@ def tiny(shape='t5_1_1', **options):
 
 
 @pytest.mark.parametrize('shape, stacks, cut', [
-    ('t5_1_1', STACKS, short), ('umt5', STACKS, dict), ('byt5', ('encoder',), dict),
-    ('t5_1_1', ('decoder',), dict), ('byt5', ('cross',), short),
-    pytest.param('byt5', STACKS, short, marks=pytest.mark.slow),
-    pytest.param('t5_1_0', STACKS, dict, marks=pytest.mark.slow)])
+    ('t5_1_1', STACKS, short), ('umt5', STACKS, dict), *(
+        pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ('byt5', ('encoder',), dict), ('t5_1_1', ('decoder',), dict),
+            ('byt5', ('cross',), short), ('byt5', STACKS, short), ('t5_1_0', STACKS, dict)))])
 def test_logits_and_gradients_are_those_of_concatenation_in_pytorch(shape, stacks, cut):
     pytest.importorskip('torch', reason='PyTorch is not installed')
     config = reference.make_config(shape)
@@ -46,7 +46,7 @@ def test_logits_and_gradients_are_those_of_concatenation_in_pytorch(shape, stack
 
 
 @pytest.mark.parametrize('options', [
-    dict(scan_layers=False), dict(remat='full'),
+    dict(remat='full'), pytest.param(dict(scan_layers=False), marks=pytest.mark.slow),
     pytest.param(dict(remat='dots'), marks=pytest.mark.slow),
     pytest.param(dict(scan_layers=False, remat='full'), marks=pytest.mark.slow)], ids=str)
 def test_the_way_the_layers_run_changes_nothing(options):
