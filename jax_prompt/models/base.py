@@ -119,5 +119,14 @@ class Model(Protocol):
     def activations(self, frozen: Params, ids_M: Array) -> Mapping[str, tuple[Array, Array]]:
         """Compute the keys and values of a text as a `Prefix` of one prompt has them."""
 
+    def attention_weights(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
+                          inputs_BLD: Array, prefix: Prefix | None = None) -> Mapping[str, Array]:
+        """Run encoder and decoder, and return how much each position attends to each other.
+
+        For those who read a prompt; nothing else asks for it. 'encoder' -> float32[B, N, H, S, T],
+        'decoder' -> [B, N, H, L, T] and 'cross' -> [B, N, H, L, T], where T are the prefix's
+        positions and then those of the sequence. {} for a model that does not attend.
+        """
+
     def with_dropout(self, rate: float) -> 'Model':
         """Return the model with another dropout rate."""

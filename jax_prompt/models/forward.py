@@ -122,3 +122,22 @@ def score(model: Model, frozen: Params, prompt: Prompt, batch: Batch,
     hidden_BLD = model.decode(frozen, inputs_BLD, encoded_BSD, mask_BS, segments, decode_rng,
                               prefix)
     return model.logits(frozen, hidden_BLD)
+
+
+def attend(model: Model, frozen: Params, prompt: Prompt, batch: Batch) -> Mapping[str, Array]:
+    """Return how much each position of a batch attends to each other, teacher-forced.
+
+    Args:
+      model: the frozen model.
+      frozen: its weights.
+      prompt: the prompts that the batch uses.
+      batch: seqio's keys, as `score` takes them, of rows that are not packed.
+
+    Returns:
+      As `Model.attention_weights`: 'encoder', 'decoder', 'cross' -> float32[B, N, H, S or L, T].
+    """
+    ids_BS = batch['encoder_input_tokens']
+    return model.attention_weights(
+        frozen, embed_inputs(model, frozen, prompt, ids_BS), ids_BS != model.tokens.pad,
+        model.embed(frozen, batch['decoder_input_tokens']),
+        prefix_of(model, prompt, batch.get('prompt_ids')))

@@ -21,8 +21,9 @@ RUN_FILE = 'run.json'
 #: best prompt in its checkpoints and chose it by the first metric alone.
 RUN_FORMAT = 3
 PROMPT_FILE = 'prompt.safetensors'
-#: The folder of what the tasks of a run share.
+#: The folders of what the tasks of a run share, and of what each prompt started from.
 SHARED = 'shared'
+START = 'start'
 CHECKPOINTS = 'checkpoints'
 CURVES_FILE = 'curves.png'
 CARD_FILE = 'card.md'
@@ -53,6 +54,11 @@ class RunFolder:
     def prompt(self) -> pathlib.Path:
         """The file of the best prompt; of several tasks each has its own."""
         return self.path / (f'{self.name}{ENDING}' if self.name else PROMPT_FILE)
+
+    @property
+    def start(self) -> pathlib.Path:
+        """The file of what the prompt started from, which tells how far training moved it."""
+        return self.prompt.parent / START / self.prompt.name
 
     @property
     def model(self) -> pathlib.Path:

@@ -147,6 +147,7 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     identity = run_identity(run, prompt)
     with writing(f"the run's folder {folder.path}", GO_ON), contextlib.ExitStack() as held:
         _claim(folder, identity, held)
+        _keep_starts(folder, run, one)
         store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
         held.callback(store.close)
         progress = fit(run, store, functools.partial(MetricsLog, folder.path),
@@ -234,6 +235,16 @@ def _keep_best(folder: RunFolder, opened: OpenedModel, method: Method, problem: 
     file = _prompt_file(opened, method, problem, tuned.prompt, kept, of_model)
     if is_first():
         dataclasses.replace(folder, name=problem.name).save_prompt(file)
+
+
+def _keep_starts(folder: RunFolder, run: Run, method: Method) -> None:
+    """Write what each prompt starts from, in a folder of its own as what tasks share."""
+    if not is_first():
+        return
+    for problem, tuned in zip(run.problems, run.tuned(run.initial), strict=True):
+        path, prompt = dataclasses.replace(folder, name=problem.name).start, tuned.prompt
+        if (len(prompt.rows) or prompt.prefix) and not path.exists():
+            save_prompt(path, _prompt_file(run.opened, method, problem, prompt, Kept()))
 
 
 def _keep_shared(folder: RunFolder, opened: OpenedModel, method: Method,

@@ -78,5 +78,8 @@ class Toy:
     def for_generation(self, frozen):
         return frozen
 
+    def attention_weights(self, frozen, hidden, mask, inputs, prefix=None):
+        return {}
+
     def with_dropout(self, rate):
         return dataclasses.replace(self, dropout_rate=rate)

@@ -82,6 +82,7 @@ def test_the_folder_names_the_tasks_in_all_that_it_holds(model, task, mixture, p
     for outcome, words in zip(outcomes, ('negative', 'cold'), strict=True):
         metadata = load_prompt(outcome.folder.prompt).metadata
         assert metadata.task['labels']['0'] == words and metadata.step == outcome.best_step
+        assert load_prompt(outcome.folder.start).metadata.task == metadata.task
     card = (tmp_path / 'run' / 'card.md').read_text()
     for told in ('# Soft prompts for reviews, other', '2 prompts of 5 virtual tokens',
                  f'| other: test, {AFTER} | {outcomes[1].results[AFTER]["accuracy"]:.4g} |',

@@ -114,6 +114,16 @@ def test_a_run_leaves_its_folder_complete_and_the_loss_lower(model, task, prompt
         assert told in card, told
 
 
+def test_a_run_keeps_what_its_prompt_started_from(model, finished):
+    start = load_prompt(finished.folder.start)
+    table = np.asarray(model.model.embedding_table(model.frozen))
+    words = [table[model.vocabulary.encode_words(word)].mean(0) for word in ('negative',
+                                                                             'positive')]
+    np.testing.assert_array_equal(start.prompt.rows[:2], words)
+    assert start.metadata.step == 0 and not start.metadata.metrics
+    assert start.prompt.rows.shape == load_prompt(finished.folder.prompt).prompt.rows.shape
+
+
 def test_the_same_seed_gives_the_same_run_and_another_does_not(model, task, prompt, settings,
                                                               finished, tmp_path):
     def run(name, **fields):

@@ -133,13 +133,13 @@ def _views(stacked: Params) -> list[Params]:
     """Take layers apart, without a copy where one device is this host's processor."""
     leaves = jax.tree.leaves(stacked)
     if any(len(leaf.devices()) > 1 for leaf in leaves) or jax.default_backend() != 'cpu':
-        return _layers_apart(stacked)
+        return layers_apart(stacked)
     return [jax.tree.map(lambda leaf, n=n: jax.device_put(np.asarray(leaf)[n], leaf.device),
                          stacked) for n in range(leaves[0].shape[0])]
 
 
 @jax.jit
-def _layers_apart(stacked: Params) -> list[Params]:
+def layers_apart(stacked: Params) -> list[Params]:
     """Take the parameters of stacked layers apart."""
     depth = jax.tree.leaves(stacked)[0].shape[0]
     return [jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in range(depth)]
@@ -148,7 +148,7 @@ def _layers_apart(stacked: Params) -> list[Params]:
 @jax.jit
 def _prepare(frozen: Params) -> Params:
     """Copy layers apart, each kernel with its outputs first, and the head alike."""
-    layers = _layers_apart(frozen['decoder']['layers'])
+    layers = layers_apart(frozen['decoder']['layers'])
     steps = {'layers': [_map(_outputs_first, layer) for layer in layers]}
     if 'lm_head' in frozen:
         steps['head'] = frozen['lm_head']['kernel'].T

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jax_prompt.models.base import Prefix, Tokens
 from jax_prompt.models.t5.activations import copies_for_heads
 from jax_prompt.models.t5.attention import check_attention, fit_to_kernel, fused_bias
+from jax_prompt.models.t5.attention_weights import attention_weights
 from jax_prompt.models.t5.cache import init_cache
 from jax_prompt.models.t5.config import T5Config
 from jax_prompt.models.t5.kernel_first import (
@@ -149,6 +150,11 @@ class T5:
     def activations(self, frozen: Params, ids_M: Array) -> dict[str, tuple[Array, Array]]:
         """Compute the keys and values of a text, see `text_keys_values`."""
         return text_keys_values(self, frozen, ids_M)
+
+    def attention_weights(self, frozen: Params, hidden_BSD: Array, mask_BS: Array,
+                          inputs_BLD: Array, prefix: Prefix | None = None) -> dict[str, Array]:
+        """Run all layers and return what each position attends to, see `attention_weights`."""
+        return attention_weights(self, frozen, hidden_BSD, mask_BS, inputs_BLD, prefix)
 
     def embedding_table(self, frozen: Params) -> Array:
         """Return the embedding table, float[V, D]."""
