@@ -6,109 +6,22 @@ A prompt in front of another model gives nonsense without any error, so `check_p
 """
 
 import dataclasses
-import json
-import operator
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jax_prompt import __version__
-from jax_prompt.files import brief, check_regular, first_line, shown, write_file
+from jax_prompt.files import brief, check_regular, write_file
 from jax_prompt.prompts import container
-from jax_prompt.prompts.layout import Layout
+from jax_prompt.prompts.metadata import FORMAT_VERSIONS, PromptMetadata
 from jax_prompt.prompts.prompt import Prompt
 
-#: Of a prompt of virtual tokens alone, and of one with tensors that the first version cannot read.
-FORMAT_VERSIONS = ('1', '2')
-_ADDED = 'added'
+_ADDED, _STATES = 'added', 'design/states'
 #: Tensors of a prefix -> whose they are, and which of keys and values; [N, H, M, K].
 _PREFIX = {f'prefix/{name}/{part}': (name, number) for name in ('encoder', 'decoder', 'cross')
            for number, part in enumerate(('keys', 'values'))}
-#: Characters of a name, a fingerprint or a method.
-_LONGEST_TEXT = 500
-_SPACES = re.compile('[\t\r\n]')
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptMetadata:
-    """What a prompt belongs to and where it comes from.
-
-    Attributes:
-        base_model: name of the frozen model.
-        base_model_fingerprint: digest of its weights.
-        vocabulary_fingerprint: digest of its tokenizer.
-        task: what JSON can hold: name, inputs_template, labels, inputs_length, targets_length.
-        layout: where the virtual tokens stand.
-        method: how the prompt was parameterised while it was trained.
-        step: training steps.
-        metrics: the validation's numbers at that step.
-        seed: the run's.
-        jax_prompt_version: what wrote the file.
-    """
-
-    base_model: str
-    base_model_fingerprint: str
-    vocabulary_fingerprint: str
-    task: Mapping[str, Any]
-    layout: Layout
-    method: str
-    step: int
-    metrics: Mapping[str, float]
-    seed: int
-    jax_prompt_version: str = __version__
-
-    def __post_init__(self):
-        # What is compared after loading shall be what was given: tuples become lists here.
-        object.__setattr__(self, 'task', _json_copy('task', self.task))
-        metrics = {name: float(value) for name, value in self.metrics.items()}
-        object.__setattr__(self, 'metrics', _json_copy('metrics', metrics))
-        for name in metrics:
-            _check_text('the name of a metric', name)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is str:
-                _check_text(field.name, value)
-            if field.type is int:
-                value = operator.index(value)
-                if abs(value) >= 2**63:
-                    raise ValueError(f'prompt metadata {field.name} is {brief(value)}; expected a '
-                                     'number of 64 bits')
-                object.__setattr__(self, field.name, value)
-        _check_task(self.task)
-
-    def to_strings(self, version: str = FORMAT_VERSIONS[0]) -> dict[str, str]:
-        """Return the metadata as safetensors keeps them: flat, text to text."""
-        values = {'format_version': version} | vars(self) | {'layout': self.layout.to_dict()}
-        return {name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in values.items()}
-
-    @classmethod
-    def from_strings(cls, strings: Mapping[str, str]) -> 'PromptMetadata':
-        """Read what `to_strings` gave.
-
-        Raises:
-            ValueError: another format version, or an entry that is missing or unreadable.
-        """
-        version = strings.get('format_version')
-        if version not in FORMAT_VERSIONS:
-            raise ValueError(f'it has format version {brief(version)} and this jax_prompt reads '
-                             f'{" and ".join(map(repr, FORMAT_VERSIONS))}')
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-        missing = [name for name in kinds if name not in strings]
-        if missing:
-            raise ValueError(f'its metadata lack {", ".join(missing)}')
-        try:
-            values = {name: strings[name] if kind is str else json.loads(strings[name])
-                      for name, kind in kinds.items()}
-            values['layout'] = Layout.from_dict(values['layout'])
-            return cls(**values)
-        except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f'its metadata are unreadable ({first_line(error)})') from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,11 +33,13 @@ class PromptFile:
             its prefix, if it has one, in arrays for T = 1.
         metadata: what it belongs to.
         path: the file it was loaded from, for messages; None for one not loaded.
+        states_ND: float32[N, D], those of its design's pool; None where it has none.
     """
 
     prompt: Prompt
     metadata: PromptMetadata
     path: Path | None = None
+    states_ND: np.ndarray | None = None
 
     def __post_init__(self):
         prompt_PD = np.asarray(self.prompt.rows)
@@ -170,6 +85,7 @@ def save_prompt(path: str | os.PathLike, prompt_file: PromptFile, overwrite: boo
     prompt = prompt_file.prompt
     virtual, added = np.split(prompt.rows, [prompt.num_virtual])
     more = ({_ADDED: added} if prompt.added else {}) | prompt_file.prefix_tensors
+    more |= {} if prompt_file.states_ND is None else {_STATES: prompt_file.states_ND}
     version = FORMAT_VERSIONS[bool(more)]
     write_file(path, container.pack(virtual, prompt_file.metadata.to_strings(version), more),
                overwrite)
@@ -185,10 +101,10 @@ def load_prompt(path: str | os.PathLike) -> PromptFile:
     path = Path(path)
     check_regular(path)
     try:
-        prompt_PD, strings, more = container.read(path, (_ADDED, *_PREFIX))
+        prompt_PD, strings, more = container.read(path, (_ADDED, _STATES, *_PREFIX))
         metadata = PromptMetadata.from_strings(strings)
-        prompt = _with_added(prompt_PD, more.pop(_ADDED, None))
-        return PromptFile(prompt.replace(prefix=_read_prefix(more)), metadata, path)
+        prompt, states_ND = _with_added(prompt_PD, more.pop(_ADDED, None)), more.pop(_STATES, None)
+        return PromptFile(prompt.replace(prefix=_read_prefix(more)), metadata, path, states_ND)
     except OSError as error:
         raise ValueError(
             f'cannot read prompt file {path}: {error.strerror}; check the path, or train a prompt '
@@ -286,35 +202,3 @@ def _check_prefix(prefix: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         if keys.shape[3] > container.MOST_ROWS:
             raise ValueError(f'prefix {name!r} has {keys.shape[3]:,} positions; expected at most '
                              f'{container.MOST_ROWS:,}')
-
-
-def _check_text(name: str, value: Any) -> None:
-    """Refuse what could not be shown in a line of a log, a list or a terminal."""
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or shown(value) != value:
-        raise ValueError(f'prompt metadata {name} is {brief(value)}; expected text of one line, at '
-                         f'most {_LONGEST_TEXT:,} characters')
-
-
-def _check_task(task: Mapping[str, Any]) -> None:
-    """Refuse texts of a task, its columns and labels, that hold more than lines of text."""
-    _check_text('name of the task', task.get('name', ''))
-    texts = [part for part in task.values() if isinstance(part, str)]
-    for part in task.values():
-        if isinstance(part, list | dict):
-            texts += [*map(str, part), *map(str, part.values() if isinstance(part, dict) else ())]
-    for text in texts:
-        lines = _SPACES.sub(' ', text)
-        if shown(lines) != lines:
-            raise ValueError(f'prompt metadata task holds {brief(text)}; expected text without '
-                             'control characters')
-
-
-def _json_copy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as JSON gives them back; refuse what it cannot hold."""
-    try:
-        return json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f'prompt metadata {name} cannot be written as JSON ({error}); use text, finite '
-            'numbers, lists and dictionaries'
-        ) from error

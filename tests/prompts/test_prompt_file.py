@@ -196,7 +196,8 @@ def test_a_model_is_no_prompt(path):
 
 
 @pytest.mark.parametrize(('strings', 'message'), [
-    ({'format_version': '3'}, "format version '3' and this jax_prompt reads '1' and '2'"),
+    ({'format_version': '4'}, "format version '4' and this jax_prompt reads '1' and '2' and '3'"),
+    ({'design': '{"template": "a\\u001b"}'}, "design holds .*text without control characters"),
     ({'step': 'many'}, r'metadata are unreadable \(Expecting value'),
     ({'task': '{'}, 'metadata are unreadable'),
     ({'task': '[' * 100_000}, 'metadata are unreadable'),

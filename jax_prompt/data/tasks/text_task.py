@@ -83,7 +83,7 @@ class TextTask:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that the template shows, in order."""
-        fields = [field for _, field in _parse_template(self.inputs_template) if field is not None]
+        fields = [field for _, field in parse_template(self.inputs_template) if field is not None]
         return tuple(dict.fromkeys(fields))
 
     @property
@@ -102,8 +102,8 @@ class TextTask:
             ValueError: a column of the template is not there or holds no text.
         """
         row = row if isinstance(row, Row) else Row(row, where or 'the row')
-        return ''.join(literal + ('' if field is None else _text(row, field))
-                       for literal, field in _parse_template(self.inputs_template))
+        return ''.join(literal + ('' if field is None else column_text(row, field))
+                       for literal, field in parse_template(self.inputs_template))
 
     def verbalize(self, value: Any, where: str = 'the row') -> str:
         """Return the target for a raw value of the target column.
@@ -213,20 +213,25 @@ class TextTask:
 
 
 @functools.lru_cache(maxsize=64)
-def _parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
-    """Split a template into (literal, column or None) pairs; a column's name may hold anything."""
+def parse_template(template: str,
+                   what: str = 'inputs_template') -> tuple[tuple[str, str | None], ...]:
+    """Split a template into (literal, column or None) pairs; a column's name may hold anything.
+
+    Raises:
+        ValueError: it cannot be read, or names no column; `what` says which template it is.
+    """
     if not isinstance(template, str):
-        raise ValueError(f'inputs_template is {brief(template)}; expected text')
+        raise ValueError(f'{what} is {brief(template)}; expected text')
     parts, end = [], 0
     while part := _TEMPLATE_PART.match(template, end):
         parts.append((part['literal'] or (part['brace'] or '')[:1], part['column']))
         end = part.end()
     if end < len(template):
-        raise ValueError(f'inputs_template {brief(template)} cannot be read from '
+        raise ValueError(f'{what} {brief(template)} cannot be read from '
                          f'{brief(template[end:])} on; name columns as {{column}}, and write '
                          '{{ and }} for braces in the text')
     if all(column is None for _, column in parts):
-        raise ValueError(f'inputs_template {brief(template)} names no column, so all inputs would '
+        raise ValueError(f'{what} {brief(template)} names no column, so all inputs would '
                          "be the same; name one in braces, such as '{text}'")
     return tuple(parts)
 
@@ -253,8 +258,12 @@ def _checked_labels(labels: Any, name: str) -> dict[str, str] | None:
     return checked
 
 
-def _text(row: Row, column: str) -> str:
-    """Return a column of a row as text."""
+def column_text(row: Row, column: str) -> str:
+    """Return a column of a row as text.
+
+    Raises:
+        ValueError: it is not there or holds no text.
+    """
     if column not in row.columns:
         raise ValueError(f'column {brief(column)} is not there at {row.where}; the columns there '
                          f'are {listed(row.columns)}')
@@ -265,7 +274,7 @@ def _texts(row: Row, column: str) -> list[str]:
     """Return a column of a row that may hold several texts in a list."""
     found = row.columns.get(column)
     if not isinstance(found, list):
-        return [_text(row, column)]
+        return [column_text(row, column)]
     if not found:
         raise ValueError(f'column {brief(column)} at {row.where} is an empty list; expected at '
                          'least one right answer')
