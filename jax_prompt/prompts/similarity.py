@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,36 @@ def similarity(one_PD: np.ndarray, other_RD: np.ndarray) -> dict[str, float]:
     # The mean over pairs of products is the product of means.
     return {PAIRS: float(np.dot(*(_directions(rows).mean(axis=0) for rows in (one_PD, other_RD)))),
             MEANS: float(np.dot(*(_directions(mean)[0] for mean in means)))}
+
+
+def compare(one: PromptFile, other: PromptFile) -> dict[str, Any]:
+    """Tell what differs between two prompt files.
+
+    Returns:
+        'metrics', name -> what each has, None for nothing; 'metadata', of all else that they tell
+        what differs, name (of the task's entries task.NAME) -> what each has; 'rows', how many each
+        has; 'similarity', which is None for different widths; and 'moved', the mean distance from a
+        row of one to the same row of the other, None for different shapes.
+    """
+    told = [vars(file.metadata) for file in (one, other)]
+    metrics = [dict(each['metrics']) for each in told]
+    told = [{**{name: value for name, value in each.items() if name not in ('metrics', 'task')},
+             'layout': each['layout'].describe(),
+             **{f'task.{name}': value for name, value in each['task'].items()}} for each in told]
+    rows = [file.prompt.virtual for file in (one, other)]
+    same = rows[0].shape == rows[1].shape and len(rows[0])
+    return {
+        'metrics': _both(metrics),
+        'metadata': {name: values for name, values in _both(told).items()
+                     if values[0] != values[1]},
+        'rows': [len(each) for each in rows],
+        'similarity': similarity(*rows) if rows[0].shape[1] == rows[1].shape[1] else None,
+        'moved': float(np.linalg.norm(rows[0] - rows[1], axis=1).mean()) if same else None}
+
+
+def _both(told: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [each.get(name) for each in told]
+            for name in dict.fromkeys([*told[0], *told[1]])}
 
 
 def load_prompts(folder: str | os.PathLike) -> dict[str, PromptFile]:
