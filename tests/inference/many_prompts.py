@@ -1,5 +1,8 @@
 """A tiny model and prompts for it of different lengths, layouts, templates and labels."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
@@ -47,6 +50,18 @@ def prompt_file(opened, rows: int, layout: Layout = Layout(), seed: int = 0,  # 
     metadata = PromptMetadata(opened.name, opened.fingerprint, opened.vocabulary_fingerprint, task,
                               layout, 'direct', 1, {'accuracy': 0.5}, seed)
     return PromptFile(Prompt(drawn.astype(np.float32)), metadata)
+
+
+def prefixed(opened, seed: int, stacks: Sequence[str], positions: int, rows: int = 0,
+             **task) -> PromptFile:
+    """Draw a prompt with a prefix."""
+    draw, file = np.random.default_rng(seed), prompt_file(opened, rows, seed=seed, **task)
+    prefix = {}
+    for name in stacks:
+        layers, heads, width = opened.model.prefix_shapes[name]
+        prefix[name] = tuple(draw.normal(size=(1, layers, heads, positions, width)).astype(
+            np.float32) for _ in range(2))
+    return dataclasses.replace(file, prompt=file.prompt.replace(prefix=prefix))
 
 
 def prompts(opened) -> dict[str, PromptFile]:

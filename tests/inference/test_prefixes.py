@@ -12,18 +12,7 @@ from jax_prompt.inference.engine import Engine
 from jax_prompt.inference.prefix_table import PrefixTable
 from jax_prompt.prompts import container
 from jax_prompt.prompts.file import load_prompt, save_prompt
-from tests.inference.many_prompts import open_tiny, prompt_file
-
-
-def prefixed(opened, seed, stacks, positions, rows=0, **task):
-    """Draw a prompt with a prefix."""
-    draw, file = np.random.default_rng(seed), prompt_file(opened, rows, seed=seed, **task)
-    prefix = {}
-    for name in stacks:
-        layers, heads, width = opened.model.prefix_shapes[name]
-        prefix[name] = tuple(draw.normal(size=(1, layers, heads, positions, width)).astype(
-            np.float32) for _ in range(2))
-    return dataclasses.replace(file, prompt=file.prompt.replace(prefix=prefix))
+from tests.inference.many_prompts import open_tiny, prefixed, prompt_file
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,7 @@ from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.serving.settings import ServerSettings
-from tests.inference.many_prompts import prompt_file, prompts, requests
+from tests.inference.many_prompts import prefixed, prompt_file, prompts, requests
 from tests.serving.process import SHAPES, TOKEN, ask, running
 
 
@@ -359,6 +359,28 @@ def test_64_clients_with_mixed_tasks_get_what_they_get_offline(server, offline):
     rows, batches = (float(metrics.split(f'jax_prompt_batch_rows_{what} ')[1].split()[0])
                      for what in ('sum', 'count'))
     assert rows / batches > 1.5
+
+
+@pytest.mark.slow
+def test_prefixed_and_plain_prompts_are_served_side_by_side(model, folder, opened):
+    files = {'all': prefixed(opened, 1, ('encoder', 'decoder', 'cross'), 3,
+                             labels=['warm', 'cold']),
+             'both': prefixed(opened, 2, ('encoder',), 5, rows=4, targets_length=6),
+             **{name: prompts(opened)[name] for name in ('mood', 'title')}}
+    engine = Engine(opened, Shapes(**SHAPES))
+    for name, file in files.items():
+        save_prompt(folder / f'{name}@1.safetensors', file)
+        engine.add(name, file)
+    jobs = []
+    for number, (_, text) in enumerate((name, text) for name, text in requests(64)
+                                       if isinstance(text, str)):
+        name = list(files)[number % len(files)]
+        jobs.append((name, text, name in ('all', 'mood'), engine.run([engine.row(name, text)])[0]))
+    with running(model, folder) as server:
+        outcomes = crowd(server, jobs, clients=16)
+    assert len(outcomes) == len(jobs) and {status for _, status, _, _ in outcomes} == {200}
+    for job, _, answer, _ in outcomes:
+        check(answer, job[3])
 
 
 @pytest.mark.slow

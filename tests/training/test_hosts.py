@@ -1,9 +1,11 @@
 """Devices and processes by the number: the same curve, and none is lost without a word."""
 
+import functools
 import json
 import signal
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 
@@ -91,6 +93,20 @@ def test_added_rows_noise_averages_and_a_chosen_start_are_those_of_one_process(w
                                                 devices=4)):
         assert code == 0, errors
     assert_same_run(tmp_path / 'one', tmp_path / 'two')
+
+
+def test_prefixes_on_two_processes_are_those_of_one(world, cache, tmp_path):
+    runs = {name: [*command(world, tmp_path / name, **QUICK),
+                   '--gin.prompt.method=@prefix_tuning()', '--gin.prefix_tuning.length=3',
+                   '--gin.prefix_tuning.width=4', '--gin.train.optimizer=@adamw()',
+                   '--gin.adamw.learning_rate=0.01'] for name in ('one', 'two')}
+    ends = finish(start(runs['one'], cache), *start_together(
+        [*runs['two'], '--mesh=data:2,model:2'], cache, devices=2))
+    assert [code for code, _ in ends] == [0] * 3, ends
+    assert_same_run(tmp_path / 'one', tmp_path / 'two')
+    one, two = (load_prompt(tmp_path / name / 'prompt.safetensors').prompt.prefix for name in runs)
+    assert set(one) == {'encoder', 'decoder', 'cross'}
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), one, two)
 
 
 @pytest.mark.parametrize('method', ['direct', 'mpt'])

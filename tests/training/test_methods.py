@@ -10,6 +10,7 @@ from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import best_of, class_labels, sampled_vocabulary
 from jax_prompt.prompts.methods.dept import dept
 from jax_prompt.prompts.methods.dpt import dpt
+from jax_prompt.prompts.methods.prefix_tuning import prefix_tuning
 from jax_prompt.prompts.methods.superpos import superpos
 from jax_prompt.prompts.methods.ulpt import ulpt
 from jax_prompt.prompts.methods.wayward import wayward
@@ -27,6 +28,10 @@ RUNS = {
     'ulpt': (ulpt(rank=3, from_start=True), None, {}, 5 * 3 + 2 * 16),
     'dpt': (dpt(rank=2, scale=None), None, {}, 5 * 2 + 2 * 16),
     'superpos': (superpos(entries=9), adafactor(0.05), {}, 5 * 9),
+    # Rows and prefixes together, with the network that is folded into what is saved, and without.
+    'prefix_tuning': (prefix_tuning(length=3, width=4, start='text', text='film'), adamw(0.05), {},
+                      None),
+    'p_tuning_v2': (prefix_tuning(length=3, cross=False), adamw(0.05), {}, None),
 }
 QUICK = ('dept',)
 
@@ -63,6 +68,7 @@ def test_stopped_and_resumed_equals_uninterrupted_and_what_is_saved_is_what_was_
     method, = [line for line in (tmp_path / 'whole' / 'card.md').read_text().splitlines()
                if line.startswith('| method')]
     assert RUNS[name][0].config['name'] in method
+    assert bool(file.prompt.prefix) == ('prefix' in RUNS[name][0].config['name'])
     if name == 'dept':
         assert file.prompt.rows.shape == (5 + file.prompt.added, 16)
         assert 8 < file.prompt.added == whole.trained_numbers // 2 - (5 * 16 + 2 * 16) // 2
