@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 
 
+class Config(dict):
+    """How something was made, ready for JSON: the constructor's name and its arguments.
+
+    Attributes:
+        constructor: the function itself, undecorated.
+        arguments: as they were given, by name, with the defaults.
+    """
+
+    constructor: Callable
+    arguments: Mapping[str, Any]
+
+
 def configured(constructor: Callable) -> Callable:
     """Let what a constructor returns remember its name and arguments, for `config_of`.
 
@@ -34,8 +46,9 @@ def configured(constructor: Callable) -> Callable:
         made = constructor(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        config = {'name': constructor.__name__} | {
-            name: config_of(value) for name, value in bound.arguments.items()}
+        config = Config({'name': constructor.__name__} | {
+            name: config_of(value) for name, value in bound.arguments.items()})
+        config.constructor, config.arguments = constructor, bound.arguments
         object.__setattr__(made, 'config', config)
         return made
 

@@ -18,6 +18,7 @@ import optax
 
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Tuned
+from jax_prompt.training.optimizers import Optimizer, numbers_of, with_numbers
 from jax_prompt.types import Array, Params
 
 
@@ -107,6 +108,16 @@ def for_each_task(optimizer: optax.GradientTransformation,
     """
     if method.tasks is None:
         return optimizer
+    mapped = Optimizer.of(lambda numbers: _mapped(with_numbers(optimizer, numbers), method),
+                          numbers_of(optimizer))
+    if hasattr(optimizer, 'config'):
+        mapped.config = optimizer.config
+    return mapped
+
+
+def _mapped(optimizer: optax.GradientTransformation,
+            method: Method) -> optax.GradientTransformation:
+    """Map an optimizer over the tasks of a joint run."""
 
     def init(params: Params) -> tuple:
         own, shared = _apart(params, method)

@@ -18,12 +18,12 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, Tuned, join_prompts, split_prompt
 from jax_prompt.training.joint import for_each_task
 from jax_prompt.training.problem import Problem, file_name, training_batches
+from jax_prompt.training.programs import method_key, shared, train_step_of
 from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import HEADING_END, MetricsLog
 from jax_prompt.training.selection import merit, same_answer, told
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.training.state import TrainStateStore
-from jax_prompt.training.step import make_train_step
 from jax_prompt.training.tuned_weights import begin, place_tuned
 from jax_prompt.types import Params, TrainState
 
@@ -90,8 +90,11 @@ class Run:
 
     def split(self, tuned: Tuned) -> list[Tuned]:
         """Return each problem's own of what is tuned; there are weights for a single one alone."""
-        return [Tuned(prompt, tuned.weights)
-                for prompt in split_prompt(tuned.prompt, len(self.problems))]
+        return _split(tuned, len(self.problems))
+
+
+def _split(tuned: Tuned, count: int) -> list[Tuned]:
+    return [Tuned(prompt, tuned.weights) for prompt in split_prompt(tuned.prompt, count)]
 
 
 def fit(run: Run, store: TrainStateStore,
@@ -147,9 +150,7 @@ def fit(run: Run, store: TrainStateStore,
             evaluation.save(state, progress)
         else:
             bar.say(f'resuming from step {at}')
-        step = make_train_step(
-            run.opened.model.with_dropout(settings.dropout_rate), run.method, optimizer,
-            settings, mesh, living)
+        step = train_step_of(run.opened, run.method, optimizer, settings, living)
         batches = training_batches(run.opened, run.problems, settings, at)
         pending = [{name: np.asarray(value) for name, value in row.items()}
                    for row in progress.unreported]
@@ -223,8 +224,9 @@ class _Evaluation:
                  best: Sequence[Tuned]):
         self._run, self._store, self._log, self._bar = run, store, log, bar
         self._best = list(best)
-        self._tuned = jax.jit(lambda params, constants: dataclasses.replace(
-            run, constants=constants).tuned(params))
+        method, count = run.method, len(run.problems)
+        self._tuned = shared(run.opened, ('tuned', method_key(method), count), lambda: jax.jit(
+            lambda params, constants: _split(method.apply(params, constants), count)))
 
     def of(self, state: TrainState, at: int, progress: Progress) -> Progress:
         """Evaluate, keep what is the best yet, and save a checkpoint."""

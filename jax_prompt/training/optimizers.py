@@ -1,10 +1,12 @@
 """Optimizers: the original recipe first, and the usual alternatives.
 
 Each constructor returns an optax transformation. Its state exists for what is tuned alone, and the
-learning rate is part of it: a program that was compiled for one rate runs with any other.
+learning rate is part of it: a program that was compiled for one rate runs with any other. The
+weight decay is no part of it, so that checkpoints need not hold it; it is among the numbers that a
+program may take as an argument.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -27,9 +29,39 @@ class Optimizer(optax.GradientTransformation):
 
     Attributes:
       config: set by `config.configured`.
+      numbers: those of it that another optimizer of the same kind may have otherwise, ready to be
+        an argument of a compiled program: name -> float, or group -> its numbers.
+      make: such numbers -> the transformation that has them.
     """
 
     config: Mapping[str, Any]
+    numbers: Mapping[str, Any]
+    make: Callable[[Any], optax.GradientTransformation]
+
+    @classmethod
+    def of(cls, make: Callable[[Any], optax.GradientTransformation],
+           numbers: Mapping[str, Any]) -> 'Optimizer':
+        """Make an optimizer that can be made again with other numbers."""
+        optimizer = cls(*make(numbers))
+        optimizer.make, optimizer.numbers = make, numbers
+        return optimizer
+
+
+def numbers_of(optimizer: optax.GradientTransformation) -> Mapping[str, Any]:
+    """Return the numbers that a program can take as an argument; none of a transformation of one's
+    own."""
+    return getattr(optimizer, 'numbers', {})
+
+
+def with_numbers(optimizer: optax.GradientTransformation,
+                 numbers: Any) -> optax.GradientTransformation:
+    """Return the optimizer with other numbers, such as those that are traced.
+
+    Args:
+      optimizer: an optax transformation.
+      numbers: of the structure that `numbers_of` gives.
+    """
+    return optimizer.make(numbers) if numbers_of(optimizer) else optimizer
 
 
 @flax.struct.dataclass
@@ -94,14 +126,14 @@ def adafactor(learning_rate: float | optax.Schedule = 0.3, decay_rate: float = 0
     of its parts is that of `optax.adafactor`.
     """
     offset = -ORIGINAL_STEP_OFFSET if original_step_offset else 0
-    return Optimizer(*optax.chain(
+    return Optimizer.of(lambda numbers: optax.chain(
         optax.scale_by_factored_rms(decay_rate=decay_rate, step_offset=offset,
                                     min_dim_size_to_factor=factored_from),
         optax.clip_by_block_rms(clipping_threshold),
         _scale_by_rate(learning_rate),
         *([optax.scale_by_param_block_rms()] if parameter_scaling else []),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale(-1)))
+        optax.add_decayed_weights(numbers['weight_decay']),
+        optax.scale(-1)), {'weight_decay': weight_decay})
 
 
 @configured
@@ -120,9 +152,10 @@ def adamw(learning_rate: float | optax.Schedule = 0.3, weight_decay: float = 1e-
       The optax transformation.
     """
     clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    return Optimizer(*optax.chain(
-        *clip, optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay),
-        _scale_by_rate(learning_rate), optax.scale(-1)))
+    return Optimizer.of(lambda numbers: optax.chain(
+        *clip, optax.scale_by_adam(b1=b1, b2=b2),
+        optax.add_decayed_weights(numbers['weight_decay']),
+        _scale_by_rate(learning_rate), optax.scale(-1)), {'weight_decay': weight_decay})
 
 
 @configured
@@ -156,7 +189,11 @@ def per_parameter(default: optax.GradientTransformation,
                              f'train; it trains {", ".join(sorted(params))}')
         return {name: name if name in groups else default_label for name in params}
 
-    return Optimizer(*optax.partition({default_label: default, **groups}, labels))
+    each = {default_label: default, **groups}
+    return Optimizer.of(
+        lambda numbers: optax.partition(
+            {name: with_numbers(one, numbers[name]) for name, one in each.items()}, labels),
+        {name: numbers_of(one) for name, one in each.items()})
 
 
 @configured

@@ -1,5 +1,7 @@
 """What is learned, and on what: a task, where the virtual tokens stand, and features of both."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import logging
@@ -33,6 +35,9 @@ from jax_prompt.types import Array, Batch
 _SOME = 256
 #: Examples to validate on, below which chance moves an accuracy by 14 points (two standard errors).
 _FEW = 50
+
+#: Problems that were made while `shared_problems` is in force; None where each run makes its own.
+_made: contextvars.ContextVar[dict | None] = contextvars.ContextVar('made', default=None)
 
 _log = logging.getLogger(__name__)
 
@@ -156,6 +161,30 @@ def file_name(task: str) -> str:
     return re.sub(r'[^A-Za-z0-9_.-]', '_', task).lstrip('_.-')[:60] or 'task'
 
 
+@contextlib.contextmanager
+def shared_problems() -> Iterator[None]:
+    """Let runs share what they read and encode, and what evaluates it, while the context lasts.
+
+    A task is then read once: what changes in its files meanwhile is not seen. Problems are of one
+    task object, one model and one number and place of rows; they are let go in the end.
+    """
+    token = _made.set({} if _made.get() is None else _made.get())
+    try:
+        yield
+    finally:
+        _made.reset(token)
+
+
+def _once(key: tuple, make: Callable[[], Any]) -> Any:
+    """Make something anew, or take what was made while `shared_problems` is in force."""
+    made = _made.get()
+    if made is None:
+        return make()
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
 def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
                  settings: TrainSettings) -> Problem:
     """Read and tokenise a task's splits; raises before anything is written.
@@ -169,10 +198,23 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     Raises:
       ValueError, FileNotFoundError: in one line, for whatever cannot be trained on.
     """
+    decides = tuple(getattr(settings, name) for name in (
+        'batch_size', 'evaluate_by', 'choose_by', 'evaluation_batch_size', 'evaluation_limit',
+        'max_buckets', 'bucket_multiple'))
+    problem = _once((opened, task, prompt.layout, prompt.rows, *decides),
+                    lambda: _make_problem(opened, task, prompt, settings))
+    return dataclasses.replace(problem, seed=settings.seed)
+
+
+def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
+                  settings: TrainSettings) -> Problem:
+    def load(split: str, limit: int | None) -> Examples:
+        return _once((opened, task, split, limit),
+                     lambda: load_examples(task, split, opened.vocabulary, limit))
+
     splits = ['train', 'validation'] + (['test'] if 'test' in task.splits else [])
     limits = {'validation': settings.evaluation_limit}
-    examples = {split: load_examples(task, split, opened.vocabulary, limits.get(split))
-                for split in splits}
+    examples = {split: load(split, limits.get(split)) for split in splits}
     features = FeatureConverter.for_model(
         task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
             examples['train'])
@@ -189,7 +231,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     if len(examples['validation']) < _FEW:
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))
-    some = functools.cache(lambda: load_examples(task, 'train', opened.vocabulary, _SOME))
+    some = functools.cache(lambda: load('train', _SOME))
     return Problem('', task, prompt.layout, prompt.rows, examples, features,
                    lambda tuned, split: evaluator(tuned.prompt, examples[split], tuned.weights),
                    lambda several, split: evaluator.measure_ensemble(several, examples[split]),

@@ -48,6 +48,7 @@ from jax_prompt.training.problem import (
     make_problems,
     with_rows_added,
 )
+from jax_prompt.training.programs import shared
 from jax_prompt.training.progress import Kept, Progress
 from jax_prompt.training.reporting import MetricsLog
 from jax_prompt.training.selection import remarks
@@ -211,7 +212,8 @@ def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
 
 def _activations(opened: OpenedModel, ids_M: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:
     """Compute the keys and values of a text, on every host."""
-    compute = jax.jit(opened.model.activations, out_shardings=replicated(opened.mesh))
+    compute = shared(opened, 'activations', lambda: jax.jit(
+        opened.model.activations, out_shardings=replicated(opened.mesh)))
     return jax.tree.map(fetch, compute(opened.frozen, ids_M))
 
 

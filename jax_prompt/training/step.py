@@ -1,11 +1,12 @@
 """The training step: the gradient of what is tuned, and of nothing else."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -16,11 +17,12 @@ from jax_prompt.parallel.rules import batch_sharding, replicated
 from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.prompt import Prompt, Tuned, in_place_of
 from jax_prompt.training.joint import for_each_prompt, gradient_norm
+from jax_prompt.training.optimizers import numbers_of, with_numbers
 from jax_prompt.training.regularisation import averaged, disturbed, worsened
 from jax_prompt.training.settings import TrainSettings
 from jax_prompt.types import Array, Batch, Params, TrainState
 
-#: step(state, frozen, batch, constants=None) -> (state, metrics)
+#: step(state, frozen, batch, constants=None, numbers=None) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
@@ -44,8 +46,9 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
       living: the shardings of the state; None for a copy of it on every device.
 
     Returns:
-      step(state, frozen, batch, constants=None) -> (state, metrics), the constants being those that
-      the method's `init` gave. Metrics are float32[]: sums over the batch `loss`, `z_loss`,
+      step(state, frozen, batch, constants=None, numbers=None) -> (state, metrics), the constants
+      being those that the method's `init` gave; the `numbers_of_run` of another run let one program
+      serve both. Metrics are float32[]: sums over the batch `loss`, `z_loss`,
       `correct`, `tokens`, and `grad_norm` of the trained parameters; of a method for T tasks they
       are float32[T], one a task, and the mean is each task's own. A batch whose rows do not divide
       by `microbatches` raises ValueError.
@@ -66,9 +69,12 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
                                                      batch['decoder_loss_weights'])
         return loss, metrics
 
-    def step(state: TrainState, frozen: Params, batch: Batch, constants: Params | None = None):
-        constants = constants or {}
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    own_numbers = numbers_of_run(optimizer, settings)
+
+    def step(state: TrainState, frozen: Params, batch: Batch, constants: Params | None = None,
+             numbers: Mapping[str, Any] | None = None):
+        constants, numbers = constants or {}, numbers or own_numbers
+        key = jax.random.fold_in(jax.random.wrap_key_data(numbers['seed']), state.step)
         rng = key if model.dropout_rate > 0.0 else None
         loss = functools.partial(
             loss_fn, method.teacher and method.teacher(state.params, constants))
@@ -89,10 +95,9 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
         gradient, = pull_back(gradient)
         if method.penalty is not None:
             weight = count if settings.reduction == 'sum' else 1.0
-            pull = jax.grad(lambda params: jnp.sum(weight * method.penalty(params, constants)))(
-                state.params)
-            gradient = jax.tree.map(jnp.add, gradient, pull)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            gradient = _penalised(gradient, weight, method, state.params, constants)
+        updates, opt_state = with_numbers(optimizer, numbers['optimizer']).update(
+            gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics['grad_norm'] = gradient_norm(gradient, method)
         average = averaged(state.average, params, state.step + 1, settings)
@@ -101,6 +106,20 @@ def make_train_step(model: Model, method: Method, optimizer: optax.GradientTrans
     where = {} if mesh is None else {
         'out_shardings': (living or replicated(mesh), replicated(mesh))}
     return jax.jit(step, donate_argnums=0, **where)
+
+
+def numbers_of_run(optimizer: optax.GradientTransformation,
+                   settings: TrainSettings) -> dict[str, Any]:
+    """Return what runs may differ in that one compiled step serves; the rate is in the state."""
+    seed = jax.random.key_data(jax.random.key(settings.seed))
+    return {'seed': np.asarray(seed), 'optimizer': numbers_of(optimizer)}
+
+
+def _penalised(gradient: Params, weight: Array | float, method: Method, params: Params,
+               constants: Params) -> Params:
+    """Add the gradient of what a method adds to the loss."""
+    pull = jax.grad(lambda params: jnp.sum(weight * method.penalty(params, constants)))(params)
+    return jax.tree.map(jnp.add, gradient, pull)
 
 
 def _gradient(loss_fn: Callable, tuned: Tuned, frozen: Params, batch: Batch, rng: Array | None,

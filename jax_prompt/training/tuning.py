@@ -21,8 +21,8 @@ from jax_prompt.parallel.rules import replicated
 from jax_prompt.training.joint import for_each_task
 from jax_prompt.training.loop import Run
 from jax_prompt.training.problem import training_batches
+from jax_prompt.training.programs import train_step_of
 from jax_prompt.training.settings import AUTO
-from jax_prompt.training.step import make_train_step
 from jax_prompt.training.tuned_weights import begin
 from jax_prompt.types import Batch
 
@@ -69,8 +69,7 @@ def _tokens_a_second(ways: list[Run]) -> list[float]:
     optimizer = for_each_task(run.optimizer, run.method)
     state, living = begin(run.opened, run.initial, optimizer, run.settings)
     # One function for all: ways differ in the shapes of their batches.
-    step = make_train_step(run.opened.model.with_dropout(run.settings.dropout_rate), run.method,
-                           optimizer, run.settings, mesh, living)
+    step = train_step_of(run.opened, run.method, optimizer, run.settings, living)
     constants = place(run.constants, replicated(mesh))
     batches = [list(itertools.islice(training_batches(way.opened, way.problems, way.settings, 0),
                                      _BATCHES)) for way in ways]

@@ -25,9 +25,9 @@ from jax_prompt.prompts.method import Method
 from jax_prompt.prompts.methods.residual import residual
 from jax_prompt.prompts.prompt import Prompt, Tuned
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
+from jax_prompt.training.programs import train_step_of
 from jax_prompt.training.run import AFTER, BEFORE, MOST_COMMON, NO_PROMPT, train
 from jax_prompt.training.settings import PromptSettings
-from jax_prompt.training.step import make_train_step
 from tests import tiny_world
 from tests.training.processes import command, newest_checkpoint
 
@@ -40,7 +40,7 @@ def stop_before(patch, step_number):
     """Make runs raise where they would begin the update after so many."""
 
     def make(*args):
-        inner = make_train_step(*args)
+        inner = train_step_of(*args)
 
         def step(state, *inputs):
             if int(state.step) == step_number:
@@ -49,7 +49,7 @@ def stop_before(patch, step_number):
 
         return step
 
-    patch.setattr('jax_prompt.training.loop.make_train_step', make)
+    patch.setattr('jax_prompt.training.loop.train_step_of', make)
 
 
 def read_lines(folder):
