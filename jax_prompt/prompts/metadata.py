@@ -14,6 +14,8 @@ from jax_prompt.prompts.layout import Layout
 #: Of a prompt of virtual tokens alone, of one with tensors that the first version cannot read, and
 #: of one with a design, which those that do not know it would leave out.
 FORMAT_VERSIONS = ('1', '2', '3')
+#: Entries that a file need not have.
+_OPTIONAL = ('design', 'dtype')
 #: Characters of a name, a fingerprint or a method.
 _LONGEST_TEXT = 500
 _SPACES = re.compile('[\t\r\n]')
@@ -36,6 +38,8 @@ class PromptMetadata:
         jax_prompt_version: what wrote the file.
         design: the words around an input, as `data.design.Design` tells them; None for the task's
             own template.
+        dtype: that the model computed in when the prompt was trained, of its products where these
+            have one of their own; None where the file does not say.
     """
 
     base_model: str
@@ -49,6 +53,7 @@ class PromptMetadata:
     seed: int
     jax_prompt_version: str = __version__
     design: Mapping[str, Any] | None = None
+    dtype: str | None = None
 
     def __post_init__(self):
         # What is compared after loading shall be what was given: tuples become lists here.
@@ -59,7 +64,7 @@ class PromptMetadata:
             _check_text('the name of a metric', name)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is str:
+            if field.type is str or (field.name == 'dtype' and value is not None):
                 _check_text(field.name, value)
             if field.type is int:
                 value = operator.index(value)
@@ -77,7 +82,7 @@ class PromptMetadata:
         version = FORMAT_VERSIONS[2] if self.design is not None else version
         values = {'format_version': version} | vars(self) | {'layout': self.layout.to_dict()}
         return {name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in values.items() if (name, value) != ('design', None)}
+                for name, value in values.items() if name not in _OPTIONAL or value is not None}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str]) -> 'PromptMetadata':
@@ -91,13 +96,13 @@ class PromptMetadata:
             raise ValueError(f'it has format version {brief(version)} and this jax_prompt reads '
                              f'{" and ".join(map(repr, FORMAT_VERSIONS))}')
         kinds = {field.name: field.type for field in dataclasses.fields(cls)
-                 if field.name != 'design' or 'design' in strings}
+                 if field.name not in _OPTIONAL or field.name in strings}
         missing = [name for name in kinds if name not in strings]
         if missing:
             raise ValueError(f'its metadata lack {", ".join(missing)}')
         try:
-            values = {name: strings[name] if kind is str else json.loads(strings[name])
-                      for name, kind in kinds.items()}
+            values = {name: strings[name] if kind in (str, str | None)
+                      else json.loads(strings[name]) for name, kind in kinds.items()}
             values['layout'] = Layout.from_dict(values['layout'])
             return cls(**values)
         except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError) as error:

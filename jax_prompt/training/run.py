@@ -269,6 +269,7 @@ def _prompt_file(opened: OpenedModel, method: Method, problem: Problem, prompt: 
         base_model=name, base_model_fingerprint=fingerprint,
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
+        dtype=opened.model.numerics.get('factors', opened.model.numerics.get('dtype')),
         metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
     return PromptFile(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prompt), metadata)
 

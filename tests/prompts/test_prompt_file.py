@@ -34,7 +34,7 @@ METADATA = PromptMetadata(
     task={'name': 'sst2', 'inputs_template': 'sst2 sentence: {text} – "quoted"\n',
           'labels': {'0': 'negative', '1': 'positive'}, 'inputs_length': 64, 'targets_length': 8},
     layout=Layout('around', after_end=True, rows_before=1), method='direct', step=300,
-    metrics={'accuracy': 0.1 + 0.2}, seed=5, jax_prompt_version='0.1.0',
+    metrics={'accuracy': 0.1 + 0.2}, seed=5, jax_prompt_version='0.1.0', dtype='bfloat16',
 )
 PROMPT = PromptFile(Prompt(ROWS), METADATA)
 
@@ -209,6 +209,7 @@ def test_a_model_is_no_prompt(path):
     ({'metrics': '{"accuracy": ' + '9' * 4000 + '}'}, 'metadata are unreadable'),
     ({'metrics': '{"a\\nb": 1}'}, 'metadata the name of a metric is'),
     ({'step': '9' * 40}, 'metadata step is 9+; expected a number of 64 bits'),
+    ({'dtype': 'a\n'}, r"metadata dtype is 'a\\n'; expected text of one line"),
     ({'method': 'a\x1b[2J'}, r"metadata method is 'a\\x1b\[2J'; expected text of one line"),
     ({'base_model': 'x' * 501}, 'metadata base_model is .*501|503'),
     ({'format_version': 'v' * 10**5}, r'format version .*\.\.\. \(100,002 characters\)'),

@@ -528,6 +528,7 @@ def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, setti
             train(opened(measured), task, folder, prompt, settings=settings(steps=steps),
                   quiet=True)
             assert (begun(folder).get('factors'), begun(folder)['weights']) == (factors, weights)
+            assert load_prompt(folder / 'prompt.safetensors').metadata.dtype == weights[0]
     assert 'factors=bfloat16' in (tmp_path / 'True' / 'card.md').read_text()
 
 
