@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jax_prompt.files import remove_litter
@@ -86,7 +86,7 @@ def family_problem(file: PromptFile, name: str, there: Mapping[str, Path],
 
 
 def create_version(folder: Path, name: str, version: str | None, content: bytes,
-                   added: Collection[str]) -> str:
+                   added: Iterable[str]) -> str:
     """Make the file of a new version.
 
     Args:

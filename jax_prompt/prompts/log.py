@@ -64,7 +64,7 @@ class PromptLog:
     """The log of one prompt: a folder of files 00000001.json, 00000002.json, ..."""
 
     def __init__(self, folder: Path):
-        """Name its folder, which the first entry makes."""
+        """Name its folder, two below that of the prompts; the first entry makes it."""
         self.folder = folder
         # Entries never change, so each is read once.
         self._known: dict[int, Entry | str] = {}
@@ -137,7 +137,10 @@ class PromptLog:
         """Read what is new."""
         try:
             names = os.listdir(self.folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
+            self.folder.parents[1].stat()  # where the folder of prompts is lost nothing is known
+            names = []
+        except NotADirectoryError:
             names = []
         numbers = {int(match[1]) for match in map(_FILE.fullmatch, names) if match}
         if len(numbers) > MOST_ENTRIES:

@@ -16,7 +16,7 @@ from typing import Any
 
 from jax_prompt.files import listed
 from jax_prompt.prompts import log
-from jax_prompt.prompts.adding import create_version, existing, family_problem, read_file
+from jax_prompt.prompts.adding import Exists, create_version, existing, family_problem, read_file
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.log import Entry, PromptLog
 from jax_prompt.prompts.similarity import compare
@@ -74,7 +74,14 @@ class Registry:
           ValueError: its log is too long to be read.
           OSError: it cannot be read now.
         """
-        return standing_of(self._log(name).entries())
+        return standing_of(self.log(name).entries())
+
+    def log(self, name: str) -> PromptLog:
+        """Return the log of a prompt, which remembers what was read."""
+        if name not in self._logs:
+            split_name(f'{name}@1')  # nothing that leads out of the folder, nor a version's name
+            self._logs[name] = PromptLog(self.folder / LOGS / name)
+        return self._logs[name]
 
     def promoted(self, name: str) -> str | None:
         """Return the version that the bare name means; None where none was promoted."""
@@ -86,7 +93,7 @@ class Registry:
 
     def history(self, name: str) -> list[Entry]:
         """Return what was done to a prompt, the oldest first."""
-        return self._log(name).entries()
+        return self.log(name).entries()
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions of a prompt, the highest first.
@@ -118,7 +125,8 @@ class Registry:
                          f'{", ".join(list(found)[:10])}{tags}')
 
     def add(self, file: str | os.PathLike, name: str, *, parent: str | None = None,
-            run: str | None = None, who: str | None = None, why: str = '') -> Version:
+            run: str | None = None, who: str | None = None, why: str = '',
+            above: int = 0) -> Version:
         """Copy a prompt file into the folder as a new version.
 
         A version whose file was put there by hand, or by an `add` that was killed, gets its entry
@@ -129,6 +137,7 @@ class Registry:
           name: 'name' for the next whole number, or 'name@version'.
           parent: the version that it was made from; without it the promoted one, else the highest.
           run: what trained it.
+          above: the next number is higher than this.
 
         Raises:
           BadName: it cannot be a name.
@@ -139,6 +148,8 @@ class Registry:
         loaded, content = read_file(Path(file))
         digest = hashlib.sha256(content).hexdigest()
         there, standing = self._paths(name, may_be_new=True), self.standing(name)
+        if version in standing.tags:
+            raise Exists(f'{name}@{version} is a tag; give another version')
         if problem := family_problem(loaded, name, there, standing.promoted):
             raise ValueError(f'{file} {problem}; add it under another name')
         same = existing(f'{name}@{version or ""}', file, digest, there, standing.added)
@@ -146,7 +157,8 @@ class Registry:
             parent = standing.promoted or next((one for one in there if one != same), None)
         else:
             parent = self.find(f'{name}@{parent}').version
-        version = same or create_version(self.folder, name, version, content, standing.added)
+        version = same or create_version(self.folder, name, version, content,
+                                         [*standing.added, str(above)])
         details = {'sha256': digest, 'parent': parent, 'run': run}
         self._append(name, log.ADD, who, why, lambda now: None if version in now.added
                      else (version, details))
@@ -189,7 +201,7 @@ class Registry:
         of = of or self.promoted(name)
 
         def decide(now: Standing) -> tuple[str, dict[str, Any]]:
-            if problems := self._log(name).problems():
+            if problems := self.log(name).problems():
                 raise ValueError(f'{problems[0]}, so that what was promoted before is not known; '
                                  'promote the version that is wanted')
             if now.promoted != of:
@@ -262,10 +274,7 @@ class Registry:
         return self._append(name, log.CANARY, who, why, decide)
 
     def diff(self, a: str, b: str) -> dict[str, Any]:
-        """Compare two versions, as `find` takes them; see `similarity.compare`.
-
-        Returns:
-          Also 'versions', their full names.
+        """Compare two versions, as `find` takes them: `similarity.compare`, and 'versions'.
 
         Raises:
           ValueError: there is none of a name, or its file cannot be used.
@@ -297,13 +306,6 @@ class Registry:
                                  PromptLog(self.folder / LOGS / name))
         return found
 
-    def _log(self, name: str) -> PromptLog:
-        """Return the log of a prompt, which knows what was read before."""
-        if name not in self._logs:
-            split_name(f'{name}@1')  # nothing that leads out of the folder, nor a version's name
-            self._logs[name] = PromptLog(self.folder / LOGS / name)
-        return self._logs[name]
-
     def _append(self, name: str, action: str, who: str | None, why: str,
                 decide: Callable[[Standing], tuple[str | None, dict[str, Any]] | None],
                 ) -> Entry | None:
@@ -311,7 +313,7 @@ class Registry:
 
         It gives None for nothing to be done, and is asked again where another writer was first.
         """
-        found, who = self._log(name), log.caller() if who is None else who
+        found, who = self.log(name), log.caller() if who is None else who
         for _ in range(_TRIES):
             decided = decide(standing_of(found.entries()))
             if decided is None:

@@ -20,6 +20,7 @@ from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row, ServedPrompt
+from jax_prompt.prompts.standing import Standing
 from jax_prompt.prompts.versions import NAME_PATTERN, BadName
 from jax_prompt.serving import schemas
 from jax_prompt.serving.batching import BatchFailed, Busy, Stopped
@@ -29,7 +30,7 @@ from jax_prompt.serving.service import READY, Refused, Service
 _log = logging.getLogger(__name__)
 
 _Name = Annotated[str, Path(pattern=NAME_PATTERN, max_length=129,
-                            description='NAME, or NAME@VERSION.')]
+                            description='NAME, NAME@VERSION or NAME@TAG.')]
 _BEARER = HTTPBearer(auto_error=False, description='The token that the server was started with.')
 _ALWAYS = (403, 503)
 
@@ -136,7 +137,7 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
              summary='List the prompts in use', response_model=schemas.PromptList)
     def list_prompts() -> Response:  # written on this thread: FastAPI would on that of all requests
         found = schemas.PromptList(model=service.engine.opened.name, prompts=[
-            _describe(version, default=number == 0)
+            _describe(version, number == 0, service.folder.standing(version.name))
             for versions in service.folder.versions().values()
             for number, version in enumerate(versions)])
         return Response(found.model_dump_json(), media_type='application/json')
@@ -145,7 +146,8 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
              summary='Describe a prompt')
     def describe_prompt(name: _Name) -> schemas.PromptDescription:
         version = service.find(name)
-        return _describe(version, _is_default(service, version))
+        return _describe(version, _is_default(service, version),
+                         service.folder.standing(version.name))
 
     @app.get('/v1/prompts/{name}/nearest', responses=_problems(service, 404, 422),
              tags=['prompts'], summary="Read a prompt by the words nearest to its rows")
@@ -166,8 +168,8 @@ def _add_changes(app: FastAPI, service: Service) -> None:
              dependencies=dependencies, summary='Upload a version of a prompt',
              description='NAME@VERSION is never replaced. A bare NAME gets the next whole number, '
              'or the version whose file has this content already. The answer says whether the bare '
-             'name now means it: a file NAME.safetensors goes before all versions, and a higher '
-             'version before a lower one.',
+             'name now means it: the promoted version goes before all, where none is a file '
+             'NAME.safetensors, and a higher version before a lower one.',
              responses={200: {'model': schemas.Uploaded, 'description': 'It was there already.'},
                         **_problems(service, *token, 408, 409, 413, 422)})
     def upload(name: _Name, response: Response, body: Annotated[bytes, Body(
@@ -181,7 +183,8 @@ def _add_changes(app: FastAPI, service: Service) -> None:
 
     @app.delete('/v1/prompts/{name}', tags=['prompts'], dependencies=dependencies,
                 summary='Remove a version of a prompt, or all of them',
-                responses=_problems(service, *token, 404, 422))
+                description='A promoted version is removed with all the others alone.',
+                responses=_problems(service, *token, 404, 409, 422))
     def remove(name: _Name) -> schemas.Removed:
         with service.changing_folder() as folder:
             return schemas.Removed(removed=folder.remove(name))
@@ -275,11 +278,13 @@ def _is_default(service: Service, version: Version) -> bool:
     return bool(versions) and versions[0].version == version.version
 
 
-def _describe(version: Version, default: bool) -> schemas.PromptDescription:
+def _describe(version: Version, default: bool, standing: Standing) -> schemas.PromptDescription:
     prompt, metadata = version.prompt, version.prompt.file.metadata
     words = prompt.task.label_words
     return schemas.PromptDescription(
-        name=version.name, version=version.version, default=default, digest=prompt.digest,
+        name=version.name, version=version.version, default=default,
+        promoted=standing.promoted == version.version,
+        tags=list(standing.tags_of(version.version)), digest=prompt.digest,
         task=prompt.task.name, inputs_template=prompt.task.inputs_template,
         columns=list(prompt.task.columns), labels=None if words is None else list(words),
         inputs_length=prompt.task.inputs_length, targets_length=prompt.task.targets_length,

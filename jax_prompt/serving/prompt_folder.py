@@ -2,8 +2,9 @@
 
 A file `NAME@VERSION.safetensors` is that version of prompt NAME. A file `NAME.safetensors`, such as
 a training run overwrites, is a version named by its content, for as long as it has that content. A
-request that names no version gets `NAME.safetensors` where it exists, else the highest version,
-numbers inside versions counting as numbers.
+request that names no version gets the promoted one (`prompts.registry`), which is heeded at once;
+where none is, `NAME.safetensors` if it exists, else the highest version, numbers inside versions
+counting as numbers. A tag is a version's further name.
 """
 
 import dataclasses
@@ -13,25 +14,26 @@ import os
 import pathlib
 import re
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
 
-from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import remove_litter, write_file
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.inference.rows import ServedPrompt
+from jax_prompt.prompts.adding import Exists
 from jax_prompt.prompts.file import PromptFile, load_prompt
+from jax_prompt.prompts.registry import Registry
+from jax_prompt.prompts.standing import Standing
 from jax_prompt.prompts.versions import ENDING, split_name, version_order
+from jax_prompt.serving.promotions import Promotions
+from jax_prompt.serving.prompt_files import check_size, scan, stamp_of
 
 _log = logging.getLogger(__name__)
 
 #: Seconds until a file that failed, though not for its content, is tried again.
 _REST = 30.0
-
-
-class Exists(ValueError):
-    """That version is there already, with another content."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +86,10 @@ class PromptFolder:
         self._engine, self._longest, self._stop = engine, warm_up_length, stop
         # Held by whoever changes something, compiling included; requests read what was published.
         self._lock = threading.RLock()
+        self._arranging = threading.Lock()
         self._published: dict[str, list[Version]] = {}
+        self._in_use: dict[str, list[Version]] = {}  # the same as if nothing were promoted
+        self._registry, self._promotions = Registry(self.path), Promotions(self.path)
         self._files: dict[str, Version] = {}  # file name -> the content in use
         # File name -> its stamp when it was tried, and when to try it again if it stays as it is.
         self._tried: dict[str, tuple[tuple, float]] = {}
@@ -94,8 +99,12 @@ class PromptFolder:
         """Return all versions in use, by name; each name's default is the first of its list."""
         return self._published
 
+    def standing(self, name: str) -> Standing:
+        """Return what is promoted, tagged and tried of a prompt, as of the last look."""
+        return self._promotions.of(name)
+
     def find(self, name: str) -> Version:
-        """Return what 'name' or 'name@version' means now.
+        """Return what 'name', 'name@version' or 'name@tag' means now.
 
         Raises:
           BadName: it cannot be a name.
@@ -103,13 +112,22 @@ class PromptFolder:
         """
         base, version = split_name(name)
         versions = self._published.get(base, [])
-        for one in versions:
-            if version in (None, one.version):
-                return one
+        for meant in (version, self.standing(base).tags.get(version)):
+            for one in versions:
+                if meant == one.version or version is None:
+                    return one
         if versions:
             raise UnknownPrompt(f'prompt {base!r} has no version {version!r}; there are: '
                                 f'{", ".join(one.version for one in versions[:10])}')
         raise UnknownPrompt(f'no prompt {base!r} in use; see GET /v1/prompts')
+
+    def follow(self) -> None:
+        """Heed what was promoted since the last look; waits for nothing that is compiled.
+
+        A promoted version that is not in use yet leaves the one before it in place till it is.
+        """
+        if self._promotions.look(self._in_use):
+            self._arrange()
 
     def refresh(self, warm_up: bool = True) -> None:
         """Take up what is new or changed in the folder, and let go of what is no longer there.
@@ -124,7 +142,7 @@ class PromptFolder:
           OSError: the folder cannot be read.
         """
         with self._lock:
-            found = _scan(self.path)
+            found = scan(self.path)
             self._let_go([name for name in self._files if name not in found])
             self._tried = {name: tried for name, tried in self._tried.items() if name in found}
             for file_name, (path, stamp) in found.items():
@@ -137,8 +155,8 @@ class PromptFolder:
     def upload(self, name: str, content: bytes) -> tuple[Version, bool]:
         """Add a version of a prompt to the folder, and take it into use.
 
-        It comes into the folder once all that it needs is compiled. Whether the bare name means it
-        is for the rule of the folder to say: `NAME.safetensors` goes before it.
+        It comes into the folder, and the log of its versions, once all that it needs is compiled.
+        Whether the bare name means it is for the rule of the folder to say.
 
         Args:
           name: 'name@version'; or 'name' for the version of this content, else the next number.
@@ -162,15 +180,17 @@ class PromptFolder:
                 for one in known:
                     if one.prompt.digest == digest and version in (None, one.version):
                         return one, False
-                version = version or str(1 + self._numbers.get(base, 0))
-                path = self.path / f'{base}@{version}{ENDING}'
-                if path.exists() or any(one.version == version for one in known):
+                if any(one.version == version for one in known):
                     raise Exists(f'prompt {base}@{version} is there with another content; give '
                                  'another version')
-                # If the file cannot get its name the next refresh lets go of the version.
+                path = self._registry.add(
+                    aside, name, who=f'upload to {socket.gethostname()}',
+                    above=self._numbers.get(base, 0)).path
                 self._use(path.name, file)
-                os.rename(aside, path)
-                self._tried[path.name] = _stamp(path), math.inf
+                self._tried[path.name] = stamp_of(path), math.inf
+            except ValueError as error:  # which names what it was aside
+                kind = Exists if isinstance(error, Exists) else ValueError
+                raise kind(str(error).replace(str(aside), 'uploaded')) from error.__cause__
             finally:
                 aside.unlink(missing_ok=True)
             return self._files[path.name], True
@@ -189,13 +209,18 @@ class PromptFolder:
         Raises:
           BadName: it cannot be a name.
           UnknownPrompt: nothing of that name is in use.
+          ValueError: it is the promoted version, and others would be left.
         """
         base, version = split_name(name)
         with self._lock:
             self.refresh()  # else the file might hold another content than the one to delete
-            self.find(name)
-            gone = [one.full_name for one in self._published[base]
-                    if version in (None, one.version)]
+            self.follow()
+            version = version and self.find(name).version  # which a tag may name
+            there = self._published.get(self.find(base).name, ())
+            if version and version == self.standing(base).promoted and len(there) > 1:
+                raise ValueError(f'{base}@{version} is promoted; promote another version first, or '
+                                 f'remove {base} altogether')
+            gone = [one.full_name for one in there if version in (None, one.version)]
             files = [file_name for file_name, one in self._files.items() if one.full_name in gone]
             for file_name in files:
                 (self.path / file_name).unlink(missing_ok=True)
@@ -209,7 +234,14 @@ class PromptFolder:
         found: dict[str, dict[str, Version]] = {}
         for _, one in sorted(files, key=lambda item: '@' in item[0]):
             found.setdefault(one.name, {}).setdefault(one.version, one)
-        self._published = {name: list(found[name].values()) for name in sorted(found)}
+        self._in_use = {name: list(found[name].values()) for name in sorted(found)}
+        self._promotions.look(self._in_use.keys() - self._published.keys())
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Publish what is in use as it is promoted; whoever comes last sees the newest of both."""
+        with self._arranging:
+            self._published = self._promotions.arranged(self._in_use)
 
     def _let_go(self, file_names: list[str]) -> None:
         """Take what is no longer in the folder out of use."""
@@ -268,13 +300,10 @@ class PromptFolder:
             self._engine.remove(name)
 
     def _check(self, path: pathlib.Path) -> tuple[PromptFile, str]:
-        """Return an upload that can be used, and its digest; messages do not name its path."""
-        try:
-            file = load_prompt(path)
-            _check_size(file, self._engine)
-            return file, self._warm_up(file)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), 'uploaded')) from None
+        """Return an upload that can be used, and its digest."""
+        file = load_prompt(path)
+        check_size(file, self._engine)
+        return file, self._warm_up(file)
 
     def _split(self, stem: str) -> tuple[str, str | None]:
         """Split the name of a file, and remember the numbers that were versions."""
@@ -282,52 +311,3 @@ class PromptFolder:
         if re.fullmatch('[0-9]{1,18}', version or ''):  # there is a next one that is a version
             self._numbers[base] = max(int(version), self._numbers.get(base, 0))
         return base, version
-
-
-def _scan(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, tuple]]:
-    """Return the real path and the stamp of each prompt file, by name and in order.
-
-    Names that no request can give (`A B.safetensors`, `A.SAFETENSORS`) are told of, so are there.
-
-    Raises:
-      OSError: the folder cannot be read, or is gone since it was listed.
-    """
-    found = {}
-    for name in sorted(os.listdir(folder)):
-        if not name.startswith('.') and name.lower().endswith(ENDING):
-            path = pathlib.Path(os.path.realpath(folder / name))
-            try:
-                found[name] = path, _stamp(path) if path.is_relative_to(folder) else ()
-            except FileNotFoundError:
-                folder.stat()  # the file is gone since; where the folder is, nothing is known of it
-    return found
-
-
-def _stamp(path: pathlib.Path) -> tuple:
-    """Return what tells a change."""
-    stat = path.stat()
-    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _check_size(file: PromptFile, engine: Engine) -> None:
-    """Refuse an upload that would run at larger sizes than the server was started for.
-
-    A batch's memory grows with them, and what one prompt takes all the others lack.
-    """
-    task = TextTask.from_dict(file.metadata.task)
-    shapes, words = engine.shapes, task.label_words or ()
-    most_labels, longest_label = shapes.labels[-1]
-    sizes = [('rows', file.prompt.num_virtual, shapes.lengths[-1]),
-             ('rows added to the text', file.prompt.added, shapes.lengths[-1]),
-             ('prefix positions', file.prefix_length, shapes.lengths[-1]),
-             ('inputs_length', task.inputs_length, shapes.lengths[-1]),
-             ('targets_length', task.targets_length, shapes.targets[-1]),
-             ('number of labels', len(words), most_labels)]
-    if 0 < len(words) <= most_labels:
-        sizes.append(('tokens of a label with its end', engine.label_set(words).shape[1],
-                      longest_label))
-    for name, size, most in sizes:
-        if size > most:
-            raise ValueError(f'the uploaded prompt has {name} {size}; expected at most {most}, the '
-                             'largest that the server prepares for: train it with less, or put '
-                             'the file into the folder of prompts by hand')

@@ -172,6 +172,9 @@ class PromptDescription(BaseModel):
     name: str
     version: str
     default: bool = Field(description='Whether the bare name means this version.')
+    promoted: bool = Field(description='Whether it was promoted last. It is the default once it is '
+                           'in use; where none was promoted, another is.')
+    tags: list[str] = Field(description='NAME@TAG means this version too.')
     digest: str = Field(description='Tells its content from any other.')
     task: str
     inputs_template: str
@@ -212,8 +215,8 @@ class Uploaded(BaseModel):
 
     name: str
     version: str
-    default: bool = Field(description='Whether the bare name means this version. If not, the file '
-                          'NAME.safetensors, or a higher version, goes before it.')
+    default: bool = Field(description='Whether the bare name means this version. If not, the '
+                          'promoted version, the file NAME.safetensors or a higher one goes first.')
 
 
 class Removed(BaseModel):

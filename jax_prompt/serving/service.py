@@ -26,6 +26,7 @@ from jax_prompt.serving.batching import Batcher, Busy
 from jax_prompt.serving.metrics import Metrics
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder, Version
 from jax_prompt.serving.settings import ServerSettings
+from jax_prompt.serving.watching import repeat
 
 _log = logging.getLogger(__name__)
 
@@ -87,19 +88,24 @@ class Service:
         self._making = 0
         # Digest of a prompt and its labels -> what they score without an input.
         self._measured: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
-        self._watcher = threading.Thread(target=self._watch_folder, name='prompts', daemon=True)
+        # Promotions do not wait for what a new prompt needs compiled.
+        self._watchers = [threading.Thread(target=repeat, name=name, daemon=True, args=(
+            look, settings.poll, self._stop, f'the folder of prompts {self.folder.path}'))
+            for name, look in (('prompts', self._refresh), ('promotions', self.folder.follow))]
         self._add_gauges()
 
     def __enter__(self) -> 'Service':
         self.batcher.__enter__()
-        self._watcher.start()
+        for watcher in self._watchers:
+            watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self.batcher.stop()
         # A thread that still compiles while Python ends would take the process down with it.
-        self._watcher.join()
+        for watcher in self._watchers:
+            watcher.join()
 
     @property
     def state(self) -> str:
@@ -274,25 +280,11 @@ class Service:
                  for token, cosine in zip(*row, strict=True)]
                 for row in zip(ids.tolist(), cosines.tolist(), strict=True)]
 
-    def _watch_folder(self) -> None:
-        """Take prompts into use, now and whenever the folder changes."""
-        problem = None  # said once, not at every look
-        while True:
-            try:
-                self.folder.refresh(warm_up=self.programs_left is not None)
-            except Exception as error:
-                if problem != (problem := str(error)):
-                    _log.warning('the folder of prompts %s cannot be read, and what it held stays '
-                                 'in use: %s', self.folder.path, error,
-                                 exc_info=None if isinstance(error, OSError) else error)
-            else:
-                if problem is not None:
-                    _log.info('the folder of prompts %s can be read again', self.folder.path)
-                    problem = None
-                if self.programs_left is None:
-                    self._start()
-            if self._stop.wait(self.settings.poll):
-                return
+    def _refresh(self) -> None:
+        """Take prompts into use, and the first time compile what requests will need."""
+        self.folder.refresh(warm_up=self.programs_left is not None)
+        if self.programs_left is None:
+            self._start()
 
     def _start(self) -> None:
         """Compile what requests will need, and let them come once the first program is there."""

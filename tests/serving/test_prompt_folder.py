@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 import time
 import types
 
@@ -14,6 +15,8 @@ import pytest
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.engine import Engine, UnknownPrompt
 from jax_prompt.prompts.file import save_prompt
+from jax_prompt.prompts.log import PromptLog
+from jax_prompt.prompts.registry import Registry
 from jax_prompt.prompts.versions import BadName
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder
 from tests.inference.many_prompts import prompt_file
@@ -292,7 +295,10 @@ def test_uploads_get_the_next_number_and_never_replace(opened, prompts):
     version, is_new = prompts.upload('mood@beta', first)
     assert is_new and version.full_name == 'mood@beta'
     assert sorted(path.name for path in prompts.path.iterdir()) == [
-        'mood@1.safetensors', 'mood@2.safetensors', 'mood@beta.safetensors']
+        'mood@1.safetensors', 'mood@2.safetensors', 'mood@beta.safetensors', 'registry']
+    log = Registry(prompts.path).history('mood')
+    assert [entry.version for entry in log] == ['1', '2', 'beta']
+    assert all(entry.who.startswith('upload to ') for entry in log)
 
 
 def test_an_upload_to_a_bare_name_finds_its_content_and_no_number_comes_twice(opened, prompts):
@@ -352,7 +358,7 @@ def test_an_upload_that_fails_leaves_nothing(opened, prompts, monkeypatch):
         prompts.upload('mood', content(opened, seed=1))
     assert not list(prompts.path.iterdir()) and not prompts._engine.prompts
     with monkeypatch.context() as patched:
-        patched.setattr(os, 'rename', lambda *_: 1 / 0)
+        patched.setattr(os, 'link', lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prompts.upload('mood', content(opened, seed=1))
     prompts.refresh()
@@ -360,6 +366,119 @@ def test_an_upload_that_fails_leaves_nothing(opened, prompts, monkeypatch):
     version, is_new = prompts.upload('mood', content(opened, seed=1))
     prompts.refresh()
     assert is_new and prompts.find('mood') is version  # not taken up once more
+
+
+def test_a_bare_name_means_what_was_promoted_last(opened, prompts):
+    registry = Registry(prompts.path)  # the command's, on another machine
+    for version in ('1', '2', '3'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    registry.promote('mood', '2')
+    prompts.refresh()
+    assert listed(prompts) == {'mood': ['2', '3', '1']}
+    prompts.upload('mood', content(opened, seed=4))
+    save(opened, prompts, 'mood', seed=5)
+    prompts.refresh()
+    assert prompts.find('mood').version == '2'  # nothing that comes goes before it
+    registry.promote('mood', '3')
+    registry.tag('mood', '1', 'stable')
+    assert prompts.find('mood').version == '2'
+    prompts.follow()
+    assert prompts.find('mood').version == '3' and prompts.find('mood@stable').version == '1'
+    registry.rollback('mood')
+    prompts.follow()
+    assert prompts.find('mood').version == '2'
+
+
+def test_a_promoted_version_is_meant_once_it_is_in_use(opened, prompts, tmp_path):
+    registry = Registry(prompts.path)
+    for version in ('1', '2', '3'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    registry.promote('mood', '1')
+    registry.promote('mood', '2')
+    prompts.refresh()
+    save_prompt(tmp_path / 'new.safetensors', prompt_file(opened, 4, seed=4))
+    registry.promote('mood', registry.add(tmp_path / 'new.safetensors', 'mood').version)
+    prompts.follow()
+    assert prompts.find('mood').version == '2' and prompts.standing('mood').promoted == '4'
+    prompts.refresh()
+    assert prompts.find('mood').version == '4'
+    (prompts.path / 'mood@4.safetensors').unlink()
+    prompts.refresh()
+    assert prompts.find('mood').version == '2'  # which was promoted before it
+
+
+def test_a_promotion_waits_for_nothing_that_is_compiled(opened, prompts):
+    registry = Registry(prompts.path)
+    for version in ('1', '2'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    prompts.refresh()
+    seen = []
+
+    def warm_up(*_, **__):
+        registry.promote('mood', '1')
+        thread = threading.Thread(target=prompts.follow)  # as the service has it
+        thread.start()
+        thread.join(10)
+        seen.append(prompts.find('mood').version)
+        return 0
+
+    prompts._engine.warm_up = warm_up
+    save(opened, prompts, 'other@1')
+    prompts.refresh()
+    assert seen == ['1'] and listed(prompts) == {'mood': ['1', '2'], 'other': ['1']}
+
+
+def test_a_log_that_cannot_be_read_leaves_what_was_promoted_and_is_told_once(
+        opened, prompts, caplog, monkeypatch):
+    registry = Registry(prompts.path)
+    for version in ('1', '2'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    registry.promote('mood', '1')
+    prompts.refresh()
+    registry.promote('mood', '2')
+
+    def fail(*_):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(PromptLog, 'entries', fail)
+        for _ in range(3):
+            prompts.follow()
+        assert prompts.find('mood').version == '1'
+    assert caplog.text.count('the log of prompt mood is not whole: [Errno') == 1
+    (prompts.path / 'registry' / 'mood' / '00000003.json').write_bytes(b'damaged')
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            prompts.follow()
+    assert prompts.find('mood').version == '2'
+    assert caplog.text.count('00000003.json is no entry of a log') == 1
+
+
+def test_a_folder_that_is_lost_for_a_while_leaves_what_was_promoted(opened, prompts, tmp_path,
+                                                                    caplog):
+    for version in ('1', '2'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    Registry(prompts.path).promote('mood', '1')
+    prompts.refresh()
+    prompts.path.rename(tmp_path / 'away')
+    prompts.follow()
+    assert prompts.find('mood').version == '1'
+    (tmp_path / 'away').rename(prompts.path)
+    prompts.follow()
+    assert prompts.find('mood').version == '1' and caplog.text.count('not whole') == 1
+
+
+def test_the_promoted_version_is_removed_with_all_the_others_alone(opened, prompts):
+    for version in ('1', '2'):
+        save(opened, prompts, f'mood@{version}', seed=int(version))
+    Registry(prompts.path).promote('mood', '1')
+    Registry(prompts.path).tag('mood', '2', 'next')
+    with pytest.raises(ValueError, match='mood@1 is promoted; promote another version first, or'):
+        prompts.remove('mood@1')
+    assert prompts.remove('mood@next') == ['mood@2']
+    assert prompts.remove('mood') == ['mood@1'] and listed(prompts) == {}
+    assert prompts.upload('mood', content(opened, seed=1))[0].version == '3'
+    assert prompts.find('mood').version == '3'
 
 
 def test_removing_deletes_one_version_or_all(opened, prompts):

@@ -20,6 +20,7 @@ from jax_prompt.inference.calibration import contextual_calibration
 from jax_prompt.inference.decodings import beam_search
 from jax_prompt.inference.engine import Engine
 from jax_prompt.prompts.file import save_prompt
+from jax_prompt.prompts.registry import Registry
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import prefixed, prompt_file, prompts, requests
 from tests.serving.process import SHAPES, TOKEN, ask, running
@@ -267,6 +268,50 @@ def test_prompts_are_uploaded_used_and_removed_while_it_serves(server, all_promp
     assert server.ask(*post('new', 'film'))[1]['prompt'] == 'new@7'
     os.unlink(all_prompts / 'new@7.safetensors')
     server.wait_for_prompt('new@7', there=False)
+
+
+def test_promotions_under_load_are_served_within_two_seconds_and_fail_no_request(
+        server, all_prompts, opened, tmp_path):
+    registry, stop, outcomes = Registry(all_prompts), threading.Event(), []
+    for seed in (1, 2):
+        save_prompt(tmp_path / 'life.safetensors', prompt_file(opened, 6, seed=seed,
+                                                               labels=['film', 'plot']))
+        registry.add(tmp_path / 'life.safetensors', 'life')
+    registry.promote('life', '1')
+    server.wait_for_prompt('life@2')
+
+    def client():
+        connection = server.connect()
+        while not stop.is_set():
+            sent = time.monotonic()
+            status, answer, _ = ask(connection, *post('life', 'a great film'))
+            outcomes.append((sent, status, answer))
+        connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client) for _ in range(8)]
+        promoted = []  # (when it was, its full name)
+        for change in (lambda: registry.promote('life', '2'), lambda: registry.rollback('life'),
+                       lambda: registry.promote('life', '2')):
+            time.sleep(0.4)
+            change()
+            promoted.append((time.monotonic(), f'life@{registry.promoted("life")}'))
+            while outcomes[-1][2]['prompt'] != promoted[-1][1]:
+                assert time.monotonic() - promoted[-1][0] < 2
+                time.sleep(0.01)
+        stop.set()
+        for one in clients:
+            one.result()
+    assert {status for _, status, _ in outcomes} == {200}
+    # Each version answers with its own numbers, whatever was promoted meanwhile.
+    assert len({(answer['prompt'], *answer['scores'].values()) for _, _, answer in outcomes}) <= 4
+    described = {one['version']: one for one in server.ask('GET', '/v1/prompts')[1]['prompts']
+                 if one['name'] == 'life'}
+    assert [(described[one]['promoted'], described[one]['default']) for one in '12'] == [
+        (False, False), (True, True)]
+    status, answer, _ = server.ask('DELETE', '/v1/prompts/life@2', None, TOKEN)
+    assert status == 409 and 'life@2 is promoted; promote another' in answer['detail']
+    assert server.ask('DELETE', '/v1/prompts/life', None, TOKEN)[0] == 200
 
 
 @pytest.mark.slow

@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_read_is_no_start(opened, tmp_path, monkeypatch)
 
 def test_a_folder_that_is_lost_for_a_while_is_said_once_and_is_no_fault_of_the_server(
         service, tmp_path, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, 'jax_prompt.serving.service')
+    caplog.set_level(logging.INFO, 'jax_prompt.serving')
     folder = service.folder.path
     content = (folder / 'mood@1.safetensors').read_bytes()
     folder.rename(tmp_path / 'away')
