@@ -33,6 +33,7 @@ SUMMARIES = {
     'data': 'fetch the data of benchmarks into one folder: jax-prompt data prepare',
     'tasks': 'list the tasks there are, or show what the data of one is like, also of a file',
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
+    'compare': 'run methods and model tuning side by side: a table, plots, and which one to take',
     'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
     'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
@@ -139,6 +140,10 @@ FLAGS = {
              'quickest that fits', switch=True),
         Flag('json', 'plan.json_only', 'print JSON', switch=True),
     ),
+    'compare': (
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
+        Flag('output', 'compare.output', 'folder of the comparison', 'FOLDER'),
+    ),
     'convert': (
         dataclasses.replace(_MODEL, binding='convert.source'),
         Flag('output', 'convert.output', 'folder to write', 'FOLDER'),
@@ -202,6 +207,8 @@ EXAMPLES = {
                 '--prompt=runs/demo/prompt.safetensors --split=test',
     'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
                '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
+    'compare': 'example:\n  jax-prompt compare --gin_file=compare/reviews.gin '
+               '--output=runs/compare',
     'convert': 'example:\n  jax-prompt convert --model=google/t5-xl-lm-adapt --weights=int8 '
                '--output=models/xl-int8',
     'serve': 'The token for changing prompts, and for everything where other machines can ask, is '

@@ -44,8 +44,10 @@ MAY_IMPORT = {
     'predict': OPENED | {'inference'},
     'serving': OPENED | {'inference'},
     'planning': OPENED | {'inference', 'training'},
+    'comparison': OPENED | {'inference', 'evaluation', 'training'},
     'flags': set(),
-    'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving', 'planning'},
+    'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving', 'planning',
+                          'comparison'},
     'cli': {'files', 'flags', 'commands', 'parallel'},
 }
 

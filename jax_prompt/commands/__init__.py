@@ -14,6 +14,7 @@ import jax
 from gin.config_parser import BindingStatement
 
 from jax_prompt.commands import gin_setup
+from jax_prompt.commands.compare import compare_command
 from jax_prompt.commands.convert import convert_command
 from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.export_prompt import export_command
@@ -42,6 +43,7 @@ COMMANDS = {
     'prepare_data': prepare_command,
     'tasks': tasks_command,
     'plan': plan_command,
+    'compare': compare_command,
     'convert': convert_command,
     'serve': serve_command,
     'import_prompt': import_command,

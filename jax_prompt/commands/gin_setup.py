@@ -5,6 +5,7 @@ parameters that nobody reads. Here each of these is told, with the place it stan
 """
 
 import contextlib
+import functools
 import graphlib
 import importlib
 import inspect
@@ -26,6 +27,7 @@ from gin.config_parser import (
     parse_binding_key,
 )
 
+from jax_prompt.commands import recipes
 from jax_prompt.commands.argument_types import alternatives, check, checked, hints_of
 from jax_prompt.data.tasks.rows import decode
 from jax_prompt.files import first_line
@@ -63,8 +65,10 @@ def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Seq
         refers to, and a value of the wrong type; names the place.
     """
     gin.clear_config()
-    read = [binding for file in files for binding in _read_file(file, folders)]
+    read = [binding for file in files
+            for binding in _read_file(file, folders=folders)]
     read += [_read_binding(text, names) for text in bindings]
+    read = [*recipes.expanded(read, folders, functools.partial(_read_file, folders=folders)), *read]
     for binding in read:
         with _located(_where(binding)):
             gin.bind_parameter(_key(binding), binding.value)
@@ -152,15 +156,16 @@ def _reachable(roots: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
     return found
 
 
-def _read_file(path: str, folders: Sequence[str],
+def _read_file(path: str, delegate: Any = None, folders: Sequence[str] = (),
                chain: tuple[str, ...] = ()) -> Iterator[BindingStatement]:
     """Yield a file's bindings and those of the files that it includes, in order."""
     if os.path.realpath(path) in chain:
         raise ValueError(f'gin file {path} includes itself; take the include out')
-    for statement in _statements(path):
+    for statement in _statements(path, delegate or gin.config.ParserDelegate()):
         if isinstance(statement, IncludeStatement):
             included = _included(statement, path, folders)
-            yield from _read_file(included, folders, (*chain, os.path.realpath(path)))
+            yield from _read_file(included, delegate, folders,
+                                  (*chain, os.path.realpath(path)))
         elif isinstance(statement, ImportStatement):
             with _located(_where(statement)):
                 _import(statement.module, os.path.dirname(os.path.abspath(path)))
@@ -181,7 +186,7 @@ def _import(module: str, folder: str) -> None:
                          f'{first_line(error)}{hint}') from error
 
 
-def _statements(path: str) -> Iterator[Any]:
+def _statements(path: str, delegate: Any) -> Iterator[Any]:
     """Yield a file's statements one by one: one may need what another imports."""
     parser = None
     with open(path, 'rb') as file:
@@ -190,7 +195,7 @@ def _statements(path: str) -> Iterator[Any]:
     text.name = path  # for gin's messages
     with _located(
             lambda: f'line {parser.current_token.start[0]} of {path}' if parser else f'in {path}'):
-        parser = ConfigParser(text, gin.config.ParserDelegate())
+        parser = ConfigParser(text, delegate)
         yield from parser
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from jax_prompt.commands import contenders
+from jax_prompt.comparison.run import ComparisonSettings
 from jax_prompt.data.tasks.benchmarks import benchmark_task
 from jax_prompt.data.tasks.files import file_task
 from jax_prompt.data.tasks.mixture import Mixture, registered_mixture
@@ -29,6 +31,9 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'layers': LayerSettings,
     'prompt': PromptSettings,
     'settings': TrainSettings,
+    'comparison': ComparisonSettings,
+    'plain': contenders.plain,
+    'tuning': contenders.tuning,
     'plan_request': PlanRequest,
     'server': ServerSettings,
     'lines': LineSettings,

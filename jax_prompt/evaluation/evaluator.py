@@ -127,11 +127,26 @@ class Evaluator:
         measured = {MEAN_OF_MEMBERS: {name: float(np.mean([one[name] for one in own]))
                                       for name in own[0]}, BEST_MEMBER: best}
         for way in WAYS if self.ways == ('rank',) else (VOTE,):
-            answers = {asked: [together(given, way) for given in
-                               zip(*(one[asked] for one in members), strict=True)]
-                       for asked in self.ways}
-            measured[ENSEMBLE.format(way)] = self._judge(answers, examples)
+            measured[ENSEMBLE.format(way)] = self._judge(self._together(members, way), examples)
         return measured
+
+    def measure_together(self, prompts: Sequence[Prompt], examples: Examples, way: str = VOTE,
+                         ) -> tuple[dict[str, float], dict[str, list[Prediction]]]:
+        """Evaluate what prompts answer together in one way, as `measure` does of one prompt.
+
+        Args:
+          prompts: of one size, two or more.
+          examples: of a split.
+          way: how their answers become one, see `inference.ensemble.together`.
+        """
+        answers = self._together(self._answers(prompts, examples), way)
+        return self._judge(answers, examples), answers
+
+    def _together(self, members: Sequence[Mapping[str, list[Prediction]]],
+                  way: str) -> dict[str, list[Prediction]]:
+        """Make one answer of those that members gave to each example."""
+        return {asked: [together(given, way) for given in
+                        zip(*(one[asked] for one in members), strict=True)] for asked in self.ways}
 
     def _answers(self, prompts: Sequence[Prompt], examples: Examples,
                  weights: Params | None = None) -> list[dict[str, list[Prediction]]]:

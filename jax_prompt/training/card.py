@@ -128,7 +128,7 @@ def _training(run: Run, prompt: PromptSettings, outcomes: Sequence[Outcome],
               progress: Progress) -> list[tuple[str, str]]:
     """List how the prompts came about."""
     settings = {name: value for name, value in dataclasses.asdict(run.settings).items()
-                if name not in ('seed', 'steps', 'compare', 'choose_by')}
+                if name not in ('seed', 'steps', 'compare', 'measure', 'choose_by')}
     started = "each task's labels, then frequent vocabulary" if prompt.initializer is None else (
         described(config_of(prompt.initializer)))
 

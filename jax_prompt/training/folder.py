@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from jax_prompt.files import locked, remove_litter, write_file
 from jax_prompt.prompts.file import PromptFile, save_prompt
+from jax_prompt.prompts.prompt import Tuned
 from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.reporting import METRICS_FILE
 
@@ -88,13 +89,14 @@ class Outcome:
     Attributes:
       folder: of the run; its `prompt` is this problem's, its `name` is this problem's name.
       results: heading (`run.MOST_COMMON`, `AFTER`; with `settings.compare` also `NO_PROMPT`,
-        `BEFORE`) -> metrics.
+        `BEFORE`) -> metrics; none without `settings.measure`.
       split: the split that they were measured on.
       best_step: the step of the prompt that was kept.
       remarks: sentences that say where it is no better than doing nothing.
       prompt_bytes, model_bytes: sizes of what was saved, the prompt's file and the tuned model, and
         of the frozen weights.
       trained_numbers: how many numbers were trained, by all problems of the run.
+      tuned: what is best, in memory: its prompt, and the tuned weights where there are some.
       ensemble: heading -> metrics of the ensemble that it is a member of; none for no ensemble.
       tuned_model: the folder of the model, where its weights were trained.
     """
@@ -107,6 +109,7 @@ class Outcome:
     prompt_bytes: int
     model_bytes: int
     trained_numbers: int
+    tuned: Tuned = dataclasses.field(compare=False, repr=False)
     ensemble: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     tuned_model: pathlib.Path | None = None
 

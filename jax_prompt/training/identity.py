@@ -17,7 +17,7 @@ from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 #: Settings that do not change a run's trajectory: they may differ when it is resumed.
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'microbatches',
-                  'compare')
+                  'compare', 'measure')
 #: Settings that came later than the format: at their defaults they say nothing, as before them.
 _LATER_SETTINGS = ('prompt_dropout', 'noise', 'adversarial', 'average', 'average_from')
 #: Likewise the later arguments of optimizers.

@@ -98,7 +98,8 @@ def _split(tuned: Tuned, count: int) -> list[Tuned]:
 
 
 def fit(run: Run, store: TrainStateStore,
-        open_log: Callable[..., MetricsLog], quiet: bool = False) -> Progress:
+        open_log: Callable[..., MetricsLog],
+        quiet: bool = False) -> tuple[Progress, list[Tuned]]:
     """Train from the newest checkpoint, or from the start, to the end.
 
     A run that was killed at any moment and started again ends with the same numbers, bit for bit,
@@ -113,7 +114,7 @@ def fit(run: Run, store: TrainStateStore,
       quiet: show no progress.
 
     Returns:
-      The progress at the end.
+      The progress at the end, and what is tuned best for each problem.
 
     Raises:
       ValueError: when the loss stops being finite (everything up to the last checkpoint is kept),
@@ -134,12 +135,13 @@ def fit(run: Run, store: TrainStateStore,
     at = int(state.step)
     run = dataclasses.replace(run, constants=place(run.constants, replicated(mesh)))
     over = progress.is_over(at, settings)
-    ended = over and progress.finished_at is not None and progress.compared == settings.compare
+    ended = (over and progress.finished_at is not None and progress.compared == settings.compare
+             and bool(progress.results or not settings.measure))
     log = open_log(None if restored is None else at, progress.logged, tensorboard=not ended)
     with stop_requests() as stop_wanted, log, ProgressBar(settings.steps, at, quiet) as bar:
         if ended:
             _log_results(log, at, run, progress.results)
-            return progress
+            return progress, best
         # Results belong to the end of a run; one that goes on will have others.
         progress = dataclasses.replace(progress, finished_at=None, results={})
         evaluation = _Evaluation(run, store, log, bar, best)
@@ -169,7 +171,7 @@ def fit(run: Run, store: TrainStateStore,
                 progress = evaluation.of(state, at, progress)
             if stop_wanted(at) and not progress.is_over(at, settings):
                 _stop(state, progress, pending, evaluation)
-        return progress
+        return progress, evaluation.best
 
 
 def _report(pending: list[dict[str, jax.Array]], at: int, log: MetricsLog,
@@ -223,7 +225,7 @@ class _Evaluation:
     def __init__(self, run: Run, store: TrainStateStore, log: MetricsLog, bar: ProgressBar,
                  best: Sequence[Tuned]):
         self._run, self._store, self._log, self._bar = run, store, log, bar
-        self._best = list(best)
+        self.best = list(best)
         method, count = run.method, len(run.problems)
         self._tuned = shared(run.opened, ('tuned', method_key(method), count), lambda: jax.jit(
             lambda params, constants: _split(method.apply(params, constants), count)))
@@ -259,7 +261,7 @@ class _Evaluation:
             common = same_answer(problem.most_common['validation'])
             bar.say(f"{_of(problem, 'validation')}: {common}")
         if not kept.best or merit(metrics, choose_by) > merit(kept.best, choose_by):
-            self._best[number] = tuned
+            self.best[number] = tuned
             kept = Kept(kept.start or metrics, metrics, at)
             self._run.keep_best(problem, tuned, kept)
         else:
@@ -272,12 +274,14 @@ class _Evaluation:
         """Save a checkpoint, when the log's lines up to it are on disk."""
         self._log.flush()
         progress = dataclasses.replace(progress, logged=self._log.digest)
-        self._store.save(_Checkpoint(state, *_joined(self._best)), progress.to_record())
+        self._store.save(_Checkpoint(state, *_joined(self.best)), progress.to_record())
 
     def finish(self, at: int, progress: Progress) -> Progress:
         """Measure what was best, and what it is compared with, at the end of the run."""
-        with self._bar.aside(f'evaluating on the {self._run.problems[0].test_split} split'):
-            results = self._run.measure(self._best)
+        results = {}
+        if self._run.settings.measure:
+            with self._bar.aside(f'evaluating on the {self._run.problems[0].test_split} split'):
+                results = self._run.measure(self.best)
         _log_results(self._log, at, self._run, results)
         return dataclasses.replace(progress, finished_at=at, results=results,
                                    compared=self._run.settings.compare)

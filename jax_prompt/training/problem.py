@@ -200,7 +200,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     """
     decides = tuple(getattr(settings, name) for name in (
         'batch_size', 'evaluate_by', 'choose_by', 'evaluation_batch_size', 'evaluation_limit',
-        'max_buckets', 'bucket_multiple'))
+        'max_buckets', 'bucket_multiple', 'measure'))
     problem = _once((opened, task, prompt.layout, prompt.rows, *decides),
                     lambda: _make_problem(opened, task, prompt, settings))
     return dataclasses.replace(problem, seed=settings.seed)
@@ -212,7 +212,8 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         return _once((opened, task, split, limit),
                      lambda: load_examples(task, split, opened.vocabulary, limit))
 
-    splits = ['train', 'validation'] + (['test'] if 'test' in task.splits else [])
+    splits = ['train', 'validation'] + (
+        ['test'] if settings.measure and 'test' in task.splits else [])
     limits = {'validation': settings.evaluation_limit}
     examples = {split: load(split, limits.get(split)) for split in splits}
     features = FeatureConverter.for_model(

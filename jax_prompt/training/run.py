@@ -151,9 +151,9 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
         _keep_starts(folder, run, one)
         store = TrainStateStore(folder.checkpoints, settings.keep, sealed(identity)['digest'])
         held.callback(store.close)
-        progress = fit(run, store, functools.partial(MetricsLog, folder.path),
-                       quiet or not is_first())
-        outcomes = _outcomes(run, folder, progress)
+        progress, best = fit(run, store, functools.partial(MetricsLog, folder.path),
+                             quiet or not is_first())
+        outcomes = _outcomes(run, folder, progress, best)
         if is_first():
             for outcome in outcomes:
                 for remark in outcome.remarks:
@@ -302,18 +302,20 @@ def _ensembles(problems: Sequence[Problem]) -> dict[str, list[int]]:
     return {task: numbers for task, numbers in found.items() if len(numbers) > 1}
 
 
-def _outcomes(run: Run, folder: RunFolder, progress: Progress) -> tuple[Outcome, ...]:
+def _outcomes(run: Run, folder: RunFolder, progress: Progress,
+              best: Sequence[Tuned]) -> tuple[Outcome, ...]:
     outcomes, ensembles = [], _ensembles(run.problems)
-    for problem, kept in zip(run.problems, progress.tasks, strict=True):
+    for problem, kept, tuned in zip(run.problems, progress.tasks, best, strict=True):
         said = remarks(problem.choose_by, problem.most_common['validation'], kept.start, kept.best,
                        kept.best_step)
         own, task = dataclasses.replace(folder, name=problem.name), file_name(problem.task.name)
         outcomes.append(Outcome(
-            folder=own, results=progress.results[problem.name], split=problem.test_split,
+            folder=own, results=progress.results.get(problem.name, {}), split=problem.test_split,
             best_step=kept.best_step,
             remarks=tuple(f'{problem.name}: {one}' if problem.name else one for one in said),
             prompt_bytes=from_first(lambda own=own: own.saved_bytes),
             model_bytes=run.opened.num_bytes, trained_numbers=count_parameters(run.initial),
-            ensemble=progress.results[task] if task in ensembles else {},
+            tuned=tuned,
+            ensemble=progress.results.get(task, {}) if task in ensembles else {},
             tuned_model=folder.model if run.method.trains_weights else None))
     return tuple(outcomes)

@@ -87,6 +87,8 @@ class TrainSettings:
       microbatches: the batch goes through the model in so many parts, one after the other, so that
         it needs less memory; the update is the same.
       compare: at the end also measure the model without a prompt, and the prompt before training.
+      measure: measure what is best on the test split at the end; False leaves that to the caller,
+        and the test split is not even read.
     """
 
     steps: int = 30_000
@@ -113,6 +115,7 @@ class TrainSettings:
     packing: bool | str = False
     microbatches: int = 1
     compare: bool = False
+    measure: bool = True
 
     def __post_init__(self):
         if isinstance(self.evaluate_by, str | list):
