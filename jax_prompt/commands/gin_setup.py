@@ -38,6 +38,9 @@ _TASK = 'TASK'
 #: The one that benchmarks' gin files read their folder from; base.gin's may stand unused.
 _DATA = 'DATA'
 
+#: The file that is always read, of how commands and contenders are wired.
+_WIRING = 'base.gin'
+
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +107,8 @@ def check_use(effective: Iterable[BindingStatement], command: str, commands: Ite
         unread = f'{_name(binding)} ({_where(binding)}) has no effect: '
         if not binding.arg_name or owner in used or owner in by_any and not typed:
             continue
+        if not typed and os.path.basename(binding.location.filename) == _WIRING:
+            continue  # nobody wrote it for this run
         if owner in by_any:
             _log.warning('%snothing that %s uses reads it', unread, command)
         elif typed:

@@ -1,5 +1,6 @@
 """Intervals against scipy's bootstrap and a binomial's, spreads, and the averages of benchmarks."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.evaluation.averages import GLUE, SUPER_GLUE, benchmark_scores
 from jax_prompt.evaluation.metrics import accuracy, macro_f1
-from jax_prompt.evaluation.statistics import bootstrap, over_runs
+from jax_prompt.evaluation.statistics import (
+    bootstrap,
+    bootstrap_mean,
+    holm,
+    over_runs,
+    paired_test,
+)
 from jax_prompt.evaluation.text_metrics import multirc
 from jax_prompt.inference.rows import Prediction
 from tests.evaluation.judged import Judge
@@ -68,6 +75,38 @@ def test_the_spread_of_runs():
     assert math.isnan(over_runs([{'a': 1.0}])['a'].deviation)
     with pytest.raises(ValueError, match='results of no runs'):
         over_runs([])
+
+
+def test_the_interval_of_a_mean_over_runs_is_of_the_same_examples():
+    runs = [answered(30, 10)[0], answered(30, 10)[0]]
+    rows = answered(30, 10)[1]
+    one = bootstrap(accuracy(AB), runs[0], rows)
+    assert bootstrap_mean(accuracy(AB), runs, rows) == one
+    right = [[Prediction(row.columns['golds']) for row in rows]]  # the other run is never wrong
+    low, high = bootstrap_mean(accuracy(AB), runs[:1] + right, rows)['accuracy']
+    assert (low, high) == pytest.approx(tuple((1 + end) / 2 for end in one['accuracy']))
+
+
+@pytest.mark.parametrize('differences', [[1, 1, -1, 0, 1], [2, -1, 3, 3, 1, -2], [0, 0], [5]])
+def test_the_paired_test_counts_all_signs(differences):
+    seen, sizes = abs(sum(differences)), [abs(one) for one in differences]
+    sums = [abs(sum(sign * size for sign, size in zip(signs, sizes, strict=True)))
+            for signs in itertools.product((-1, 1), repeat=len(sizes))]
+    expected = sum(one >= seen for one in sums) / len(sums)
+    assert paired_test(differences) == pytest.approx(expected)
+
+
+def test_the_paired_test_of_one_run_is_mcnemars_whatever_its_size():
+    from scipy.stats import binomtest
+
+    for up, down in ((3, 9), (40, 71), (300, 250)):
+        differences = [1] * up + [-1] * down + [0] * 200
+        assert paired_test(differences) == pytest.approx(binomtest(up, up + down).pvalue)
+
+
+def test_holms_p_values_are_those_of_his_steps():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
 
 
 def full(benchmark):
