@@ -24,6 +24,7 @@ from jax_prompt.prompts.standing import Standing
 from jax_prompt.prompts.versions import NAME_PATTERN, BadName
 from jax_prompt.serving import schemas
 from jax_prompt.serving.batching import BatchFailed, Busy, Stopped
+from jax_prompt.serving.examples import read_examples
 from jax_prompt.serving.prompt_folder import Exists, Version
 from jax_prompt.serving.service import READY, Refused, Service
 
@@ -157,6 +158,16 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
             [schemas.NearestWord(word=word, cosine=cosine) for word, cosine in row]
             for row in service.nearest(version, count)])
 
+    @app.get('/v1/prompts/{name}/examples', responses=_problems(service, 404, 409, 422),
+             tags=['prompts'], summary="Show a few inputs that whoever runs the server has chosen")
+    def examples(name: _Name) -> schemas.Examples:
+        version = service.find(name)
+        try:
+            found = read_examples(service.folder.path, version.name, version.prompt.task)
+        except ValueError as error:
+            raise Refused(409, str(error)) from error
+        return schemas.Examples(prompt=version.full_name, examples=found)
+
 
 def _add_changes(app: FastAPI, service: Service) -> None:
     """Add the routes that change the folder of prompts; `Limits` asks for the token."""
@@ -216,8 +227,9 @@ def _add_states(app: FastAPI, service: Service) -> None:
 def _add_page(app: FastAPI) -> None:
     """Add the page for trying prompts out."""
     folder = importlib.resources.files('jax_prompt.serving') / 'page'
-    for path, name, kind in (('/', 'page.html', 'text/html'), ('/page.js', 'page.js',
-                             'text/javascript'), ('/page.css', 'page.css', 'text/css')):
+    for path, name, kind in (('/', 'page.html', 'text/html'), ('/page.css', 'page.css', 'text/css'),
+                             *((f'/{one}.js', f'{one}.js', 'text/javascript')
+                               for one in ('page', 'answers', 'many'))):
         page = Response((folder / name).read_bytes(), media_type=kind)
         app.add_api_route(path, functools.partial(_itself, page), methods=['GET'],
                           include_in_schema=False)

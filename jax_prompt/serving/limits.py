@@ -20,7 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 #: Reachable without a token wherever the server listens: nothing of value is in them.
-OPEN_PATHS = ('/', '/page.js', '/page.css', '/healthz', '/readyz')
+OPEN_PATHS = ('/', '/page.js', '/answers.js', '/many.js', '/page.css', '/healthz', '/readyz')
 #: Changing prompts needs the token, even on this machine alone.
 CHANGING = ('PUT', 'DELETE')
 _PROMPTS = '/v1/prompts/'

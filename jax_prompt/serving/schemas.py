@@ -210,6 +210,15 @@ class NearestWords(BaseModel):
     rows: list[list[NearestWord]]
 
 
+class Examples(BaseModel):
+    """Inputs to try a prompt with."""
+
+    prompt: str
+    examples: list[dict[str, str | float | bool]] = Field(
+        description="Columns of the task's template, from the file NAME.examples.csv (or .tsv, "
+        '.json, .jsonl) in the folder of prompts; at most 8.')
+
+
 class Uploaded(BaseModel):
     """What an upload was taken as."""
 

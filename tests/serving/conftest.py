@@ -30,6 +30,9 @@ def all_prompts(opened, tmp_path_factory):
     folder = tmp_path_factory.mktemp('prompts')
     for name, file in prompts(opened).items():
         save_prompt(folder / f'{name}@1.safetensors', file)
+    (folder / 'mood.examples.csv').write_text(
+        'text,label\n"the film, a great one",1\nthe plot was weak' + ' and cold' * 20 + ',0\n')
+    (folder / 'words.examples.csv').write_text('wrong\nthe plot was weak\n')
     return folder
 
 

@@ -1,10 +1,16 @@
 """The page in a real browser: pick a task, type a text, see what comes of it."""
 
+import csv
+import re
 
 import pytest
 
 playwright = pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
                                  'install jax-prompt[test]')
+
+axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='could not import '
+                          'axe-playwright-python: pip install jax-prompt[test]')
+
 
 @pytest.fixture
 def page(browser, server):
@@ -16,9 +22,10 @@ def page(browser, server):
     page.on('console', lambda message: page.problems.append(message.text)
             if is_problem(message) else None)
     page.goto(server.address)
-    page.wait_for_selector('#prompt option', state='attached')
+    page.wait_for_selector('#prompt option:nth-child(2)', state='attached')
     yield page
-    assert all(url.startswith((server.address, 'data:')) for url in page.asked), page.asked
+    here = server.address, 'data:', f'blob:{server.address}'
+    assert all(url.startswith(here) for url in page.asked), page.asked
     assert not page.problems
     page.close()
 
@@ -28,14 +35,13 @@ def is_problem(message) -> bool:
 
 
 def is_answer(response) -> bool:
-    """Tell an answer from the nearest words, which are asked for when a prompt is chosen."""
-    return '/v1/' in response.url and '/nearest' not in response.url
+    return response.request.method == 'POST'
 
 
-def choose(page, name):
+def choose(page, name, select='#prompt'):
     """Pick a prompt by the beginning of what its option says."""
-    labels = page.locator('#prompt option').all_text_contents()
-    page.select_option('#prompt', label=next(one for one in labels if one.startswith(name)))
+    labels = page.locator(f'{select} option').all_text_contents()
+    page.select_option(select, label=next(one for one in labels if one.startswith(name)))
 
 
 def run(page, *texts):
@@ -47,15 +53,41 @@ def run(page, *texts):
     return answer.value
 
 
+def run_all(page, pasted):
+    """Ask for what is pasted; return the table's rows as they are shown."""
+    page.fill('#pasted', pasted)
+    page.click('#run-all')
+    page.wait_for_selector('#download:not([disabled])')
+    return [row.locator('td').all_inner_texts() for row in page.locator('#table tbody tr').all()]
+
+
+def download(page):
+    """Return the rows of the file that is downloaded."""
+    with page.expect_download() as found:
+        page.click('#download')
+    assert found.value.suggested_filename == 'answers.csv'
+    with open(found.value.path(), newline='', encoding='utf-8-sig') as file:
+        return list(csv.reader(file))
+
+
+def shown(answer):
+    """Return the table of probabilities that belongs to an answer of the server."""
+    sizes = sorted(answer['probabilities'].items(), key=lambda item: -item[1])
+    return [[label, f'{100 * p:.1f} %'] for label, p in sizes]
+
+
+def probabilities(card):
+    return [row.locator('td').all_inner_texts()[:2]
+            for row in card.locator('.labels tbody tr').all()]
+
+
 def test_a_task_with_labels_shows_their_probabilities(page, server):
     choose(page, 'mood')
     run(page, 'the film was great')
     expected = server.ask('POST', '/v1/classify', {
         'prompt': 'mood', 'inputs': 'the film was great'})[1]
-    assert page.inner_text('#output') == expected['label']
-    rows = page.locator('#labels tbody tr').all_inner_texts()
-    sizes = sorted(expected['probabilities'].items(), key=lambda item: -item[1])
-    assert [row.split() for row in rows] == [[label, f'{100 * p:.1f}', '%'] for label, p in sizes]
+    assert page.inner_text('.output') == expected['label']
+    assert probabilities(page.locator('.answer')) == shown(expected)
 
 
 def test_probabilities_can_be_calibrated(page, server):
@@ -64,9 +96,8 @@ def test_probabilities_can_be_calibrated(page, server):
     run(page, 'the film was great')
     expected = server.ask('POST', '/v1/classify', {
         'prompt': 'mood', 'inputs': 'the film was great', 'calibrate': True})[1]
-    assert page.inner_text('#output') == expected['label']
-    first = page.locator('#labels tbody tr').first.inner_text().split()
-    assert first[1] == f'{100 * max(expected["probabilities"].values()):.1f}'
+    assert page.inner_text('.output') == expected['label']
+    assert probabilities(page.locator('.answer')) == shown(expected)
     choose(page, 'title')
     assert page.is_hidden('#choice')
 
@@ -76,8 +107,8 @@ def test_a_task_of_free_text_shows_the_text(page, server):
     assert page.is_visible('#free')
     run(page, 'the film')
     expected = server.ask('POST', '/v1/generate', {'prompt': 'title', 'inputs': 'the film'})[1]
-    assert page.inner_text('#output') == expected['text']
-    assert page.is_hidden('#labels')
+    assert page.inner_text('.output') == expected['text']
+    assert page.is_hidden('.labels')
 
 
 def test_a_task_of_several_columns_asks_for_each(page):
@@ -85,20 +116,21 @@ def test_a_task_of_several_columns_asks_for_each(page):
     assert page.locator('#columns label').all_inner_texts() == ['first', 'second']
     assert page.is_hidden('#free')
     run(page, 'the film', 'the plot')
-    assert page.inner_text('#output') in ('great', 'weak cold')
+    assert page.inner_text('.output') in ('great', 'weak cold')
 
 
 def test_the_plain_model_can_be_asked(page):
     choose(page, 'no prompt')
     run(page, 'film')
-    assert page.inner_text('#output') not in ('', '–')
+    assert page.inner_text('.output') not in ('', '–')
 
 
 def test_the_nearest_words_of_the_prompt_are_shown(page, server):
     choose(page, 'one')
-    playwright.expect(page.locator('#nearest td')).to_have_count(6)
+    page.click('.nearest summary')
+    playwright.expect(page.locator('.nearest td')).to_have_count(6)
     nearest = server.ask('GET', '/v1/prompts/one/nearest')[1]['rows'][0]
-    cells = page.locator('#nearest td').all_inner_texts()
+    cells = page.locator('.nearest td').all_inner_texts()
     assert cells == ['0', *(f'{one["word"]} {one["cosine"]:.2f}' for one in nearest)]
 
 
@@ -109,8 +141,8 @@ def test_what_is_refused_is_said_and_markup_stays_text(page):
           page.expect_console_message(is_problem)):  # the browser tells of answers above 399
         page.click('#run')
     assert answer.value.status == 409
-    page.wait_for_selector('#problem:visible')
-    assert 'stands 2 times' in page.inner_text('#problem')
+    page.wait_for_selector('.answer .problem:visible')
+    assert 'stands 2 times' in page.inner_text('.answer .problem')
     page.problems.clear()
     assert page.locator('img').count() == 0
 
@@ -143,4 +175,214 @@ def test_a_page_opened_before_there_are_prompts_finds_them_and_keeps_the_text(br
     page.wait_for_selector('#prompt option:nth-child(2)', state='attached')
     choose(page, 'mood')
     assert page.input_value('#column0') == 'a great film'
+    page.close()
+
+
+# ------------------------------------------------------------------------------
+# Side by side
+
+
+def test_two_prompts_answer_one_text_side_by_side(page, server):
+    choose(page, 'mood')
+    choose(page, 'words', '#other')
+    page.fill('#column0', 'the film was great')
+    page.click('#run')
+    for name, card in zip(('mood', 'words'), page.locator('.answer').all(), strict=True):
+        expected = server.ask('POST', '/v1/classify', {
+            'prompt': name, 'inputs': 'the film was great'})[1]
+        playwright.expect(card.locator('.output')).to_have_text(expected['label'])
+        assert probabilities(card) == shown(expected)
+        assert card.locator('h3').inner_text() == f'{name} (1)'
+    left, right = (card.bounding_box() for card in page.locator('.answer').all())
+    assert left['y'] == right['y'] and left['x'] + left['width'] < right['x']
+
+
+def test_a_prompt_stands_beside_the_plain_model_with_its_template_and_labels(page, server):
+    choose(page, 'mood')
+    choose(page, 'no prompt', '#other')
+    page.fill('#column0', 'the {film} was great')
+    page.click('#run')
+    expected = server.ask('POST', '/v1/classify', {
+        'inputs': 'review : the {film} was great', 'labels': ['negative', 'positive']})[1]
+    card = page.locator('.answer').last
+    playwright.expect(card.locator('.labels')).to_be_visible()
+    assert probabilities(card) == shown(expected)
+    assert card.locator('.nearest').is_hidden()
+
+
+def test_prompts_of_other_columns_are_asked_for_all_of_them_and_one_may_fail(page):
+    choose(page, 'marked')
+    choose(page, 'pair', '#other')
+    assert page.locator('#columns label').all_inner_texts() == ['text', 'first', 'second']
+    assert page.is_visible('#free') and page.is_visible('#choice')
+    for number, text in enumerate(('<extra_id_99> film', 'the film', 'the plot')):
+        page.fill(f'#column{number}', text)
+    with page.expect_console_message(is_problem):
+        page.click('#run')
+    playwright.expect(page.locator('.answer').first.locator('.problem')).to_be_visible()
+    playwright.expect(page.locator('.answer').last.locator('.labels')).to_be_visible()
+    page.problems.clear()
+
+
+# ------------------------------------------------------------------------------
+# Examples
+
+
+def test_an_example_is_asked_with_a_click(page, server):
+    choose(page, 'mood')
+    playwright.expect(page.locator('#examples button')).to_have_text(
+        ['the film, a great one', 'the plot was weak' + ' and cold' * 20])
+    with page.expect_response(is_answer) as answer:
+        page.click('#examples button')
+    assert page.input_value('#column0') == 'the film, a great one'
+    playwright.expect(page.locator('.output')).to_have_text(answer.value.json()['label'])
+    choose(page, 'title')
+    playwright.expect(page.locator('#examples')).to_be_hidden()
+
+
+def test_examples_of_other_columns_are_told_of(page, server):
+    with page.expect_console_message(is_problem):
+        choose(page, 'words')
+    playwright.expect(page.locator('#examples-problem')).to_contain_text(
+        "409: column 'text' is not there at words.examples.csv line 2")
+    page.problems.clear()
+    assert server.ask('GET', '/v1/prompts/nobody/examples')[0] == 404
+
+
+# ------------------------------------------------------------------------------
+# Many texts
+
+
+def test_a_pasted_column_becomes_a_table_to_download(page, server):
+    choose(page, 'mood')
+    choose(page, 'words', '#other')
+    texts = ['the film was great', 'a "weak" plot', 'two\nlines, and a\ttab', '"great", he said',
+             ' '.join(['film'] * 40)]
+    quoted = '"two\nlines, and a\ttab"'
+    rows = run_all(page, '\r\n'.join([*texts[:2], quoted, '', *texts[3:]]) + '\n')
+    found = download(page)
+    assert found[0] == ['text', *(f'{name}@1{more}' for name in ('mood', 'words')
+                                  for more in ('', ' probability', ' note'))]
+    same = 0
+    for text, line, row in zip(texts, found[1:], rows, strict=True):
+        answers = [server.ask('POST', '/v1/classify', {'prompt': name, 'inputs': text})[1]
+                   for name in ('mood', 'words')]
+        note = 'text was cut' if text == texts[-1] else ''
+        assert [line[0], *line[1::3], *line[3::3]] == [
+            text, *(one['label'] for one in answers), note, note]
+        # Other rows in the batch change the last digits.
+        assert [*map(float, line[2::3])] == pytest.approx(
+            [one['probabilities'][one['label']] for one in answers], abs=1e-4)
+        assert row[2::3] == [f'{100 * float(one):.1f} %' for one in line[2::3]]
+        assert row[1::3] == line[1::3] and row[3::3] == line[3::3]
+        same += answers[0]['label'] == answers[1]['label']
+    assert page.inner_text('#many-state') == (
+        f'5 of 5 rows; the two say the same of {same} ({20 * same:.1f} %)')
+
+
+def test_pasted_columns_are_told_apart_by_place_or_by_name(page):
+    choose(page, 'pair')
+    assert page.inner_text('#pasted-how') == '2 columns with tabs between them: first, second'
+    rows = run_all(page, 'the film\tthe plot\nthe cast\tthe hero')
+    assert [row[:2] for row in rows] == [['the film', 'the plot'], ['the cast', 'the hero']]
+    named = run_all(page, 'id\tsecond\tfirst\n1\tthe plot\tthe film\n2\tthe hero\tthe cast\n')
+    assert named == rows
+    page.fill('#pasted', 'the film\tthe plot\nthe cast')
+    page.click('#run-all')
+    assert page.inner_text('#many-problem') == (
+        'row 2 has 1 cells; expected 2, with tabs between them: first, second')
+    page.fill('#pasted', 'film\n' * 1001)
+    page.click('#run-all')
+    assert page.inner_text('#many-problem').startswith('1001 rows; expected 1 to 1000')
+
+
+def test_a_row_that_is_refused_says_so_and_the_others_are_answered(page):
+    choose(page, 'marked')
+    with page.expect_console_message(is_problem):
+        rows = run_all(page, 'a <extra_id_99> film\nthe film')
+    assert rows[0][1] == '' and 'stands 2 times' in rows[0][3]
+    assert rows[1][1] and rows[1][3] == ''
+    page.problems.clear()
+
+
+def test_a_full_server_is_asked_again(page):
+    choose(page, 'mood')
+    page.clock.install()
+    answers = [503]
+    page.route('**/v1/classify', lambda route: route.fulfill(
+        status=answers.pop(), json={'detail': 'full'}) if answers else route.continue_())
+    page.fill('#pasted', 'the film')
+    with page.expect_console_message(is_problem), page.expect_response(is_answer):
+        page.click('#run-all')
+    assert page.is_visible('#done')
+    page.clock.run_for(2000)
+    page.wait_for_selector('#download:not([disabled])')
+    assert page.inner_text('#table td:nth-child(2)') and not page.inner_text('#table td >> nth=3')
+    page.problems.clear()
+
+
+def test_what_is_answered_by_then_is_kept_when_one_stops(page):
+    choose(page, 'mood')
+    held = []
+    page.route('**/v1/classify', lambda route: held.append(route))
+    page.fill('#pasted', 'the film\n' * 30)
+    with page.expect_request('**/v1/classify'):
+        page.click('#run-all')
+    page.click('#stop')
+    for route in held:
+        route.continue_()
+    page.wait_for_selector('#download:not([disabled])')
+    assert 1 <= page.locator('#table tbody tr').count() == len(download(page)) - 1 <= 6
+    assert page.is_visible('#run-all') and page.is_hidden('#stop')
+
+
+# ------------------------------------------------------------------------------
+# How it looks, and to whom
+
+
+def show_everything(page):
+    """Bring about all that the page can show."""
+    choose(page, 'mood')
+    choose(page, 'title', '#other')
+    page.wait_for_selector('#examples button')
+    run(page, 'averylongwordwithoutanyplacetobreakit' * 5)
+    for card in page.locator('.answer').all():
+        card.locator('summary').click()
+        card.locator('.nearest td').first.wait_for()
+    run_all(page, 'the film was great\n' + 'averylongword' * 20)
+    page.evaluate("""() => {
+        for (const one of document.querySelectorAll('.problem, #access, progress, #stop')) {
+            one.hidden = false;
+            if (one.matches('.problem')) one.textContent = '409: ' + 'averylongword'.repeat(10);
+        } }""")
+
+
+def test_the_page_is_accessible_and_fits_on_a_phone_and_in_the_dark(page):
+    show_everything(page)
+    for width, scheme in ((1024, 'light'), (360, 'light'), (1024, 'dark'), (360, 'dark')):
+        page.set_viewport_size({'width': width, 'height': 740})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate('document.scrollingElement.scrollWidth') == width
+        box, label = (page.locator(one).bounding_box() for one in (
+            '#calibrate', 'label[for=calibrate] > span'))
+        assert box['x'] + box['width'] < label['x'] < box['x'] + 60
+        assert label['y'] - 2 <= box['y'] and box['y'] + box['height'] <= (
+            label['y'] + label['height'] + 2)
+        paper = page.evaluate('getComputedStyle(document.body).backgroundColor')
+        assert (sum(map(int, re.findall('[0-9]+', paper))) > 3 * 128) == (scheme == 'light')
+        report = axe.Axe().run(page)
+        assert not report.violations_count, report.generate_report()
+
+
+def test_the_token_is_asked_for_where_the_server_does(browser, server):
+    page = browser.new_page()
+    page.route('**/v1/prompts', lambda route: route.continue_() if route.request.headers.get(
+        'authorization') == 'Bearer secret' else route.fulfill(status=401, json={'detail': 'no'}))
+    page.goto(server.address)
+    page.wait_for_selector('#token:visible')
+    assert page.inner_text('#problem') == '401: no'
+    page.fill('#token', 'secret')
+    page.press('#token', 'Tab')
+    page.wait_for_selector('#prompt option:nth-child(2)', state='attached')
+    assert page.is_hidden('#problem')
     page.close()

@@ -1,59 +1,52 @@
-'use strict';
+// Chooses prompts and asks for one text; `many.js` for a column of them.
 
-// Everything that comes from the server is put in as text, never as markup.
+import { PLAIN, call, complain, element, find, makeCard, showAnswer, withoutPrompt }
+  from './answers.js';
+import { runMany, showColumns } from './many.js';
 
-const find = (id) => document.getElementById(id);
-const PLAIN = { name: '', columns: ['text'], labels: null, full: null };
 const PAUSE = 2000; // milliseconds between looks for prompts
 let prompts = [PLAIN];
 let timer;
 let listFailed = false;
 
-function element(tag, text, className) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
+const chosen = () => prompts[Number(find('prompt').value)] || PLAIN;
+
+// What stands beside it, if anything: another prompt, or the same task without one.
+function other() {
+  const one = prompts[Number(find('other').value || NaN)];
+  return one === PLAIN ? withoutPrompt(chosen()) : one;
 }
 
-async function call(path, body) {
-  const headers = {};
-  const token = find('token').value;
-  if (token) headers.Authorization = `Bearer ${token}`;
-  if (body) headers['Content-Type'] = 'application/json';
-  const options = { headers, method: body ? 'POST' : 'GET', body: body && JSON.stringify(body) };
-  const answer = await fetch(path, options);
-  const content = await answer.json();
-  if (!answer.ok) {
-    throw Object.assign(new Error(`${answer.status}: ${content.detail}`), { status: answer.status });
-  }
-  return content;
-}
+const asked = () => [chosen(), other()].filter(Boolean);
+const columnsOf = (all) => [...new Set(all.flatMap((prompt) => prompt.columns))];
 
-function complain(error) {
-  find('problem').textContent = error ? error.message : '';
-  find('problem').hidden = !error;
-}
-
-function chosen() {
-  return prompts[Number(find('prompt').value)] || PLAIN;
+function fillSelect(select, first, kept) {
+  const options = prompts.map((one, number) => {
+    const option = element('option', one.title);
+    option.value = String(number);
+    option.selected = one.full === kept;
+    return option;
+  });
+  select.replaceChildren(...first, ...options);
 }
 
 async function loadPrompts() {
   const listed = await call('v1/prompts');
   find('model').textContent = `model: ${listed.model}`;
   const kept = chosen().full;
-  prompts = listed.prompts.map((one) => ({ ...one, full: `${one.name}@${one.version}` }));
+  const keptOther = other()?.full;
+  prompts = listed.prompts.map((one) => {
+    const full = `${one.name}@${one.version}`;
+    return { ...one, full, title: one.default ? `${one.name} (${one.version})` : full };
+  });
   prompts.push(PLAIN);
-  find('prompt').replaceChildren(...prompts.map((one, number) => {
-    const name = one.default ? `${one.name} (${one.version})` : one.full;
-    const option = element('option', one === PLAIN ? 'no prompt: the plain model' : name);
-    option.value = String(number);
-    option.selected = one.full === kept;
-    return option;
-  }));
+  fillSelect(find('prompt'), [], kept);
+  const nothing = element('option', 'nothing');
+  nothing.value = '';
+  fillSelect(find('other'), [nothing], keptOther);
   if (kept === null) find('prompt').value = '0';
-  if (chosen().full !== kept || !find('columns').hasChildNodes()) showPrompt();
+  const isOther = chosen().full !== kept || other()?.full !== keptOther;
+  if (isOther || !find('columns').hasChildNodes()) showPrompts();
 }
 
 // A server that starts takes its prompts up one by one; one without any may be given some.
@@ -64,98 +57,100 @@ async function keepLoading() {
     const isReady = (await fetch('readyz')).ok; // asked first, so that the last list is whole
     await loadPrompts();
     again = !isReady || prompts.length === 1;
-    if (listFailed) complain(null);
+    if (listFailed) complain(find('problem'), null);
     listFailed = false;
   } catch (error) {
     again = error.status === 503;
     listFailed = true;
-    complain(error);
+    complain(find('problem'), error);
   }
   if (again) timer = setTimeout(keepLoading, PAUSE);
 }
 
-function showPrompt() {
-  const prompt = chosen();
-  find('about').textContent = prompt === PLAIN ? 'The text goes to the model as it is.'
-    : `${prompt.task}: ${prompt.layout}, ${prompt.rows} rows, template “${prompt.inputs_template}”`;
-  const typed = new Map([...document.querySelectorAll('#columns textarea')].map(
-    (area) => [area.name, area.value]));
-  find('columns').replaceChildren(...prompt.columns.flatMap((column, number) => {
+function about(prompt) {
+  if (prompt === undefined) return '';
+  if (prompt === PLAIN) return 'The text goes to the model as it is.';
+  if (prompt.full === null) return `The same template, “${prompt.inputs_template}”, without rows`;
+  const metrics = Object.entries(prompt.metrics).slice(0, 1).map(
+    ([name, value]) => `, ${name} ${value.toFixed(3)}`);
+  return `${prompt.task}: ${prompt.layout}, ${prompt.rows} rows, template `
+    + `“${prompt.inputs_template}”${metrics.join('')}`;
+}
+
+function showPrompts() {
+  const all = asked();
+  find('about').textContent = about(all[0]);
+  find('about-other').textContent = about(all[1]);
+  const columns = columnsOf(all);
+  const typed = texts();
+  find('columns').replaceChildren(...columns.map((column, number) => {
+    const place = element('div');
     const label = element('label', column);
     label.htmlFor = `column${number}`;
     const area = element('textarea');
     area.id = `column${number}`;
     area.name = column;
-    area.value = typed.get(column) || '';
+    area.value = typed[column] ?? '';
     area.required = true;
-    return [label, area];
+    place.append(label, area);
+    return place;
   }));
-  find('free').hidden = prompt.labels !== null;
-  find('choice').hidden = prompt.labels === null;
-  loadNearest(prompt);
+  find('free').hidden = all.every((prompt) => prompt.labels !== null);
+  find('choice').hidden = all.every((prompt) => prompt.labels === null);
+  find('answers').replaceChildren(...all.map(makeCard));
+  showColumns(columns);
+  loadExamples(all[0]);
 }
 
-async function loadNearest(prompt) {
-  const body = find('nearest').tBodies[0];
-  body.replaceChildren();
-  if (prompt === PLAIN) return;
+function texts() {
+  const areas = [...document.querySelectorAll('#columns textarea')];
+  return Object.fromEntries(areas.map((area) => [area.name, area.value]));
+}
+
+async function loadExamples(prompt) {
+  let examples = [];
+  complain(find('examples-problem'), null);
   try {
-    const found = await call(`v1/prompts/${encodeURIComponent(prompt.full)}/nearest?count=5`);
-    if (prompt !== chosen()) return;
-    body.replaceChildren(...found.rows.map((words, number) => {
-      const row = element('tr');
-      row.append(element('td', String(number), 'number'));
-      for (const one of words) row.append(element('td', `${one.word} ${one.cosine.toFixed(2)}`));
-      return row;
-    }));
-  } catch (error) {
-    complain(error);
-  }
-}
-
-function showAnswer(answer) {
-  find('output').textContent = answer.label === undefined ? answer.text : answer.label;
-  find('truncated').hidden = !answer.truncated;
-  const table = find('labels');
-  table.hidden = answer.probabilities === undefined;
-  if (table.hidden) return;
-  const sorted = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
-  table.tBodies[0].replaceChildren(...sorted.map(([label, probability]) => {
-    const row = element('tr');
-    const meter = element('meter');
-    meter.value = probability;
-    const cell = element('td');
-    cell.append(meter);
-    row.append(element('td', label), element('td', `${(100 * probability).toFixed(1)} %`, 'number'),
-      cell);
-    return row;
-  }));
-}
-
-async function ask(event) {
-  event.preventDefault();
-  complain(null);
-  const prompt = chosen();
-  const texts = prompt.columns.map((column, number) => [column, find(`column${number}`).value]);
-  const body = { prompt: prompt.full, inputs: prompt === PLAIN ? texts[0][1]
-    : Object.fromEntries(texts) };
-  find('run').disabled = true;
-  try {
-    if (prompt.labels === null) {
-      body.temperature = Number(find('temperature').value);
-      body.seed = Number(find('seed').value);
-    } else {
-      body.calibrate = find('calibrate').checked;
+    if (prompt.full !== null) {
+      const found = await call(`v1/prompts/${encodeURIComponent(prompt.full)}/examples`);
+      examples = found.examples;
     }
-    showAnswer(await call(prompt.labels === null ? 'v1/generate' : 'v1/classify', body));
   } catch (error) {
-    complain(error);
-  } finally {
-    find('run').disabled = false;
+    complain(find('examples-problem'), error);
   }
+  if (prompt.full !== chosen().full) return;
+  find('examples').hidden = !examples.length;
+  find('examples').querySelector('ul').replaceChildren(...examples.map((example) => {
+    const item = element('li');
+    const button = element('button', Object.values(example).join(' · '));
+    button.type = 'button';
+    button.addEventListener('click', () => {
+      for (const area of document.querySelectorAll('#columns textarea')) {
+        if (area.name in example) area.value = String(example[area.name]);
+      }
+      find('ask').requestSubmit();
+    });
+    item.append(button);
+    return item;
+  }));
 }
 
-find('prompt').addEventListener('change', showPrompt);
-find('ask').addEventListener('submit', ask);
+async function run(event) {
+  event.preventDefault();
+  if (find('run').disabled) return; // an example was clicked meanwhile
+  complain(find('problem'), null);
+  find('run').disabled = true;
+  const cards = [...find('answers').children];
+  await Promise.all(asked().map((prompt, number) => showAnswer(cards[number], prompt, texts())));
+  find('run').disabled = false;
+}
+
+find('prompt').addEventListener('change', showPrompts);
+find('other').addEventListener('change', showPrompts);
+find('ask').addEventListener('submit', run);
 find('token').addEventListener('change', keepLoading);
+find('many').addEventListener('submit', (event) => {
+  event.preventDefault();
+  runMany(asked());
+});
 keepLoading();
