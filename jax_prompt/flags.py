@@ -38,6 +38,7 @@ SUMMARIES = {
     'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
+    'prompts': 'keep versions of prompts in a folder: add, compare, promote, roll back',
     'similarity': 'tell how alike prompts are, and rank sources to start a task from',
     'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
 }
@@ -47,7 +48,9 @@ GIN_NAMES = {'data': 'prepare_data', 'import': 'import_prompt', 'export': 'expor
              'inspect': 'inspect_prompt'}
 
 #: Words that stand behind a command's name and say what it does.
-ACTIONS = {'data': ('prepare',), 'tasks': ('list', 'show')}
+ACTIONS = {'data': ('prepare',), 'tasks': ('list', 'show'),
+           'prompts': ('list', 'show', 'add', 'tag', 'diff', 'promote', 'rollback', 'canary',
+                       'verify')}
 
 #: Commands that several hosts may run together.
 DISTRIBUTED = ('train', 'evaluate', 'predict')
@@ -179,6 +182,25 @@ FLAGS = {
              'OWNER/NAME'),
         Flag('private', 'export_prompt.private', 'make the repository a private one', switch=True),
     ),
+    'prompts': (
+        Flag('prompts', 'prompts.prompts', 'the folder, which servers may watch', 'FOLDER'),
+        Flag('prompt', 'prompts.prompt', 'which one, or NAME for what it means', 'NAME@VERSION'),
+        Flag('file', 'registry_change.file', 'prompt file to add', 'FILE'),
+        Flag('parent', 'registry_change.parent', 'the version that an added one was made from; the '
+             'promoted one, else the highest, unless given', 'VERSION'),
+        Flag('run', 'registry_change.run', "what trained an added one; the folder of the file's "
+             'run unless given', 'TEXT'),
+        Flag('with', 'prompts.other', 'to tell the difference from; from what NAME means unless '
+             'given', 'NAME@VERSION'),
+        Flag('tag', 'registry_change.tag', 'a further name for a version', 'TAG'),
+        Flag('remove', 'registry_change.remove', 'take the tag away', switch=True),
+        Flag('share', 'registry_change.share', 'of the requests that a canary gets; 0 ends it',
+             'SHARE'),
+        Flag('who', 'registry_change.who', 'does so, for the log; the user and the machine unless '
+             'given', 'TEXT'),
+        Flag('why', 'registry_change.why', 'for the log', 'TEXT'),
+        Flag('json', 'prompts.json_only', 'print JSON', switch=True),
+    ),
     'similarity': (
         Flag('prompts', 'similarity.prompts', 'folder of prompt files', 'FOLDER'),
         Flag('prompt', 'similarity.prompt', 'to rank them by how alike they are to this one; all '
@@ -225,6 +247,11 @@ EXAMPLES = {
               '--task=reviews.csv --source=adapter/ \\\n      --output=prompt.safetensors',
     'export': 'example:\n  jax-prompt export --prompt=runs/demo/prompt.safetensors --to=peft '
               '--output=adapter/',
+    'prompts': 'examples:\n  jax-prompt prompts add --prompts=prompts/ --prompt=reviews '
+               '--file=runs/demo/prompt.safetensors\n'
+               '  jax-prompt prompts promote --prompts=prompts/ --prompt=reviews@2 '
+               '--why="better on late orders"\n'
+               '  jax-prompt prompts rollback --prompts=prompts/ --prompt=reviews',
     'similarity': 'example:\n  jax-prompt similarity --prompt=runs/early/prompt.safetensors '
                   '--prompts=runs/sources',
     'inspect': 'example:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '

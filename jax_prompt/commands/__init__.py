@@ -24,6 +24,7 @@ from jax_prompt.commands.names import CONFIGURABLES, TASKS
 from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.prepare_data import prepare_command
+from jax_prompt.commands.prompts import prompts_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.similarity import similarity_command
 from jax_prompt.commands.tasks import tasks_command
@@ -49,6 +50,7 @@ COMMANDS = {
     'import_prompt': import_command,
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,
+    'prompts': prompts_command,
     'similarity': similarity_command,
 }
 gin_setup.register(CONFIGURABLES | COMMANDS)

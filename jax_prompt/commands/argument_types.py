@@ -16,8 +16,8 @@ from jax_prompt.files import brief
 _TOLD = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
          type(None): 'None', Callable: 'a function'}
 #: Parameters that name files and folders.
-PATHS = {'source', 'vocabulary', 'model', 'prompt', 'prompts', 'inputs', 'output', 'train_file',
-         'validation_file', 'test_file', 'data_dir'}
+PATHS = {'source', 'vocabulary', 'model', 'prompt', 'prompts', 'inputs', 'output', 'file',
+         'train_file', 'validation_file', 'test_file', 'data_dir'}
 _LITERALS = (str, int, float, tuple, list, dict, type(None))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jax_prompt.commands import contenders
+from jax_prompt.commands.prompts import RegistryChange
 from jax_prompt.comparison.run import ComparisonSettings
 from jax_prompt.data.tasks.benchmarks import benchmark_task
 from jax_prompt.data.tasks.files import file_task
@@ -36,6 +37,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'tuning': contenders.tuning,
     'plan_request': PlanRequest,
     'server': ServerSettings,
+    'registry_change': RegistryChange,
     'lines': LineSettings,
     'answers': AnswerSettings,
     'layout': Layout,

@@ -26,6 +26,7 @@ from jax_prompt.predict.bulk import BulkSettings, LineSettings, answer_lines, pr
 from jax_prompt.predict.inputs import open_lines
 from jax_prompt.progress import ProgressBar
 from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.registry import Registry
 from jax_prompt.prompts.versions import BadName, split_name, version_order
 
 _log = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
     lines of JSON give all columns and are answered by the same object with `prediction`, and of
     labels `scores` and `probabilities`, put in (in place of all it may have held by these names).
 
-    With a folder of `prompts`, each line names its own, by the file's name without its ending; of
-    NAME@VERSION the plain NAME means the highest, as `jax-prompt serve` has it. With
+    With a folder of `prompts`, each line names its own, by the file's name without its ending; the
+    plain NAME means of NAME@VERSION the promoted one, as `jax-prompt serve` has it. With
     `answers.ensemble` all of them answer each line together. A file that is answered into a file
     goes on where a killed run stopped.
 
@@ -184,8 +185,9 @@ def format_of(inputs: str, given: str | None) -> str:
 def prompt_files(prompt: str | None, prompts: str | None) -> dict[str, str]:
     """Return the prompt files by the names that lines know them by.
 
-    As `jax-prompt serve` has it, a file NAME@VERSION.safetensors of the folder is NAME as well,
-    where there is no NAME.safetensors and no higher version.
+    As `jax-prompt serve` has it, a file NAME@VERSION.safetensors of the folder is NAME as well
+    where it is promoted; where none is, if there is no NAME.safetensors and no higher version. It
+    is NAME@TAG for each of its tags.
 
     Args:
       prompt: a file.
@@ -205,6 +207,7 @@ def prompt_files(prompt: str | None, prompts: str | None) -> dict[str, str]:
         if not files:
             raise ValueError(f'the folder {prompts} holds no prompt files (*.safetensors)')
         found = _highest_versions(files) | files
+        found |= _promoted_and_tagged(Registry(folder), found)
     if prompt is not None:
         name = prompt_name(prompt)
         if name in found and not (os.path.exists(prompt)
@@ -218,6 +221,22 @@ def prompt_files(prompt: str | None, prompts: str | None) -> dict[str, str]:
 def prompt_name(prompt: str) -> str:
     """Return the name that lines know a prompt file by."""
     return pathlib.Path(prompt).stem
+
+
+def _promoted_and_tagged(registry: Registry, files: dict[str, str]) -> dict[str, str]:
+    """Return the files of promoted versions by their bare names, and those of tags."""
+    found = {}
+    for name in registry.names():
+        standing = registry.standing(name)
+        for problem in registry.log(name).problems()[:1]:
+            _log.warning('the log of prompt %s is not whole: %s', name, problem)
+        there = {version: files[f'{name}@{version}'] for version in
+                 (*standing.promotions, *standing.tags.values()) if f'{name}@{version}' in files}
+        if (meant := standing.meant(there)) is not None:
+            found[name] = there[meant]
+        found |= {f'{name}@{tag}': there[version] for tag, version in standing.tags.items()
+                  if version in there and f'{name}@{tag}' not in files}
+    return found
 
 
 def _highest_versions(files: dict[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ class Standing:
     def promoted(self) -> str | None:
         """Return the promoted version."""
         return self.promotions[-1] if self.promotions else None
+
+    def meant(self, there: Container[str]) -> str | None:
+        """Return what the bare name means of versions that can be used; None for what is usual.
+
+        Where the promoted one is not among them, as before its file has come, it is the one that
+        was promoted before it.
+        """
+        return next((one for one in reversed(self.promotions) if one in there), None)
 
     def tags_of(self, version: str) -> tuple[str, ...]:
         """Return the tags of a version."""

@@ -71,7 +71,6 @@ class Promotions:
         found = {}
         for name, there in versions.items():
             known = {one.version: one for one in there}
-            first = next((known[version] for version in reversed(self.of(name).promotions)
-                          if version in known), there[0])
+            first = known.get(self.of(name).meant(known), there[0])
             found[name] = [first, *(one for one in there if one is not first)]
         return found
