@@ -28,7 +28,7 @@ from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, Tuned
 from jax_prompt.prompts.versions import ENDING
 from jax_prompt.training.selection import figure_to_choose_by
-from jax_prompt.training.settings import PromptSettings, TrainSettings
+from jax_prompt.training.settings import AUTO, PromptSettings, TrainSettings
 from jax_prompt.types import Array, Batch
 
 #: Examples of training that starts are compared on.
@@ -220,7 +220,8 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
             examples['train'])
     # Evaluation is soon done: compiling it for as many lengths would take longer than it gains.
-    lengths = _buckets(features, settings, -(-settings.max_buckets // 2), settings.batch_size)
+    most = TrainSettings.max_buckets if settings.max_buckets == AUTO else settings.max_buckets
+    lengths = _buckets(features, settings, -(-most // 2), settings.batch_size)
     evaluator = Evaluator(opened, task, prompt.layout, settings.evaluate_by,
                           settings.evaluation_batch_size,
                           lengths and tuple(length - prompt.rows for length in lengths))

@@ -80,6 +80,8 @@ class TrainSettings:
         next: 0.99 averages about the last 100, 1 all alike. None: the prompt as it is.
       average_from: the step after which prompts are averaged.
       max_buckets: padded lengths at most, each one compiled program; 0 pads all to the longest.
+        'auto' weighs what compiling a program takes here against the pads that it saves in so many
+        steps; a resumed run keeps what it chose.
       bucket_multiple: of which these lengths are multiples.
       packing: put several examples in a row, each on its own, instead of padding rows to the
         lengths of `max_buckets`; the update is the same. 'auto' times both on the run's first
@@ -110,7 +112,7 @@ class TrainSettings:
     adversarial: float = 0.0
     average: float | None = None
     average_from: int = 0
-    max_buckets: int = 6
+    max_buckets: int | str = 6
     bucket_multiple: int = 8
     packing: bool | str = False
     microbatches: int = 1
@@ -137,7 +139,11 @@ class TrainSettings:
         if self.batch_size % self.microbatches:
             raise ValueError(f'batch_size={self.batch_size} does not divide into '
                              f'{self.microbatches} microbatches; choose a multiple of them')
-        for field in ('seed', 'max_buckets', 'average_from', 'noise', 'adversarial'):
+        if isinstance(self.max_buckets, str) and self.max_buckets != AUTO:
+            raise ValueError(f'training setting max_buckets is {self.max_buckets!r}; expected a '
+                             f'number of lengths, or {AUTO!r}')
+        numbers = ('seed', 'average_from', 'noise', 'adversarial')
+        for field in (*numbers, *(('max_buckets',) if self.max_buckets != AUTO else ())):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '
                                  'expected 0 or more')

@@ -2,10 +2,12 @@
 
 Packed rows have fewer pads and one program; padded rows have less attention. Which is faster is for
 a machine's units, its memory and the lengths of the texts to say: on one the two are level, on
-another a tenth or a third apart. So the candidates take the run's own first batches in turns.
+another a tenth or a third apart. So the candidates take the run's own first batches in turns. More
+padded lengths leave fewer pads, and each is a program to compile first.
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 import time
@@ -30,58 +32,97 @@ _log = logging.getLogger(__name__)
 
 #: Batches that each way takes. The first step of each shape compiles it, and is not counted.
 _BATCHES = 4
+#: Numbers of padded lengths to choose from, by the shapes of so many batches.
+_BUCKETS, _LOOKED_AT = (1, 2, 3, 4, 6, 8, 12, 16), 64
 
 
 def with_chosen_batching(run: Run, begun: Callable[[], Mapping[str, Any] | None]) -> Run:
-    """Return a run whose batches are packed or padded, as is faster here if it leaves that open.
+    """Return a run whose batches are packed or padded, to so many lengths, as is faster here.
 
     Args:
-      run: with `settings.packing` 'auto', or decided.
+      run: with `settings.packing` and `settings.max_buckets` decided, or 'auto'.
       begun: returns what the run's folder recorded when it was begun, None for a new one. What was
         chosen then is kept, on whatever machine it goes on: batches decide the last bits.
 
     Returns:
       The run, decided.
     """
-    if run.settings.packing != AUTO:
-        return run
-    ways = [_with_packing(run, packing) for packing in (False, True)]
-    packing = (from_first(begun) or {}).get('settings', {}).get('packing')
-    if packing is None:
-        seen = _tokens_a_second(ways)
-        padded, packed = from_first(lambda: seen)
-        packing = packed > padded
-        _log.info('settings.packing=auto: %s, which is faster here (padded rows %.0f tokens/s, '
-                  'packed rows %.0f)', bool(packing), padded, packed)
-    return ways[bool(packing)]
+    # Padded rows are compared with packed ones at their best.
+    for name, choose in (('max_buckets', _choose_buckets), ('packing', _choose_packing)):
+        if getattr(run.settings, name) == AUTO:
+            kept = (from_first(begun) or {}).get('settings', {}).get(name)
+            run = _with(run, **{name: choose(run) if kept is None else kept})
+    return run
 
 
-def _with_packing(run: Run, packing: bool) -> Run:
-    return dataclasses.replace(run, settings=dataclasses.replace(run.settings, packing=packing))
+def _with(run: Run, **settings: Any) -> Run:
+    return dataclasses.replace(run, settings=dataclasses.replace(run.settings, **settings))
 
 
-def _tokens_a_second(ways: list[Run]) -> list[float]:
-    """Return the tokens of inputs, pads apart, that each way learns from in a second.
+def _choose_packing(run: Run) -> bool:
+    seen = _tokens_a_second([_with(run, packing=packing) for packing in (False, True)])
+    padded, packed = from_first(lambda: seen)
+    _log.info('settings.packing=auto: %s, which is faster here (padded rows %.0f tokens/s, '
+              'packed rows %.0f)', bool(packed > padded), padded, packed)
+    return bool(packed > padded)
 
-    The steps are those of training, on its first batches; what they learn is thrown away.
-    """
-    run, mesh = ways[0], ways[0].opened.mesh
-    optimizer = for_each_task(run.optimizer, run.method)
+
+def _choose_buckets(run: Run) -> int:
+    """Choose the number of padded lengths that takes the least time, compiling included."""
+    run = _with(run, packing=False)
+    compiling, seconds = from_first(functools.partial(tuple, _seconds_of_a_position(run)))
+
+    def estimate(count: int) -> float:
+        shapes = [batch['encoder_input_tokens'].shape for batch in itertools.islice(
+            training_batches(run.opened, run.problems, _with(run, max_buckets=count).settings, 0),
+            _LOOKED_AT)]
+        positions = float(np.mean([rows * length for rows, length in shapes]))
+        return compiling * len(set(shapes)) + run.settings.steps * positions * seconds
+
+    chosen = min(_BUCKETS, key=estimate)
+    _log.info('settings.max_buckets=auto: %d (%.0f s for all steps; with %d it were %.0f s; a '
+              'program compiles in %.1f s)', chosen, estimate(chosen), _BUCKETS[0],
+              estimate(_BUCKETS[0]), compiling)
+    return chosen
+
+
+def _seconds_of_a_position(run: Run) -> list[float]:
+    """Return what compiling a step takes, and running it, of a position of this host's rows."""
+    step = _stepping(run)
+    batch = next(training_batches(run.opened, run.problems, _with(run, max_buckets=1).settings, 0))
+    compiled, *ran = [step(batch) for _ in range(_BATCHES)]
+    least = min(ran)
+    return [max(compiled - least, 0.0), least / batch['encoder_input_tokens'].size]
+
+
+def _stepping(run: Run) -> Callable[[Batch], float]:
+    """Return what takes a step of training and tells its seconds; what it learns is thrown away."""
+    mesh, optimizer = run.opened.mesh, for_each_task(run.optimizer, run.method)
     state, living = begin(run.opened, run.initial, optimizer, run.settings)
     # One function for all: ways differ in the shapes of their batches.
     step = train_step_of(run.opened, run.method, optimizer, run.settings, living)
     constants = place(run.constants, replicated(mesh))
+
+    def take(batch: Batch) -> float:
+        nonlocal state
+        batch = global_batch(batch, mesh)
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, run.opened.frozen, batch, constants))
+        return time.perf_counter() - start
+
+    return take
+
+
+def _tokens_a_second(ways: list[Run]) -> list[float]:
+    """Return the tokens of inputs, pads apart, that each way learns from in a second."""
+    step, pad = _stepping(ways[0]), ways[0].opened.model.tokens.pad
     batches = [list(itertools.islice(training_batches(way.opened, way.problems, way.settings, 0),
                                      _BATCHES)) for way in ways]
-    tokens = [sum(_tokens(batch, run.opened.model.tokens.pad) for batch in some)
-              for some in batches]
+    tokens = [sum(_tokens(batch, pad) for batch in some) for some in batches]
     seconds = np.zeros(len(ways))
     for counts in (False, True):
         for number, way in itertools.product(range(_BATCHES), range(len(ways))):
-            batch = global_batch(batches[way][number], mesh)
-            start = time.perf_counter()
-            state, _ = jax.block_until_ready(step(state, run.opened.frozen, batch, constants))
-            seconds[way] += counts * (time.perf_counter() - start)
+            seconds[way] += counts * step(batches[way][number])
     return [count / taken for count, taken in zip(tokens, seconds, strict=True)]
 
 

@@ -532,6 +532,19 @@ def test_a_run_keeps_the_dtype_that_was_chosen_for_it(world, task, prompt, setti
     assert 'factors=bfloat16' in (tmp_path / 'True' / 'card.md').read_text()
 
 
+@pytest.mark.parametrize('compiling, seconds, expected', [(1e9, 1e-9, 1), (0.0, 1.0, 2)])
+def test_more_lengths_are_padded_to_where_compiling_them_pays(
+        model, task, prompt, settings, tmp_path, monkeypatch, compiling, seconds, expected):
+    monkeypatch.setattr('jax_prompt.training.tuning._seconds_of_a_position',
+                        lambda run: [compiling, seconds])
+    for steps in (1, 2):  # the second goes on with what the first chose
+        train(model, task, tmp_path / 'run', prompt, quiet=True,
+              settings=settings(steps=steps, max_buckets='auto', bucket_multiple=4))
+        chosen = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']['max_buckets']
+        assert min(chosen, 2) == expected
+        compiling, seconds = seconds, compiling
+
+
 def test_a_run_keeps_the_batching_that_was_measured_for_it(model, task, prompt, settings, tmp_path,
                                                            monkeypatch, caplog):
     """It is the run of that setting, to the last bit, and goes on as it wherever it does."""
@@ -552,6 +565,8 @@ def test_a_run_keeps_the_batching_that_was_measured_for_it(model, task, prompt, 
               settings=settings(steps=1 if faster else 2, packing='auto'))
         told = json.loads((tmp_path / 'kept' / 'run.json').read_text())['settings']
         assert told['packing'] is True
+    with pytest.raises(ValueError, match="max_buckets is 'few'; expected a number of lengths, or"):
+        settings(max_buckets='few')
     with pytest.raises(ValueError, match="packing is 'never'; expected True, False or 'auto'"):
         settings(packing='never')
 
