@@ -25,6 +25,8 @@ MODULES = {
                 'inference.sampling', 'inference.rank', 'inference.calibration', 'predict.bulk'],
     'Evaluation': ['evaluation.evaluator', 'evaluation.metrics', 'evaluation.text_metrics',
                    'evaluation.registry', 'evaluation.statistics', 'evaluation.averages'],
+    'Comparison': ['comparison.run', 'comparison.contender', 'comparison.tuning',
+                   'comparison.table', 'comparison.advice'],
     'Prompts in and out': ['exchange.prompts_in_out', 'exchange.peft', 'exchange.t5x_prompt',
                            'exchange.numpy_prompt', 'exchange.hub'],
     'Devices and plans': ['parallel.mesh', 'parallel.rules', 'parallel.hosts', 'planning.planner',

@@ -101,6 +101,9 @@ def place(world, tmp_path_factory):
     (configuration,) = re.findall(r'```\n(model.source .*?)```',
                                   (ROOT / 'docs/howto/own_data.md').read_text(), re.DOTALL)
     (folder / 'tickets.gin').write_text(configuration)
+    (configuration,) = re.findall(r'```\n(compare.contenders .*?)```',
+                                  (ROOT / 'docs/howto/compare.md').read_text(), re.DOTALL)
+    (folder / 'compare.gin').write_text(configuration)
     (folder / 'prompts').symlink_to('runs/tickets')
     return folder
 
@@ -176,7 +179,8 @@ def test_names_in_the_text_are_in_the_code(page):
             assert flag in known or flag == 'gin', f'{page.name}: no flag --{flag} in `{span}`'
         for owner, name in re.findall(r'(?<![\w./-])(?:--gin\.)?(\w+)\.(\w+)(?![\w(/])', span):
             made = (CONFIGURABLES | commands.COMMANDS).get(owner)
-            if made is not None and not re.fullmatch('py|gin|md|csv|safetensors|txt|json', name):
+            if made is not None and not re.fullmatch(
+                    'py|gin|md|csv|safetensors|txt|json|html', name):
                 inside = inspect.signature(getattr(made, '__wrapped__', made)).parameters
                 assert name in inside, f'{page.name}: {owner} has no parameter {name}: `{span}`'
         if _PATH.fullmatch(span) and 'NAME' not in span:

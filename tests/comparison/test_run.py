@@ -131,11 +131,12 @@ settings.max_buckets = 1
 low_rank/tuning.recipe = 'methods/dpt.gin'
 low_rank/dpt.rank = 2
 low_rank/STEPS = 10
+low_rank/warmup_schedule.warmup_steps = 2
 low_rank/settings.batch_size = 8
 low_rank/prompt.rows = 3
 last_layers/tuning.recipe = 'methods/last_layers.gin'
 last_layers/model_tuning.layers = 1
-comparison.seeds = (0, 1)
+comparison.seeds = (3,)
 comparison.sizes = (24,)
 file_task.inputs_template = 'review : {text}'
 file_task.labels = {'0': 'negative', '1': 'positive'}
@@ -168,7 +169,7 @@ def test_a_comparison_that_is_killed_twice_ends_with_the_same_table(world, tmp_p
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     process = start(whole)
     assert process.wait() == 0, process.stdout.read()
-    for count in (1, 4):  # in the middle of the first training, and of a later one
+    for count in (1, 2):  # in the middle of the first training, and of a later one
         process = start(killed)
         while process.poll() is None and not (
                 len(curves(killed)) == count and len(json.loads(max(
