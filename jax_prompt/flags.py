@@ -40,6 +40,8 @@ SUMMARIES = {
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
     'prompts': 'keep versions of prompts in a folder: add, compare, promote, roll back',
     'similarity': 'tell how alike prompts are, and rank sources to start a task from',
+    'monitor': 'compare promoted prompts on fresh data with their own figures, and what they are '
+               'asked with what they were trained for',
     'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
 }
 
@@ -159,6 +161,11 @@ FLAGS = {
         Flag('prompts', 'serve.prompts', 'folder of prompt files, which is watched', 'FOLDER'),
         Flag('host', 'server.host', 'address to listen on; 127.0.0.1 unless given', 'ADDRESS'),
         Flag('port', 'server.port', '8000 unless given; 0 for a free one', 'N'),
+        Flag('log', 'server.log', 'keep a sample of the requests here, for `jax-prompt monitor`; '
+             'off unless given', 'FOLDER'),
+        Flag('log_share', 'server.log_share', 'of the requests that are kept; 0.01 unless given',
+             'SHARE'),
+        Flag('log_texts', 'server.log_texts', 'keep the texts of these requests too', switch=True),
         Flag('num_beams', 'server.num_beams', 'of the beam search that requests may ask for; none '
              'unless given', 'N'),
     ),
@@ -209,6 +216,27 @@ FLAGS = {
              'rows', choices=('pairs', 'means')),
         Flag('json', 'similarity.json_only', 'print JSON', switch=True),
     ),
+    'monitor': (
+        _MODEL, _MESH, _WEIGHTS,
+        Flag('prompts', 'monitor.prompts', 'folder of prompt files', 'FOLDER'),
+        Flag('prompt', 'monitor.prompt', 'the only one to look at; all that are promoted unless '
+             'given', 'NAME'),
+        Flag('data', 'monitor_sources.data', 'fresh rows, labelled or not: a file, or a folder '
+             'with a file for each prompt, such as NAME.csv', 'PATH'),
+        Flag('log', 'monitor_sources.log', 'log of requests of `jax-prompt serve --log=FOLDER`',
+             'FOLDER'),
+        Flag('reference', 'monitor_sources.reference', 'rows to compare with, such as '
+             "validation's: a file or a folder; measured once for each version", 'PATH'),
+        Flag('output', 'monitor.output', 'folder of the history and of what was measured on the '
+             'reference', 'FOLDER'),
+        Flag('margin', 'monitor_settings.margin', 'by which a figure may fall; 0.02 unless given',
+             'X'),
+        Flag('alpha', 'monitor_settings.alpha', 'chance of a false alarm; 0.01 unless given',
+             'P'),
+        Flag('rollback', 'monitor.rollback', 'promote the version before one that has fallen',
+             switch=True),
+        Flag('json', 'monitor.json_only', 'print JSON', switch=True),
+    ),
     'inspect': (
         Flag('prompt', 'inspect_prompt.prompt', 'prompt file, or another tool\'s', 'FILE'),
         Flag('parameter', 'inspect_prompt.parameter', 'which of several prompts, as for import',
@@ -254,6 +282,10 @@ EXAMPLES = {
                '  jax-prompt prompts rollback --prompts=prompts/ --prompt=reviews',
     'similarity': 'example:\n  jax-prompt similarity --prompt=runs/early/prompt.safetensors '
                   '--prompts=runs/sources',
+    'monitor': 'Exits 3 where a figure has fallen or requests have drifted.\n\n'
+               'example:\n  jax-prompt monitor --model=google/flan-t5-base --prompts=prompts/ '
+               '--prompt=tickets \\\n      --reference=validation.csv --data=fresh.csv '
+               '--output=monitoring/',
     'inspect': 'example:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
                '--model=package:traceforge_title_model/data/span',
 }

@@ -43,11 +43,12 @@ MAY_IMPORT = {
     'training': OPENED | {'inference', 'evaluation'},
     'predict': OPENED | {'inference'},
     'serving': OPENED | {'inference'},
+    'monitoring': OPENED | {'inference', 'evaluation'},
     'planning': OPENED | {'inference', 'training'},
     'comparison': OPENED | {'inference', 'evaluation', 'training'},
     'flags': set(),
-    'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving', 'planning',
-                          'comparison'},
+    'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving',
+                          'monitoring', 'planning', 'comparison'},
     'cli': {'files', 'flags', 'commands', 'parallel'},
 }
 

@@ -20,6 +20,7 @@ from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.export_prompt import export_command
 from jax_prompt.commands.import_prompt import import_command
 from jax_prompt.commands.inspect_prompt import inspect_command
+from jax_prompt.commands.monitor import monitor_command
 from jax_prompt.commands.names import CONFIGURABLES, TASKS
 from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
@@ -52,6 +53,7 @@ COMMANDS = {
     'inspect_prompt': inspect_command,
     'prompts': prompts_command,
     'similarity': similarity_command,
+    'monitor': monitor_command,
 }
 gin_setup.register(CONFIGURABLES | COMMANDS)
 

@@ -17,7 +17,8 @@ _TOLD = {int: 'a whole number', float: 'a number', bool: 'True or False', str: '
          type(None): 'None', Callable: 'a function'}
 #: Parameters that name files and folders.
 PATHS = {'source', 'vocabulary', 'model', 'prompt', 'prompts', 'inputs', 'output', 'file',
-         'train_file', 'validation_file', 'test_file', 'data_dir'}
+         'train_file', 'validation_file', 'test_file', 'data_dir', 'data', 'reference',
+         'log'}
 _LITERALS = (str, int, float, tuple, list, dict, type(None))
 
 

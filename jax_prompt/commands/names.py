@@ -14,6 +14,8 @@ from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.data.tasks.suites import super_glue
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import LayerSettings, MeshSettings, open_model
+from jax_prompt.monitoring.monitor import Sources
+from jax_prompt.monitoring.settings import MonitorSettings
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.predict.bulk import LineSettings
 from jax_prompt.prompts import initializers
@@ -38,6 +40,8 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'plan_request': PlanRequest,
     'server': ServerSettings,
     'registry_change': RegistryChange,
+    'monitor_sources': Sources,
+    'monitor_settings': MonitorSettings,
     'lines': LineSettings,
     'answers': AnswerSettings,
     'layout': Layout,

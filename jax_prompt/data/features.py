@@ -11,7 +11,7 @@ from jax_prompt.data.examples import Examples
 from jax_prompt.data.ragged import Ragged
 from jax_prompt.models.base import Model
 from jax_prompt.prompts.layout import Layout
-from jax_prompt.prompts.virtual import with_rows_added
+from jax_prompt.prompts.virtual import stride, with_rows_added
 from jax_prompt.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -153,6 +153,12 @@ class FeatureConverter:
         rows = self.first_row + self.num_rows + np.arange(len(first))
         ids[first] = with_rows_added(ids[first], rows, self.vocab_size)
         return ids
+
+    def text_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return an input's ids of the vocabulary alone: int32[S''], the end token included."""
+        if self.added:
+            ids = ids % stride(self.vocab_size)
+        return ids[ids < self.vocab_size]
 
     def check_added(self) -> None:
         """Check that ids can say the last of the rows that are added.

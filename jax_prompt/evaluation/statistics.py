@@ -78,6 +78,21 @@ def bootstrap_mean(metric: Metric, runs: Sequence[Sequence[Prediction]], rows: S
     """
     if not 0 < level < 1:
         raise ValueError(f'level of an interval is {level}; expected a number between 0 and 1')
+    outside = (1 - level) / 2
+    return {name: tuple(np.quantile(values, [outside, 1 - outside]).tolist())
+            for name, values in resampled(metric, runs, rows, resamples, seed).items()}
+
+
+def resampled(metric: Metric, runs: Sequence[Sequence[Prediction]], rows: Sequence[Row],
+              resamples: int = RESAMPLES, seed: int = 0) -> dict[str, list[float]]:
+    """Return what each figure's mean over runs is in the samples of `bootstrap_mean`.
+
+    Args:
+      metric, runs, rows, resamples, seed: as for `bootstrap_mean`.
+
+    Returns:
+      Name -> the values.
+    """
     if not isinstance(metric, StagedMetric):
         metric = StagedMetric(lambda *both: [*zip(*both, strict=True)],
                               lambda drawn, own=metric: own(*map(list, zip(*drawn, strict=True))))
@@ -87,10 +102,8 @@ def bootstrap_mean(metric: Metric, runs: Sequence[Sequence[Prediction]], rows: S
         drawn = generator.integers(len(units[0]), size=len(units[0])).tolist()
         each = [metric.summarize([own[one] for one in drawn]) for own in units]
         for name in each[0]:
-            found[name].append(np.mean([one[name] for one in each]))
-    outside = (1 - level) / 2
-    return {name: tuple(np.quantile(values, [outside, 1 - outside]).tolist())
-            for name, values in found.items()}
+            found[name].append(float(np.mean([one[name] for one in each])))
+    return dict(found)
 
 
 def paired_test(differences: Sequence[int]) -> float:

@@ -42,6 +42,16 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     target_score: float | None = None
 
+    @property
+    def likeliest(self) -> tuple[str, float]:
+        """Return the label with the best score and its probability, before any calibration.
+
+        Only of rank classification.
+        """
+        odds = probabilities(np.array([[*self.scores.values()]]))[0]
+        best = int(odds.argmax())
+        return [*self.scores][best], float(odds[best])
+
     def to_dict(self) -> dict[str, Any]:
         """Return what is there, ready for JSON: 'prediction', and 'scores', 'probabilities'."""
         extras = {'scores': self.scores, 'probabilities': self.probabilities}

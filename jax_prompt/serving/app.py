@@ -75,7 +75,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
                 options=None if plain else Calibration(None, body.temperature))[0]
                 for prompt in prompts]
 
-        row, answer = await service.answer(make_rows, body.calibrate, body.combine)
+        with service.telemetry.request(prompts, name, body.inputs) as note:
+            row, answer = await service.answer(make_rows, body.calibrate, body.combine)
+            note(row, answer)
         return schemas.ClassifyAnswer(
             prompt=name, label=answer.text, scores=answer.scores,
             probabilities=answer.probabilities, truncated=row.cut)
@@ -97,7 +99,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             return [dataclasses.replace(
                 row, max_tokens=min(row.max_tokens, service.settings.max_tokens)) for row in rows]
 
-        row, answer = await service.answer(make_rows)
+        with service.telemetry.request(prompts, name, body.inputs) as note:
+            row, answer = await service.answer(make_rows)
+            note(row, answer)
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
 
 

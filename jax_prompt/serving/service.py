@@ -23,9 +23,10 @@ from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.nearest import nearest_words
 from jax_prompt.prompts.versions import BadName
 from jax_prompt.serving.batching import Batcher, Busy
-from jax_prompt.serving.metrics import Metrics
+from jax_prompt.serving.metrics import Metrics, add_gauges
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder, Version
 from jax_prompt.serving.settings import ServerSettings
+from jax_prompt.serving.telemetry import Telemetry
 from jax_prompt.serving.watching import repeat
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Service:
     """Answer requests; used as a context, in which its threads run.
 
     Attributes:
-      engine, folder, batcher, metrics, settings: its parts.
+      engine, folder, batcher, metrics, telemetry, settings: its parts.
     """
 
     def __init__(self, opened: OpenedModel, prompts: str | os.PathLike, settings: ServerSettings,
@@ -82,6 +83,7 @@ class Service:
                                    self._stop.is_set)
         self.batcher = Batcher(self.engine, settings.max_wait, settings.max_queue,
                                self.metrics.note_batch)
+        self.telemetry = Telemetry(self.metrics, opened.vocabulary.unk_id, settings)
         self._has_started = self._is_draining = False
         #: Programs that are still to compile, of those that requests will need; None until known.
         self.programs_left: int | None = None
@@ -92,9 +94,10 @@ class Service:
         self._watchers = [threading.Thread(target=repeat, name=name, daemon=True, args=(
             look, settings.poll, self._stop, f'the folder of prompts {self.folder.path}'))
             for name, look in (('prompts', self._refresh), ('promotions', self.folder.follow))]
-        self._add_gauges()
+        add_gauges(self.metrics, self)
 
     def __enter__(self) -> 'Service':
+        self.telemetry.__enter__()
         self.batcher.__enter__()
         for watcher in self._watchers:
             watcher.start()
@@ -106,6 +109,7 @@ class Service:
         # A thread that still compiles while Python ends would take the process down with it.
         for watcher in self._watchers:
             watcher.join()
+        self.telemetry.__exit__()
 
     @property
     def state(self) -> str:
@@ -312,16 +316,3 @@ class Service:
         while self.batcher.compiles and not self._stop.wait(0.05):
             pass
         return self._stop.is_set()
-
-    def _add_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge('queue_rows', 'Rows that wait for a batch.', lambda: self.batcher.waiting)
-        gauge('unanswered_rows', 'Rows waiting or being worked on.',
-              lambda: self.batcher.unanswered)
-        gauge('prompts', 'Versions of prompts in use.', lambda: len(self.engine.prompts))
-        gauge('prompt_table_free_rows', 'Rows of the prompt table that no prompt holds.',
-              lambda: self.engine.table.free_rows)
-        gauge('compiled_programs', 'Programs compiled so far.', lambda: self.engine.compilations)
-        gauge('programs_left', 'Programs of the prompts in use that are still to compile.',
-              lambda: self.programs_left or 0)
-        gauge('ready', '1 where /readyz says so.', lambda: float(self.state == READY))

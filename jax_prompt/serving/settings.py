@@ -42,6 +42,12 @@ class ServerSettings:
       poll: seconds between looks into the folder of prompts.
       drain: seconds after SIGTERM in which requests are still taken, so that whoever sends them
         can see that the server is no longer ready.
+      log: folder for a sample of the requests, which `jax-prompt monitor` looks for drift in; None
+        for none. Its `about.json` says what each line holds: lengths, the label that was answered
+        and how sure it is.
+      log_share: of the answered requests that it holds, drawn by chance.
+      log_texts: keep the texts of requests, and what was written, too.
+      log_limit: bytes of the log of one server; then the oldest lines go.
 
     Raises:
       ValueError: for a limit that lets nothing through, a port that cannot be, or an open address
@@ -68,11 +74,15 @@ class ServerSettings:
     prompt_rows: int = 4096
     poll: float = 1.0
     drain: float = 1.0
+    log: str | None = None
+    log_share: float = 0.01
+    log_texts: bool = False
+    log_limit: int = 64 * 2**20
 
     def __post_init__(self):
         for name in ('batch_size', 'max_queue', 'time_limit', 'read_limit', 'max_body',
                      'max_upload', 'max_text', 'max_tokens', 'max_connections', 'num_beams',
-                     'warm_up_length', 'prompt_rows', 'poll'):
+                     'warm_up_length', 'prompt_rows', 'poll', 'log_limit'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)} for the server; expected more '
                                  'than 0')
@@ -82,6 +92,9 @@ class ServerSettings:
         if self.port > 65535:
             raise ValueError(f'port={self.port} for the server; expected at most 65535, or 0 for a '
                              'free one')
+        if not 0 < self.log_share <= 1:
+            raise ValueError(f'log_share={self.log_share} for the server; expected more than 0 and '
+                             'at most 1, or no log')
         if self.max_labels < 2:
             raise ValueError(f'max_labels={self.max_labels} for the server; expected at least 2')
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii()
