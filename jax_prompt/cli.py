@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _leave_alone(code)
         return code
     except KeyboardInterrupt:
-        resumes = args.command in ('train', 'compare') or (
+        resumes = args.command in ('train', 'compare', 'sweep') or (
             args.command == 'predict' and args.output not in (None, '-'))
         told = '; start the same command again to go on' if resumes else ''
         print(f'jax-prompt {args.command}: interrupted{told}', file=sys.stderr)

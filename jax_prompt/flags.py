@@ -28,6 +28,8 @@ class Flag:
 
 SUMMARIES = {
     'train': 'train a prompt, or resume a run that was stopped',
+    'sweep': 'train with many settings, on as many processes and hosts as there are, and find the '
+             'best',
     'evaluate': 'measure a prompt, or the plain model, on a split of a task',
     'predict': 'answer texts from a file or standard input with a prompt',
     'data': 'fetch the data of benchmarks into one folder: jax-prompt data prepare',
@@ -71,6 +73,11 @@ FLAGS = {
         _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
         Flag('output', 'train.output', 'folder of the run', 'FOLDER'),
         Flag('ensemble', 'prompt.ensemble', 'prompts to train at once for the task', 'N'),
+    ),
+    'sweep': (
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
+        Flag('output', 'sweep.output', 'folder of the sweep', 'FOLDER'),
+        Flag('trials', 'study.trials', 'trials of the study in all, whoever runs them', 'N'),
     ),
     'evaluate': (
         _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
@@ -253,6 +260,8 @@ EXAMPLES = {
              '  jax-prompt train --model=google/flan-t5-small --task=reviews.csv '
              '--output=runs/reviews \\\n      --gin.file_task.inputs_template="review: {text}" '
              '--gin.file_task.labels=auto',
+    'sweep': 'example:\n  jax-prompt sweep --gin_file=sweep/reviews.gin '
+             '--output=runs/sweep --trials=30',
     'evaluate': 'example:\n  jax-prompt evaluate --gin_file=demo.gin '
                 '--prompt=runs/demo/prompt.safetensors --split=test',
     'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '

@@ -44,11 +44,12 @@ MAY_IMPORT = {
     'predict': OPENED | {'inference'},
     'serving': OPENED | {'inference'},
     'monitoring': OPENED | {'inference', 'evaluation'},
+    'sweep': OPENED | {'inference', 'evaluation', 'training'},
     'planning': OPENED | {'inference', 'training'},
     'comparison': OPENED | {'inference', 'evaluation', 'training'},
     'flags': set(),
     'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving',
-                          'monitoring', 'planning', 'comparison'},
+                          'monitoring', 'sweep', 'planning', 'comparison'},
     'cli': {'files', 'flags', 'commands', 'parallel'},
 }
 
@@ -71,6 +72,7 @@ RESERVED = {
     'pydantic': ('serving',),
     'uvicorn': ('serving',),
     'prometheus_client': ('serving',),
+    'optuna': ('sweep',),
     'gin': ('commands',),
     'typeguard': ('commands',),
     'argparse': ('cli',),

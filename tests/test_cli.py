@@ -392,7 +392,7 @@ def test_a_macro_counts_as_used_where_a_file_refers_to_it_though_a_flag_wins(tmp
 def test_the_operative_configuration_keeps_values_exactly():
     import gin
 
-    from jax_prompt.commands import gin_setup
+    from jax_prompt.commands import reachable
 
     text = 'two  spaces,\ta tab,\n a line {text} ' + 'and more ' * 2000
     labels = {'1': 'positive', '0': 'negative'}
@@ -400,7 +400,7 @@ def test_the_operative_configuration_keeps_values_exactly():
                'uniform.scale=%SIZE', 'from_string.fallback=@uniform()',
                'PARTS=@a/from_string()', 'class_labels.fallback=%PARTS',
                f'a/from_string.text={text}')
-    found = gin_setup.operative_configuration('class_labels')
+    found = reachable.operative_configuration('class_labels')
     assert found['a/from_string.text'] == repr(text)
     assert found['class_labels.labels'] == "['1', '0']" and found['SIZE'] == '0.25'
     assert not any(name.startswith('PARTS/') for name in found)
@@ -410,11 +410,11 @@ def test_the_operative_configuration_keeps_values_exactly():
 
 
 def test_a_saved_configuration_yields_to_flags(world, run):
-    from jax_prompt.commands import gin_setup
+    from jax_prompt.commands import reachable
 
     configured('TASK=@file_task()', 'file_task.train_file=other.csv',
                files=[cli.find_gin_file('base.gin'), str(run / 'operative_config.gin')])
-    found = gin_setup.operative_configuration('train')
+    found = reachable.operative_configuration('train')
     assert found['file_task.train_file'] == "'other.csv'" and found['TASK'] == '@file_task()'
     assert found['prompt.rows'] == '5' and not any(name.startswith('TASK/') for name in found)
 

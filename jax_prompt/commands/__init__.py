@@ -28,6 +28,7 @@ from jax_prompt.commands.prepare_data import prepare_command
 from jax_prompt.commands.prompts import prompts_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.similarity import similarity_command
+from jax_prompt.commands.sweep import sweep_command
 from jax_prompt.commands.tasks import tasks_command
 from jax_prompt.commands.train import train_command
 from jax_prompt.data.tasks.benchmarks import BENCHMARK_TASKS
@@ -40,6 +41,7 @@ __all__ = ['BENCHMARK_TASKS', 'COMMANDS', 'CONFIGURABLES', 'FILE_ENDINGS', 'TASK
 #: By the names that gin knows them by; `import` is a word of gin's own.
 COMMANDS = {
     'train': train_command,
+    'sweep': sweep_command,
     'evaluate': evaluate_command,
     'predict': predict_command,
     'prepare_data': prepare_command,
@@ -55,6 +57,8 @@ COMMANDS = {
     'similarity': similarity_command,
     'monitor': monitor_command,
 }
+#: Commands that read the configuration of others.
+_ALSO_READ = {'sweep': ('train',)}
 gin_setup.register(CONFIGURABLES | COMMANDS)
 
 
@@ -120,7 +124,7 @@ def run(command: str, files: list[str], bindings: list[str], folders: list[str])
     if command != 'plan':  # what is compiled for a TPU cannot be read back where there is none
         use_compilation_cache()
     effective = configure(files, bindings, folders)
-    gin_setup.check_use(effective, command, COMMANDS)
+    gin_setup.check_use(effective, command, COMMANDS, _ALSO_READ.get(command, ()))
     model = gin.get_bindings(command, resolve_references=False).get('model')
     # What gin evaluates by copying it is left for the command to open, once all else is known good.
     opener = [] if model is None else [lambda: copy.deepcopy(model)]

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from jax_prompt.commands import gin_setup
+from jax_prompt.commands.reachable import operative_configuration
 from jax_prompt.commands.shared import Opener, require
 from jax_prompt.comparison.advice import advise
 from jax_prompt.comparison.contender import Contender
@@ -33,7 +33,7 @@ def compare_command(model: Opener | None = None, task: TextTask | RegisteredTask
                          'out, or add the task to the tasks')
     comparison = Comparison(tuple(tasks or (task,)), tuple(contenders),
                             settings or ComparisonSettings()).with_rows_read()
-    folder = ComparisonFolder(pathlib.Path(output), gin_setup.operative_configuration('compare'))
+    folder = ComparisonFolder(pathlib.Path(output), operative_configuration('compare'))
     folder.check()
     run_comparison(model(), comparison, folder, lambda: write_report(comparison, folder))
     groups = write_report(comparison, folder)

@@ -29,10 +29,10 @@ from gin.config_parser import (
 
 from jax_prompt.commands import recipes
 from jax_prompt.commands.argument_types import alternatives, check, checked, hints_of
+from jax_prompt.commands.reachable import MACRO, reachable, short
 from jax_prompt.data.tasks.rows import decode
 from jax_prompt.files import first_line
 
-_MACRO = 'gin.macro'
 #: The macro that base.gin reads wherever a command has a task; it may stand unused.
 _TASK = 'TASK'
 #: The one that benchmarks' gin files read their folder from; base.gin's may stand unused.
@@ -44,8 +44,13 @@ _WIRING = 'base.gin'
 _log = logging.getLogger(__name__)
 
 
+#: What `register` was given.
+_names: dict[str, Callable] = {}
+
+
 def register(names: Mapping[str, Callable]) -> None:
     """Make constructors and commands known to gin; their arguments' types are checked."""
+    _names.update(names)
     for name, constructor in names.items():
         gin.external_configurable(checked(name, constructor, names), name=name)
 
@@ -86,24 +91,45 @@ def configure(names: Mapping[str, Callable], files: Sequence[str], bindings: Seq
     return effective
 
 
-def check_use(effective: Iterable[BindingStatement], command: str, commands: Iterable[str]) -> None:
+def rebind(values: Mapping[str, Any]) -> None:
+    """Bind what a trial varies, and check it as `configure` does; what else is bound stays.
+
+    Args:
+      values: name of a parameter or a macro -> value; text is read as on the command line, so that
+        '@uniform()' is a reference.
+
+    Raises:
+      ValueError: for what gin does not know, and a value of the wrong type; says that it stands in
+        the search space.
+    """
+    with _located('in the search space'):
+        for name, value in values.items():
+            text = value if isinstance(value, str) else repr(value)
+            binding = _read_binding(f'{name}={text}', _names)
+            gin.bind_parameter(_key(binding), binding.value)
+            _check_binding(binding, _names)
+
+
+def check_use(effective: Iterable[BindingStatement], command: str, commands: Iterable[str],
+              also: Iterable[str] = ()) -> None:
     """Tell which bindings have no effect.
 
     Args:
       effective: from `configure`.
       command: the command that runs.
       commands: all commands; a file may hold settings for several.
+      also: commands whose configuration it reads besides.
 
     Raises:
       ValueError: for a binding of the command line that no command reads. Others are told in a line
         of the log: those of files that no command reads, and those of the command line that only
         another command reads.
     """
-    used, by_any = ({_short(name) for _, name in _reachable(roots)}
-                    for roots in ([command], commands))
+    used, by_any = ({short(name) for _, name in reachable(roots)}
+                    for roots in ([command, *also], commands))
     told = set()
     for binding in effective:
-        owner, typed = _short(binding.selector), binding.location is None
+        owner, typed = short(binding.selector), binding.location is None
         unread = f'{_name(binding)} ({_where(binding)}) has no effect: '
         if not binding.arg_name or owner in used or owner in by_any and not typed:
             continue
@@ -117,48 +143,6 @@ def check_use(effective: Iterable[BindingStatement], command: str, commands: Ite
         elif owner not in told:
             told.add(owner)
             _log.warning('%snothing refers to @%s()', unread, owner)
-
-
-def operative_configuration(command: str) -> dict[str, str]:
-    """Return all that a command is configured with, name -> value, defaults included.
-
-    gin's own text of it is not used: it sorts dictionaries, whose order is that of the labels, and
-    records what a macro calls under the macro's name, where it would win over later flags.
-    """
-    found: dict[str, str] = {}
-    for (scope, selector), values in _reachable([command]).items():
-        if selector == _MACRO:
-            found[scope] = repr(values['value'])
-            continue
-        parameters = inspect.signature(gin.get_configurable(selector)).parameters.values()
-        values = {one.name: one.default for one in parameters} | values
-        owner = '/'.join(filter(None, [scope, _short(selector)]))
-        found |= {f'{owner}.{name}': repr(value) for name, value in values.items()
-                  if _is_readable(value)}
-    return found
-
-
-def _is_readable(value: Any) -> bool:
-    """Say whether gin reads a value back from what Python writes for it."""
-    try:
-        return bool(gin.config.parse_value(repr(value)) == value)
-    except (SyntaxError, ValueError, tokenize.TokenError):
-        return False
-
-
-def _reachable(roots: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return (scope, configurable) -> what is bound there, for all that the roots lead to."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    waiting = [('', root) for root in roots]
-    while waiting:
-        scope, selector = key = waiting.pop()
-        if key not in found:
-            found[key] = gin.get_bindings('/'.join(filter(None, key)), resolve_references=False)
-            for reference in gin.config.iterate_references(found[key]):
-                inner, called = reference.config_key
-                # Without a scope of its own it is in that of its caller; macros have none.
-                waiting.append((inner if _MACRO in (selector, called) else inner or scope, called))
-    return found
 
 
 def _read_file(path: str, delegate: Any = None, folders: Sequence[str] = (),
@@ -224,7 +208,7 @@ def _read_binding(text: str, names: Mapping[str, Callable]) -> BindingStatement:
     if not re.fullmatch(r'[A-Za-z_][\w./]*', name):
         raise ValueError(f'{name!r} is no name of a setting; expected one such as prompt.rows')
     scope, selector, parameter = parse_binding_key(name)
-    hint = hints_of(names[_short(selector)]).get(parameter) if _short(selector) in names else None
+    hint = hints_of(names[short(selector)]).get(parameter) if short(selector) in names else None
     if set(alternatives(hint)) - {type(None)} == {str} and value != f'%{_DATA}':
         value = None if value == 'None' and hint is not str else value
     else:
@@ -269,22 +253,18 @@ def _name(binding: BindingStatement) -> str:
 
 def _key(binding: BindingStatement) -> tuple[str, str, str]:
     """Return what gin calls it: scope, configurable and parameter."""
-    return binding[:3] if binding.arg_name else (_name(binding), _MACRO, 'value')
-
-
-def _short(selector: str) -> str:
-    return selector.rsplit('.', 1)[-1]
+    return binding[:3] if binding.arg_name else (_name(binding), MACRO, 'value')
 
 
 def _check_binding(binding: BindingStatement, names: Mapping[str, Callable]) -> None:
     """Refuse a macro that is not there, a constructor that is not called, and a wrong type."""
-    name, owner = _name(binding), _short(binding.selector)
+    name, owner = _name(binding), short(binding.selector)
     references = list(gin.config.iterate_references([binding.value]))
     for reference in references:
         scope, selector = reference.config_key
-        if selector == _MACRO and not gin.get_bindings(f'{scope}/{_MACRO}', False):
+        if selector == MACRO and not gin.get_bindings(f'{scope}/{MACRO}', False):
             raise ValueError(f'{name} is {reference!r}, but nothing sets {scope}')
-        if not reference.evaluate and _short(selector) in names:
+        if not reference.evaluate and short(selector) in names:
             raise ValueError(f'{name} is {reference!r}, the constructor itself; write '
                              f'{reference!r}()')
     if binding.arg_name and owner in names and not references:
@@ -299,13 +279,13 @@ def _refuse_circles(effective: Iterable[BindingStatement]) -> None:
     needs: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for binding in effective:
         scope, selector, _ = _key(binding)
-        found = needs.setdefault((scope, _short(selector)), set())
+        found = needs.setdefault((scope, short(selector)), set())
         for reference in gin.config.iterate_references([binding.value]):
-            found.add((reference.config_key[0], _short(reference.config_key[1])))
+            found.add((reference.config_key[0], short(reference.config_key[1])))
     try:
         graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:
-        macro = _short(_MACRO)
+        macro = short(MACRO)
         told = [f'%{scope}' if name == macro else f'@{name}()' for scope, name in error.args[1]]
         raise ValueError(f'settings refer to themselves: {" of ".join(told)}; take one of these '
                          'references out') from None

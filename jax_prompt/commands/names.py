@@ -19,9 +19,11 @@ from jax_prompt.monitoring.settings import MonitorSettings
 from jax_prompt.planning.request import PlanRequest
 from jax_prompt.predict.bulk import LineSettings
 from jax_prompt.prompts import initializers
+from jax_prompt.prompts.extended import extended
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.methods import METHODS
 from jax_prompt.serving.settings import ServerSettings
+from jax_prompt.sweep.study import SweepSettings
 from jax_prompt.training import optimizers
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
@@ -37,6 +39,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'comparison': ComparisonSettings,
     'plain': contenders.plain,
     'tuning': contenders.tuning,
+    'study': SweepSettings,
     'plan_request': PlanRequest,
     'server': ServerSettings,
     'registry_change': RegistryChange,
@@ -59,6 +62,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'from_array': initializers.from_array,
     'from_similar': initializers.from_similar,
     'best_of': initializers.best_of,
+    'extended': extended,
     'adafactor': optimizers.adafactor,
     'adamw': optimizers.adamw,
     'per_parameter': optimizers.per_parameter,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import optax
 
-from jax_prompt.commands import gin_setup
 from jax_prompt.commands.benchmark import print_benchmark
+from jax_prompt.commands.reachable import operative_configuration
 from jax_prompt.commands.shared import Opener, print_table, require
 from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.data.tasks.registered import RegisteredTask
@@ -40,7 +40,7 @@ def train_command(model: Opener | None = None, task: TextTask | RegisteredTask |
         raise ValueError(f'both TASK ({task.name}) and train.tasks are given; leave one of them '
                          'out, or add the task to the tasks')
     require(output, 'output folder', '--output=FOLDER')
-    folder = RunFolder(pathlib.Path(output), gin_setup.operative_configuration('train'))
+    folder = RunFolder(pathlib.Path(output), operative_configuration('train'))
     if isinstance(tasks, Suite):
         opened = model()
         found = train_suite(opened, tasks, folder, prompt, optimizer, settings, quiet)

@@ -19,7 +19,8 @@ from jax_prompt.training.settings import PromptSettings, TrainSettings
 _FREE_SETTINGS = ('steps', 'log_every', 'keep', 'patience', 'evaluation_batch_size', 'microbatches',
                   'compare', 'measure')
 #: Settings that came later than the format: at their defaults they say nothing, as before them.
-_LATER_SETTINGS = ('prompt_dropout', 'noise', 'adversarial', 'average', 'average_from')
+_LATER_SETTINGS = ('prompt_dropout', 'noise', 'adversarial', 'average', 'average_from',
+                   'train_limit')
 #: Likewise the later arguments of optimizers.
 _LATER_ARGUMENTS = {'adafactor': {'parameter_scaling': False, 'factored_from': 128}}
 

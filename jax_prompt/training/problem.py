@@ -200,7 +200,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     """
     decides = tuple(getattr(settings, name) for name in (
         'batch_size', 'evaluate_by', 'choose_by', 'evaluation_batch_size', 'evaluation_limit',
-        'max_buckets', 'bucket_multiple', 'measure'))
+        'train_limit', 'max_buckets', 'bucket_multiple', 'measure'))
     problem = _once((opened, task, prompt.layout, prompt.rows, *decides),
                     lambda: _make_problem(opened, task, prompt, settings))
     return dataclasses.replace(problem, seed=settings.seed)
@@ -214,7 +214,7 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
 
     splits = ['train', 'validation'] + (
         ['test'] if settings.measure and 'test' in task.splits else [])
-    limits = {'validation': settings.evaluation_limit}
+    limits = {'train': settings.train_limit, 'validation': settings.evaluation_limit}
     examples = {split: load(split, limits.get(split)) for split in splits}
     features = FeatureConverter.for_model(
         task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
@@ -233,7 +233,8 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     if len(examples['validation']) < _FEW:
         _log.warning('%s has %d examples: what looks better on so few may be so by chance',
                      examples['validation'].name, len(examples['validation']))
-    some = functools.cache(lambda: load('train', _SOME))
+    # Of few examples all: others were not to be seen.
+    some = functools.cache(lambda: load('train', settings.train_limit or _SOME))
     return Problem('', task, prompt.layout, prompt.rows, examples, features,
                    lambda tuned, split: evaluator(tuned.prompt, examples[split], tuned.weights),
                    lambda several, split: evaluator.measure_ensemble(several, examples[split]),

@@ -25,9 +25,9 @@ from jax_prompt.types import Params
 MOST_FUNCTIONS = 32
 #: Settings that no step is compiled for: another setting is taken for one that changes the program.
 _NOT_COMPILED = ('steps', 'batch_size', 'evaluate_every', 'evaluate_by', 'choose_by',
-                 'evaluation_batch_size', 'evaluation_limit', 'patience', 'log_every', 'keep',
-                 'seed', 'max_buckets', 'bucket_multiple', 'packing', 'compare',
-                 'measure')
+                 'evaluation_batch_size', 'evaluation_limit', 'train_limit', 'patience',
+                 'log_every', 'keep', 'seed', 'max_buckets', 'bucket_multiple', 'packing',
+                 'compare', 'measure')
 #: Arguments of optimizers that are numbers in the state, or arguments of the program.
 _NUMBERS = ('learning_rate', 'weight_decay')
 

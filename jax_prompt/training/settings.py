@@ -61,6 +61,7 @@ class TrainSettings:
         whole.
       evaluation_batch_size: examples a batch of evaluation.
       evaluation_limit: validate on so many examples at most, evenly spread; None for all.
+      train_limit: train on so many examples at most, evenly spread; None for all.
       patience: evaluations without a better one before the run stops early, an equal metric with a
         lower loss being better; None for never.
       log_every: updates between lines of the log.
@@ -100,6 +101,7 @@ class TrainSettings:
     choose_by: str | None = None
     evaluation_batch_size: int = 64
     evaluation_limit: int | None = None
+    train_limit: int | None = None
     patience: int | None = None
     log_every: int = 20
     keep: int = 3
@@ -132,7 +134,7 @@ class TrainSettings:
         if self.packing not in (True, False, AUTO):
             raise ValueError(f'training setting packing is {self.packing!r}; expected True, False '
                              f'or {AUTO!r}')
-        for field in ('evaluation_limit', 'patience'):
+        for field in ('evaluation_limit', 'train_limit', 'patience'):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'training setting {field} is {getattr(self, field)}; '
                                  'expected at least 1, or None for no limit')

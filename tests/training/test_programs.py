@@ -120,4 +120,5 @@ def test_problems_are_shared_where_that_is_asked_for(model, task, prompt, settin
         fewer = make(evaluation_limit=10)
         assert len(fewer.examples['validation']) == 10
         assert fewer.examples['train'] is one.examples['train']
+        assert len(make(train_limit=20).features) == 20
     assert make().features is not one.features
