@@ -31,6 +31,8 @@ MODULES = {
                            'exchange.numpy_prompt', 'exchange.hub'],
     'Devices and plans': ['parallel.mesh', 'parallel.rules', 'parallel.hosts', 'planning.planner',
                           'planning.request'],
+    'Monitoring': ['monitoring.monitor', 'monitoring.settings', 'monitoring.quality',
+                   'monitoring.drift', 'monitoring.measuring'],
     'Serving': ['serving.settings', 'serving.batching', 'serving.service'],
 }
 

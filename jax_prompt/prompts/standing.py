@@ -29,6 +29,10 @@ class Standing:
     promotions: tuple[str, ...] = ()
     canary: tuple[str, float] | None = None
 
+    def share_of(self, version: str) -> float:
+        """Return the share of the requests that a version gets as a canary; 0 where it is none."""
+        return self.canary[1] if self.canary and self.canary[0] == version else 0.0
+
     @property
     def promoted(self) -> str | None:
         """Return the promoted version."""

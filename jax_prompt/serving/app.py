@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib.resources
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
@@ -22,7 +22,7 @@ from jax_prompt.inference.engine import UnknownPrompt
 from jax_prompt.inference.rows import Row, ServedPrompt
 from jax_prompt.prompts.standing import Standing
 from jax_prompt.prompts.versions import NAME_PATTERN, BadName
-from jax_prompt.serving import schemas
+from jax_prompt.serving import canary, schemas
 from jax_prompt.serving.batching import BatchFailed, Busy, Stopped
 from jax_prompt.serving.examples import read_examples
 from jax_prompt.serving.prompt_folder import Exists, Version
@@ -65,7 +65,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post('/v1/classify', responses=codes, tags=['answers'], summary='Choose among labels')
     async def classify(body: classify_request) -> schemas.ClassifyAnswer:
-        prompts, name = prompts_of(service, body.prompt, body.ensemble)
+        prompts, name = prompts_of(service, body.prompt, body.ensemble, body.inputs)
 
         def make_rows() -> list[Row]:
             plain = body.temperature == 1 and not body.calibrate
@@ -84,7 +84,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post('/v1/generate', responses=codes, tags=['answers'], summary='Generate text')
     async def generate(body: generate_request) -> schemas.GenerateAnswer:
-        prompts, name = prompts_of(service, body.prompt, body.ensemble)
+        prompts, name = prompts_of(service, body.prompt, body.ensemble, body.inputs)
 
         def make_rows() -> list[Row]:
             answers = AnswerSettings(
@@ -105,14 +105,16 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         return schemas.GenerateAnswer(prompt=name, text=answer.text, truncated=row.cut)
 
 
-def prompts_of(service: Service, name: str | None,
-               ensemble: Sequence[str] | None) -> tuple[list[ServedPrompt], str | None]:
+def prompts_of(service: Service, name: str | None, ensemble: Sequence[str] | None,
+               inputs: str | Mapping[str, Any] | None = None,
+               ) -> tuple[list[ServedPrompt], str | None]:
     """Return the prompts of a request to the model, one or an ensemble's, and what they are.
 
     Args:
       service: which has them.
       name: of a single prompt, see `Service.prompt`.
       ensemble: names of the members; None for a single prompt.
+      inputs: of the request, by which a canary gets its share of those to a single prompt.
 
     Raises:
       Refused: the server has not started, both are given, or the members are not different prompts
@@ -120,7 +122,7 @@ def prompts_of(service: Service, name: str | None,
       BadName, UnknownPrompt: there is none of such a name.
     """
     if ensemble is None:
-        prompt, full_name = service.prompt(name)
+        prompt, full_name = service.prompt(name, inputs)
         return [prompt], full_name
     if name is not None:
         raise Refused(409, 'both prompt and ensemble are given; leave one of them out')
@@ -225,6 +227,7 @@ def _add_states(app: FastAPI, service: Service) -> None:
              responses={200: {'content': {'text/plain': {'schema': {'type': 'string'}}}},
                         **_problems(service)})
     def metrics() -> Response:
+        service.metrics.set_canaries(canary.shares(service.folder))
         return Response(service.metrics.text(), headers={'content-type': CONTENT_TYPE_LATEST})
 
 
@@ -300,7 +303,8 @@ def _describe(version: Version, default: bool, standing: Standing) -> schemas.Pr
     return schemas.PromptDescription(
         name=version.name, version=version.version, default=default,
         promoted=standing.promoted == version.version,
-        tags=list(standing.tags_of(version.version)), digest=prompt.digest,
+        tags=list(standing.tags_of(version.version)), canary_share=standing.share_of(
+            version.version), digest=prompt.digest,
         task=prompt.task.name, inputs_template=prompt.task.inputs_template,
         columns=list(prompt.task.columns), labels=None if words is None else list(words),
         inputs_length=prompt.task.inputs_length, targets_length=prompt.task.targets_length,

@@ -175,6 +175,8 @@ class PromptDescription(BaseModel):
     promoted: bool = Field(description='Whether it was promoted last. It is the default once it is '
                            'in use; where none was promoted, another is.')
     tags: list[str] = Field(description='NAME@TAG means this version too.')
+    canary_share: float = Field(description='Share of the requests with the bare name that it gets '
+                                'as a canary; 0 where it is none.')
     digest: str = Field(description='Tells its content from any other.')
     task: str
     inputs_template: str

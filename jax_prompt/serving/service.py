@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.nearest import nearest_words
 from jax_prompt.prompts.versions import BadName
 from jax_prompt.serving.batching import Batcher, Busy
+from jax_prompt.serving.canary import version_for
 from jax_prompt.serving.metrics import Metrics, add_gauges
 from jax_prompt.serving.prompt_folder import Exists, PromptFolder, Version
 from jax_prompt.serving.settings import ServerSettings
@@ -124,11 +125,13 @@ class Service:
         """Say that the end is near; requests are still answered."""
         self._is_draining = True
 
-    def prompt(self, name: str | None) -> tuple[ServedPrompt, str | None]:
+    def prompt(self, name: str | None, inputs: str | Mapping[str, Any] | None = None,
+               ) -> tuple[ServedPrompt, str | None]:
         """Return what the prompt of a request to the model means now, and its full name.
 
         Args:
           name: 'name' or 'name@version'; None for the plain model.
+          inputs: of the request, where a canary may get a share of those that name no version.
 
         Raises:
           Refused: the server has not started.
@@ -137,7 +140,8 @@ class Service:
         self._check_started()
         if name is None:
             return self.engine.plain, None
-        version = self.folder.find(name)
+        version = self.folder.find(name) if inputs is None else version_for(
+            self.folder, name, inputs)
         return version.prompt, version.full_name
 
     def find(self, name: str) -> Version:

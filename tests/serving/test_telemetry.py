@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import os
+import pathlib
+import re
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +16,8 @@ from jax_prompt.serving.request_log import KEYS, TEXTS, RequestLog
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import TASKS, prompt_file, prompts
 from tests.serving.test_service import ask, classify, started
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -174,3 +178,17 @@ def test_two_servers_of_a_machine_do_not_write_the_same_log(tmp_path):
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match=f'log_share={share} for the server; expected more than'):
         ServerSettings(token=None, log_share=share)
+
+
+def test_each_metric_that_the_dashboard_asks_for_is_there(served):
+    service, _ = served
+    dashboard = json.loads((ROOT / 'docs/grafana.json').read_text())
+    known = set()
+    for name, kind in re.findall(r'^# TYPE (\S+) (\w+)$', service.metrics.text().decode(), re.M):
+        ends = ('_bucket', '_sum', '_count') if kind == 'histogram' else ('',)
+        known |= {name + end for end in ends}
+    asked = {name for panel in dashboard['panels'] for target in panel['targets']
+             for name in re.findall(r'jax_prompt_\w+', target['expr'])}
+    assert len(asked) > 15 and asked <= known, asked - known
+    variable = dashboard['templating']['list'][1]['query']
+    assert set(re.findall(r'jax_prompt_\w+', variable)) <= known
