@@ -44,7 +44,8 @@ SUMMARIES = {
     'similarity': 'tell how alike prompts are, and rank sources to start a task from',
     'monitor': 'compare promoted prompts on fresh data with their own figures, and what they are '
                'asked with what they were trained for',
-    'inspect': 'tell what a prompt file holds, and the words nearest to its rows',
+    'inspect': 'tell what a prompt file holds, and the words nearest to its rows; with --output a '
+               'report on what they do',
 }
 
 #: What gin calls the commands whose names it cannot take.
@@ -251,6 +252,18 @@ FLAGS = {
         dataclasses.replace(_MODEL, help='to name the nearest words, the T5: folder, '
                             'package:NAME/folder or Hugging Face id',
                             also='inspect_prompt.model=@model()'),
+        Flag('output', 'inspect_prompt.output', 'folder for a report: a page with pictures, and '
+             'JSON', 'FOLDER'),
+        dataclasses.replace(_TASK, help='for the report, to measure what each row is worth: a task '
+                            'by name, or a file of rows (.csv, .jsonl, .parquet)'), _DATA,
+        Flag('split', 'reading.split', 'of the task', 'SPLIT'),
+        Flag('texts', 'reading.texts', 'file of lines whose attention to the rows the report '
+             'shows; examples of the task otherwise', 'FILE'),
+        Flag('against', 'reading.against', 'prompts to compare it with in the report: a file, a '
+             'folder or a pattern', 'PATH'),
+        Flag('start', 'reading.start', 'what the prompt started from; by default what its run has '
+             'kept', 'FILE'),
+        Flag('overwrite', 'reading.overwrite', 'replace a report that is there', switch=True),
         Flag('json', 'inspect_prompt.json_only', 'print JSON', switch=True),
     ),
 }
@@ -295,6 +308,8 @@ EXAMPLES = {
                'example:\n  jax-prompt monitor --model=google/flan-t5-base --prompts=prompts/ '
                '--prompt=tickets \\\n      --reference=validation.csv --data=fresh.csv '
                '--output=monitoring/',
-    'inspect': 'example:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
-               '--model=package:traceforge_title_model/data/span',
+    'inspect': 'examples:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
+               '--model=package:traceforge_title_model/data/span\n'
+               '  jax-prompt inspect --gin_file=demo.gin --prompt=runs/demo/prompt.safetensors '
+               '\\\n      --model=package:traceforge_title_model/data/span --output=reading',
 }

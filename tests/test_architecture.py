@@ -45,11 +45,12 @@ MAY_IMPORT = {
     'serving': OPENED | {'inference'},
     'monitoring': OPENED | {'inference', 'evaluation'},
     'sweep': OPENED | {'inference', 'evaluation', 'training'},
+    'reading': OPENED | {'inference', 'evaluation'},
     'planning': OPENED | {'inference', 'training'},
     'comparison': OPENED | {'inference', 'evaluation', 'training'},
     'flags': set(),
     'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving',
-                          'monitoring', 'sweep', 'planning', 'comparison'},
+                          'monitoring', 'sweep', 'planning', 'comparison', 'reading'},
     'cli': {'files', 'flags', 'commands', 'parallel'},
 }
 
@@ -65,6 +66,7 @@ RESERVED = {
     'pyarrow': ('data',),
     'rouge_score': ('evaluation',),
     'sacrebleu': ('evaluation',),
+    'umap': ('reading.maps',),
     # The prompt file is a safetensors file.
     'safetensors': ('weights', 'exchange', 'prompts.container'),
     'fastapi': ('serving',),

@@ -146,6 +146,7 @@ def test_blocks_run(page, request, monkeypatch, capsys, read_line):
         return
     monkeypatch.chdir(request.getfixturevalue('place'))
     monkeypatch.setattr('jax_prompt.training.run.draw_curves', lambda *_: None)
+    monkeypatch.setattr('jax_prompt.reading.maps.has_umap', lambda: False)  # which takes seconds
     names = {}
     for kind, text, how, _ in todo:
         text = smaller(text)

@@ -18,7 +18,7 @@ _TOLD = {int: 'a whole number', float: 'a number', bool: 'True or False', str: '
 #: Parameters that name files and folders.
 PATHS = {'source', 'vocabulary', 'model', 'prompt', 'prompts', 'inputs', 'output', 'file',
          'train_file', 'validation_file', 'test_file', 'data_dir', 'data', 'reference',
-         'log'}
+         'log', 'against', 'start', 'texts'}
 _LITERALS = (str, int, float, tuple, list, dict, type(None))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_prompt.commands.shared import Opener, check_model, print_table, require
+from jax_prompt.commands.shared import Opener, check_model, check_task, print_table, require
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
@@ -23,7 +23,7 @@ from jax_prompt.inference.calibration import (
 from jax_prompt.inference.ensemble import VOTE, check_ensemble
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.parallel.hosts import is_first
-from jax_prompt.prompts.file import PromptFile, load_prompt
+from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.prompts.similarity import load_prompts
@@ -62,7 +62,7 @@ def evaluate_command(model: Opener | None = None,
     check_metrics(task)
     prompts = [load_prompt(path) for path in _files(prompt)]
     for loaded in prompts if not allow_other_task else ():
-        _check_task(loaded, task)
+        check_task('evaluate', loaded, task)
     if calibration and task.label_words is None:
         raise ValueError(f'calibration is of label probabilities, but task {task.name} has no '
                          'labels; leave --calibration out')
@@ -134,16 +134,3 @@ def _sureness(scores_BC: np.ndarray, labels_B: np.ndarray) -> str:
                      f'{100 * expected_calibration_error(odds_BC, labels_B):.2f}%, negative '
                      f'log-likelihood {negative_log_likelihood(odds_BC, labels_B):.4f}\n')
     return ''.join(lines)
-
-
-def _check_task(loaded: PromptFile, task: TextTask | RegisteredTask) -> None:
-    """Check that a prompt is measured on inputs and answers such as it was trained on."""
-    theirs = TextTask.from_dict(loaded.metadata.task)
-    ours = TextTask.from_dict(task.to_dict())
-    for name in ('inputs_template', 'label_words', 'inputs_length'):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise ValueError(
-                f'prompt file {loaded.path} was trained on task {theirs.name} with {name} '
-                f'{getattr(theirs, name)!r} but task {ours.name} in use has '
-                f'{getattr(ours, name)!r}; set the task as it was, or give '
-                '--gin.evaluate.allow_other_task=True')

@@ -22,6 +22,7 @@ from jax_prompt.prompts import initializers
 from jax_prompt.prompts.extended import extended
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.methods import METHODS
+from jax_prompt.reading.settings import ReadingSettings
 from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.sweep.study import SweepSettings
 from jax_prompt.training import optimizers
@@ -45,6 +46,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'registry_change': RegistryChange,
     'monitor_sources': Sources,
     'monitor_settings': MonitorSettings,
+    'reading': ReadingSettings,
     'lines': LineSettings,
     'answers': AnswerSettings,
     'layout': Layout,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
+from jax_prompt.data.tasks.registered import RegisteredTask
+from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation.metrics import LOSS
 from jax_prompt.files import new_file, writing
 from jax_prompt.models.open import OpenedModel
@@ -39,6 +41,28 @@ def check_model(command: str, loaded: PromptFile, model: OpenedModel,
                      model_fingerprint=model.fingerprint,
                      vocabulary_fingerprint=model.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
+
+
+def check_task(command: str, loaded: PromptFile, task: TextTask | RegisteredTask) -> None:
+    """Check that a prompt is measured on inputs and answers such as it was trained on.
+
+    Args:
+      command: whose setting accepts others; for the message.
+      loaded: the prompt file.
+      task: to measure it on.
+
+    Raises:
+      ValueError: they are others.
+    """
+    theirs = TextTask.from_dict(loaded.metadata.task)
+    ours = TextTask.from_dict(task.to_dict())
+    for name in ('inputs_template', 'label_words', 'inputs_length'):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ValueError(
+                f'prompt file {loaded.path} was trained on task {theirs.name} with {name} '
+                f'{getattr(theirs, name)!r} but task {ours.name} in use has '
+                f'{getattr(ours, name)!r}; set the task as it was, or give '
+                f'--gin.{command}.allow_other_task=True')
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Evaluate prompts on the examples of a task: metrics over predictions, and the loss."""
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,32 @@ class Evaluator:
                          first[0].text)
         return self._judge(predictions, examples), predictions
 
+    def measure_edited(self, prompt: Prompt, examples: Examples,
+                       edits: Sequence[Callable[[np.ndarray], np.ndarray]],
+                       ) -> list[tuple[dict[str, float], dict[str, list[Prediction]]]]:
+        """Evaluate one prompt on inputs that are changed in several ways, all in the same batches.
+
+        What stands where is said by ids, so a row of the prompt is taken out of an input by taking
+        out its id: no program is compiled for it.
+
+        Args:
+          prompt: that all inputs use.
+          examples: of a split.
+          edits: ids of an input, int32[S'] -> int32[S''], no longer than before.
+
+        Returns:
+          For each edit what `measure` gives.
+        """
+        rows, how = self.prepare(examples, prompt.num_virtual, prompt.added)
+        count, vocab_size, found = len(edits), self.opened.model.vocab_size, {}
+        for way in self.ways:
+            own = [member_row(row, 0, prompt, vocab_size) for row in rows[way]]
+            asked = [dataclasses.replace(row, ids=edit(row.ids)) for row in own for edit in edits]
+            found[way] = predict(self.opened, prompt, asked, how,
+                                 lambda number: examples.rows[number // count].where)
+        each = [{way: found[way][number::count] for way in self.ways} for number in range(count)]
+        return [(self._judge(predictions, examples), predictions) for predictions in each]
+
     def measure_ensemble(self, prompts: Sequence[Prompt],
                          examples: Examples) -> dict[str, dict[str, float]]:
         """Evaluate prompts that answer together, all of them in the same batches.
@@ -202,14 +229,28 @@ class Evaluator:
 
     def _loss(self, predictions: Mapping[str, list[Prediction]], examples: Examples) -> float:
         """Return the cross-entropy of the targets, which the predictions' programs scored too."""
+        scores_N, tokens_N = self.target_scores(predictions, examples)
+        return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
+
+    def target_scores(self, predictions: Mapping[str, list[Prediction]],
+                      examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return each example's part of the loss.
+
+        Args:
+          predictions: of `measure`, or of one edit of `measure_edited`.
+          examples: the same.
+
+        Returns:
+          (float[N], the log-probability of each target; float[N], how many tokens it has).
+        """
         if 'rank' in self.ways:
             scores_NC, right_N = scores_of(predictions['rank']), examples.labels
             scores_N = scores_NC[np.arange(len(right_N)), right_N]
             tokens_N = self._labels.weights_CL.sum(axis=1)[right_N]
         else:
-            scores_N = [one.target_score for one in predictions[self.ways[0]]]
+            scores_N = np.array([one.target_score for one in predictions[self.ways[0]]])
             tokens_N = self._target_tokens[examples]
-        return -float(np.sum(scores_N, dtype=np.float64) / np.sum(tokens_N))
+        return scores_N, tokens_N
 
     def prepare(self, examples: Examples, num_rows: int,
                 added: int = 0) -> tuple[dict[str, list[Row]], How]:

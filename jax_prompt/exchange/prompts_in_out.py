@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,23 @@ from jax_prompt.types import Array
 
 IMPORTED = ('peft', 't5x', 'numpy')
 EXPORTED = ('peft', 'numpy')
+PROMPT_FILE = 'prompt file'
+
+
+class FoundPrompt(NamedTuple):
+    """A prompt of any kind that can be read.
+
+    Attributes:
+        form: 'prompt file', or one of `IMPORTED`.
+        rows_PD: float32[P, D], its virtual tokens.
+        file: what a prompt file holds besides; None for other kinds.
+        origin: of other kinds, where it comes from in words.
+    """
+
+    form: str
+    rows_PD: np.ndarray
+    file: PromptFile | None = None
+    origin: str | None = None
 
 
 def import_prompt(source: str | os.PathLike, model: OpenedModel, task: Mapping[str, Any],
@@ -113,6 +130,25 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
     raise ValueError(f'cannot export to {form!r}; choose one of {", ".join(EXPORTED)}')
 
 
+def find_prompt(path: str | os.PathLike, parameter: str | None = None) -> FoundPrompt:
+    """Read a prompt file, or whatever can be imported, for those who look at rows alone.
+
+    Args:
+        path: of a prompt file, or of anything that can be imported.
+        parameter: as for `import_prompt`.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `import_prompt` and `load_prompt`.
+    """
+    path = _here(os.fspath(path))
+    form = _form_of(path, prompt_files=True)
+    if form == PROMPT_FILE:
+        file = load_prompt(path)
+        return FoundPrompt(form, file.prompt.virtual, file)
+    rows_PD, origin = _read_foreign(path, form, Layout(), parameter)
+    return FoundPrompt(form, rows_PD, origin=origin)
+
+
 def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None = None,
                    word: Callable[[int], str] | None = None, count: int = 5,
                    num_words: int | None = None, parameter: str | None = None) -> dict[str, Any]:
@@ -134,22 +170,19 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
     Raises:
         FileNotFoundError, ValueError: as for `import_prompt` and `load_prompt`.
     """
-    told: dict[str, Any] = {'path': os.fspath(path)}
-    path = _here(told['path'])
-    told['form'] = form = _form_of(path, prompt_files=True)
-    if form == 'prompt file':
-        prompt_file = load_prompt(path)
-        prompt = prompt_file.prompt
-        prompt_PD = prompt.virtual
+    found = find_prompt(path, parameter)
+    told: dict[str, Any] = {'path': os.fspath(path), 'form': found.form}
+    prompt_PD = found.rows_PD
+    if found.file is None:
+        told['origin'] = found.origin
+    else:
+        prompt, metadata = found.file.prompt, found.file.metadata
         if prompt.added:
             told['added_rows'] = prompt.added
         told['prefix'] = {name: list(keys.shape[1:]) for name, (keys, _) in prompt.prefix.items()}
-        told['metadata'] = {
-            field.name: getattr(prompt_file.metadata, field.name)
-            for field in dataclasses.fields(prompt_file.metadata)}
-        told['metadata']['layout'] = prompt_file.metadata.layout.to_dict()
-    else:
-        prompt_PD, told['origin'] = _read_foreign(path, form, Layout(), parameter)
+        told['metadata'] = {field.name: getattr(metadata, field.name)
+                            for field in dataclasses.fields(metadata)}
+        told['metadata']['layout'] = metadata.layout.to_dict()
     told |= {'rows': prompt_PD.shape[0], 'width': prompt_PD.shape[1],
              'row_norms': [float(norm) for norm in row_norms(prompt_PD)]}
     if table_VD is not None:
@@ -212,7 +245,7 @@ def _form_of(address: str, prompt_files: bool = False) -> str:
     if find_numpy_prompt(source) is not None:
         return 'numpy'
     if prompt_files:
-        return 'prompt file'
+        return PROMPT_FILE
     raise ValueError(
         f'{source} cannot be imported: it is no numpy file; give a .npy file, the folder of a T5X '
         'checkpoint or of a PEFT adapter (a prompt file of jax_prompt needs no import)')
