@@ -31,12 +31,12 @@ def monitor_command(model: Opener | None = None, prompts: str | None = None,
     On labelled data the first figure of each is compared with what the version had on its reference
     data. Without labels, or from the log of a server, inputs and answers are compared with those of
     the reference. Each look is a line of `history.jsonl` in the output folder, which `history.png`
-    shows. It exits 3 where there is an alarm.
+    (or .svg) shows. It exits 3 where there is an alarm.
 
     Args:
       model: opens what answers.
-      prompts: a folder of prompt files, of which the promoted versions are looked at, or those that
-        a bare name means where none is promoted.
+      prompts: a folder of prompt files, of which the promoted versions are looked at, or the
+        highest where none is promoted.
       prompt: of the folder, the only one to look at; NAME, or NAME@VERSION.
       sources: of data.
       output: the folder of the history and of what references gave.
@@ -67,7 +67,7 @@ def monitor_command(model: Opener | None = None, prompts: str | None = None,
     if seen:
         with writing(f'the history in {output}'):
             append_history(folder / HISTORY, [one.to_dict() for one in seen])
-            draw_history(folder / HISTORY, folder / 'history.png')
+            draw_history(folder / HISTORY, folder / f'history.{settings.picture}')
     if json_only:
         print(json.dumps([one.to_dict() for one in reports], ensure_ascii=False))
     else:

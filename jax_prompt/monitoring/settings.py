@@ -17,6 +17,7 @@ class MonitorSettings:
       sample: inputs that are compared to tell drift, at most; more find smaller differences.
       seed: of drawing them, and of permutations.
       batch_size: most rows of a batch.
+      picture: what the history is drawn as, 'png' or 'svg'.
 
     Raises:
       ValueError: for what no test can be made of.
@@ -29,6 +30,7 @@ class MonitorSettings:
     sample: int = 500
     seed: int = 0
     batch_size: int = 32
+    picture: str = 'png'
 
     def __post_init__(self):
         if not 0 <= self.margin < 1:
@@ -37,6 +39,8 @@ class MonitorSettings:
         if not 0.001 <= self.alpha < 0.5:
             raise ValueError(f'alpha={self.alpha} of the monitor; expected a chance of false '
                              'alarms from 0.001, which a thousand permutations can tell, to 0.5')
-        if not 20 <= self.sample <= 5000:
-            raise ValueError(f'sample={self.sample} of the monitor; expected 20 to 5,000 inputs: '
+        if not 20 <= self.sample <= 2000:
+            raise ValueError(f'sample={self.sample} of the monitor; expected 20 to 2,000 inputs: '
                              'they are compared each with each')
+        if self.picture not in ('png', 'svg'):
+            raise ValueError(f'picture={self.picture!r} of the monitor; expected png or svg')

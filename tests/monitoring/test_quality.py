@@ -95,7 +95,8 @@ def test_fewer_answers_that_are_none_are_better():
 @pytest.mark.parametrize('wrong, message', [
     ({'margin': 2}, 'margin=2 of the monitor; expected 0 or more and less than 1'),
     ({'alpha': 0.0}, 'alpha=0.0 of the monitor; expected a chance of false alarms from 0.001'),
-    ({'sample': 3}, 'sample=3 of the monitor; expected 20 to 5,000 inputs')])
+    ({'picture': 'gif'}, "picture='gif' of the monitor; expected png or svg"),
+    ({'sample': 3}, 'sample=3 of the monitor; expected 20 to 2,000 inputs')])
 def test_settings_no_test_can_be_made_of_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         MonitorSettings(**wrong)
