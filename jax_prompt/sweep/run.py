@@ -1,14 +1,17 @@
 """Run the trials of a sweep, each as a run in a folder of its own, in one process or several."""
 
 import dataclasses
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import optax
 
 from jax_prompt.config import config_of
+from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import first_line
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import load_prompt
@@ -76,9 +79,20 @@ class Sweep:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what all trials of the study have in common, ready for JSON."""
+        read = isinstance(self.task, TextTask)  # others may have no end
         return {'model': {'fingerprint': self.opened.fingerprint,
                           'vocabulary': self.opened.vocabulary_fingerprint},
-                'task': self.task.to_dict(), 'configuration': dict(self.base)}
+                'task': self.task.to_dict(), 'configuration': dict(self.base),
+                'examples': {split: _digest(self.task, split)
+                             for split in ('train', 'validation') if read}}
+
+
+def _digest(task: TextTask, split: str) -> str:
+    """Tell the texts of a split from any others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in task.texts(split):
+        digest.update(repr(pair).encode())
+    return digest.hexdigest()
 
 
 def run_sweep(sweep: Sweep) -> 'optuna.Study':
@@ -124,7 +138,9 @@ def _run_trial(sweep: Sweep, study: 'optuna.Study', trial: 'optuna.Trial') -> No
         metrics, choose_by = (twin.user_attrs['metrics'], twin.user_attrs['choose_by']) if twin \
             else _train(sweep, study, trial)
         value = merit(metrics, choose_by)[0]
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
         trial.set_user_attr('error', first_line(error))
         study.tell(trial.number, state=states.FAIL)
         _log.warning('trial %d failed: %s', trial.number, first_line(error))

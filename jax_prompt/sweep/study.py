@@ -156,8 +156,9 @@ def open_study(folder: SweepFolder, space: Space, settings: SweepSettings,
         storage = optuna.storages.RDBStorage(
             f'sqlite:///{folder.study.absolute()}',
             engine_kwargs={'connect_args': {'timeout': _PATIENCE}})
-        pruner = optuna.pruners.MedianPruner(_STARTUP['median']) if settings.pruning else \
-            optuna.pruners.NopPruner()
+        # Not before training: what a start gives says little of what it leads to.
+        pruner = optuna.pruners.MedianPruner(_STARTUP['median'], n_warmup_steps=1) \
+            if settings.pruning else optuna.pruners.NopPruner()
         study = optuna.create_study(storage=storage, study_name='sweep', direction='maximize',
                                     pruner=pruner, load_if_exists=True)
         theirs = study.user_attrs.get(_IDENTITY)
@@ -192,17 +193,21 @@ def take(study: 'optuna.Study', folder: SweepFolder, space: Space, settings: Swe
       The trial, with all parameters drawn, and what holds it.
     """
     optuna = import_optuna()
+    states = optuna.trial.TrialState
     with folder.alone():
         trials = study.get_trials(deepcopy=False)
-        states = [one.state for one in trials]
         for one in trials:
-            if one.state == optuna.trial.TrialState.RUNNING:
-                held = folder.hold(one.number)
-                if held is not None:
-                    trial = optuna.Trial(study, one._trial_id)
-                    space.suggest(trial)  # what was not drawn when its process was killed
-                    return trial, held
-        waiting = optuna.trial.TrialState.WAITING in states
+            held = folder.hold(one.number) if one.state == states.RUNNING else None
+            if held is None:
+                continue
+            if study.get_trials(deepcopy=False)[one.number].state != states.RUNNING:
+                held.close()  # it has ended in this moment
+                continue
+            # Optuna's public calls know a running trial by its id alone.
+            trial = optuna.Trial(study, one._trial_id)
+            space.suggest(trial)  # what was not drawn when its process was killed
+            return trial, held
+        waiting = any(one.state == states.WAITING for one in trials)
         if not waiting and (settings.sampler == 'grid' or len(trials) >= settings.trials):
             return None
         # Of its number alone: two processes draw different points, and the same whoever draws.

@@ -1,11 +1,13 @@
 """Sweeps: no trial is lost or run twice, and what is found is what train gives again."""
 
+import dataclasses
 import threading
 import types
 
 import numpy as np
 import pytest
 
+from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, save_prompt
 from jax_prompt.prompts.initializers import InitContext, uniform
 from jax_prompt.prompts.layout import Layout
@@ -120,6 +122,22 @@ def test_a_trial_whose_process_was_killed_goes_on_under_its_number(tmp_path, ran
     assert ran == ['0001', '0002', '0000']
 
 
+def test_a_trial_that_ends_in_this_moment_is_not_taken_again(tmp_path, monkeypatch):
+    one = sweep(tmp_path / 'all', {'rate': RATES}, trials=2)
+    found = open_study(one.folder, one.space, one.settings, one.identity)
+    number, hold = found.ask().number, SweepFolder.hold
+
+    def late(folder, asked):
+        if asked == number and trials(found)[number].state.name == 'RUNNING':
+            found.tell(number, 0.5)  # by the process that ran it, which then lets it go
+        return hold(folder, asked)
+
+    monkeypatch.setattr(SweepFolder, 'hold', late)
+    trial, held = take(found, one.folder, one.space, one.settings)
+    assert trial.number == 1
+    held.close()
+
+
 def test_killed_while_it_draws_its_parameters(tmp_path, monkeypatch):
     one = sweep(tmp_path / 'all', {'rows': [1, 4], 'rate': RATES}, trials=1)
     found = open_study(one.folder, one.space, one.settings, one.identity)
@@ -224,6 +242,24 @@ def test_a_trial_that_fails_is_told_and_the_sweep_goes_on(tmp_path):
                                            sampler='grid'), name)
                              for name in ('folder', 'space', 'settings', 'identity'))))
     assert len(bad) == 3
+
+
+def test_other_examples_are_another_study(tmp_path):
+    def swept(text):
+        rows = [{'text': text, 'label': 'good'}]
+        task = TextTask('toy', {split: lambda: rows for split in ('train', 'validation')})
+        return dataclasses.replace(sweep(tmp_path / 'all', {'rate': [0.2]}, trials=1), task=task)
+
+    run_sweep(swept('fine'))
+    with pytest.raises(ValueError, match='another configuration: examples.train is .*; examples.v'):
+        run_sweep(swept('poor'))
+
+
+def test_no_trial_is_pruned_before_it_has_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), 'accuracy', lambda rows, rate, step: (
+        0.5 + (rate == 0.5) * (0.4 if step else -0.4)))
+    found = run_sweep(sweep(tmp_path / 'all', {'rate': [0.1, 0.2, 0.3, 0.4, 0.5]}, sampler='grid'))
+    assert [one.state.name for one in trials(found)] == ['COMPLETE'] * 5
 
 
 def test_another_space_or_configuration_is_refused(tmp_path, ran):
