@@ -35,9 +35,10 @@ def compare_command(model: Opener | None = None, task: TextTask | RegisteredTask
                             settings or ComparisonSettings()).with_rows_read()
     folder = ComparisonFolder(pathlib.Path(output), operative_configuration('compare'))
     folder.check()
-    run_comparison(model(), comparison, folder, lambda: write_report(comparison, folder))
-    groups = write_report(comparison, folder)
-    print(markdown(groups))
-    print('\n\n'.join(advise(groups)))
+    tables = []
+    run_comparison(model(), comparison, folder,
+                   lambda: tables.append(write_report(comparison, folder)))
+    print(markdown(tables[-1]))
+    print('\n\n'.join(advise(tables[-1])))
     print(f'\n{folder.path / "comparison.html"} has it with pictures and the rules of the advice')
     return 0

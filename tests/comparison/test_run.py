@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -16,7 +17,7 @@ from jax_prompt.comparison.clock import Clock
 from jax_prompt.comparison.contender import Fitted, Plain
 from jax_prompt.comparison.records import ComparisonFolder
 from jax_prompt.comparison.run import Comparison, ComparisonSettings, run_comparison
-from jax_prompt.comparison.tuning import Tuning
+from jax_prompt.comparison.tuning import Tuning, _Curve
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -98,6 +99,23 @@ def test_a_clock_leaves_compiling_out():
         time.sleep(0.02)
         jax.jit(lambda x: jax.jit(jnp.tanh)(x) @ x.T + 3)(jnp.ones((7, 5))).block_until_ready()
     assert 0.02 <= clock.seconds < clock.wall
+
+
+def test_seconds_of_a_training_go_on_where_a_kill_left_them(tmp_path):
+    clock = types.SimpleNamespace(seconds=100.0)
+    path = tmp_path / 'curve.json'
+
+    def run(began, *notes):
+        clock.seconds = began
+        curve = _Curve(path, clock)
+        for step, at in notes:
+            clock.seconds = at
+            assert curve.note(step, {'accuracy': step / 100})
+        return [(one['step'], one['seconds']) for one in curve.points()]
+
+    assert run(100.0, (0, 101.0), (10, 105.0), (20, 109.0)) == [(0, 1.0), (10, 5.0), (20, 9.0)]
+    # Killed at step 20 before its checkpoint was there: steps 11 to 20 are done again.
+    assert run(7.0, (20, 12.0), (30, 15.0))[1:] == [(10, 5.0), (20, 10.0), (30, 13.0)]
 
 
 TRAINING = TrainSettings(steps=8, batch_size=8, evaluate_every=4, max_buckets=1,

@@ -175,6 +175,15 @@ def test_a_finished_run_is_compared_when_that_is_asked_for_later(model, task, pr
                         for name in metrics]
 
 
+def test_a_run_need_not_read_its_test(model, task, prompt, settings, tmp_path):
+    blind = dataclasses.replace(task, splits={**task.splits, 'test': 'no such file.csv'})
+    quick = settings(steps=4, measure=False)
+    unmeasured = train(model, blind, tmp_path, prompt, settings=quick, quiet=True)
+    assert unmeasured.results == {} and unmeasured.tuned.prompt.rows.shape == (5, 16)
+    later = train(model, task, tmp_path, prompt, settings=settings(steps=4), quiet=True)
+    assert list(later.results) == [MOST_COMMON, AFTER]
+
+
 def test_a_stopped_run_can_end_where_it_stands(model, task, prompt, settings, tmp_path,
                                                monkeypatch):
     with monkeypatch.context() as patch:
