@@ -104,6 +104,12 @@ def test_a_folder_that_is_not_there_or_not_named_is_told(tmp_path, capsys):
     fails(capsys, ['prompts', 'list', f'--prompts={tmp_path}/no'], 'does not exist; make it')
     assert cli.main(['prompts', 'list', f'--prompts={tmp_path}']) == 0
     assert 'holds no versions' in capsys.readouterr().out
+    fails(capsys, ['prompts', 'add', f'--prompts={tmp_path}/no', '--prompt=mood',
+                   f'--file={tmp_path}/none'], 'cannot read prompt file')
+    assert not (tmp_path / 'no').exists()
+    assert cli.main(['prompts', 'add', f'--prompts={tmp_path}/no', '--prompt=mood',
+                     f'--file={save(tmp_path / "a.safetensors")}']) == 0
+    assert (tmp_path / 'no' / 'mood@1.safetensors').exists()
 
 
 def test_predict_means_by_a_bare_name_what_the_server_does(call, three):

@@ -8,11 +8,15 @@ from typing import Any
 
 from jax_prompt.commands.shared import require
 from jax_prompt.files import shown
+from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.log import Entry
 from jax_prompt.prompts.registry import Registry
 from jax_prompt.prompts.standing import Version
 from jax_prompt.prompts.versions import split_name
 from jax_prompt.training.folder import RUN_FILE
+
+#: Characters of a cell of a table.
+_WIDEST = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ def prompts_command(prompts: str | None = None, action: str = 'list', prompt: st
     Servers of the folder follow what is promoted. Needs no model.
 
     Args:
-      prompts: the folder.
+      prompts: the folder; `add` makes it.
       action: 'list', 'show', 'add', 'tag', 'diff', 'promote', 'rollback', 'canary' or 'verify'.
       prompt: 'name', 'name@version' or 'name@tag'.
       change: what is to be changed.
@@ -59,9 +63,14 @@ def prompts_command(prompts: str | None = None, action: str = 'list', prompt: st
       The exit code: 2 where `verify` finds a problem.
     """
     require(prompts, 'folder of prompts', '--prompts=FOLDER')
-    registry, change = Registry(prompts), change or RegistryChange()
+    change = change or RegistryChange()
     if action not in ('list', 'verify'):
         require(prompt, 'prompt', '--prompt=NAME@VERSION')
+    if action == 'add':
+        require(change.file, 'prompt file', '--file=FILE')
+        load_prompt(change.file)  # for which the folder is made
+        Path(prompts).mkdir(parents=True, exist_ok=True)
+    registry = Registry(prompts)
     if action == 'verify':
         return _verify(registry, prompt, json_only)
     told = {'list': lambda: _list(registry, prompt), 'show': lambda: _show(registry, prompt),
@@ -85,7 +94,7 @@ def _list(registry: Registry, prompt: str | None) -> Told:
         means = [*(['promoted'] if one.promoted else []), *one.tags]
         rows.append((
             one.full_name, ', '.join(means), _metrics(one) if one.problem is None else 'unusable',
-            str(one.task.get('name', '')), one.model, one.parent or '-',
+            _cut(str(one.task.get('name', ''))), _cut(one.model), one.parent or '-',
             one.created[:19].replace('T', ' '), one.who or '-'))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(f'{cell:<{width}}' for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -133,7 +142,6 @@ def _diff(registry: Registry, prompt: str, other: str | None) -> Told:
 
 def _add(registry: Registry, prompt: str, change: RegistryChange) -> Told:
     """Add a version."""
-    require(change.file, 'prompt file', '--file=FILE')
     folder = Path(change.file).resolve().parent
     run = str(folder) if change.run is None and (folder / RUN_FILE).exists() else change.run
     one = registry.add(change.file, prompt, parent=change.parent, run=run, who=change.who,
@@ -182,6 +190,10 @@ def _verify(registry: Registry, prompt: str | None, json_only: bool) -> int:
 
 def _described(one: Version) -> dict[str, Any]:
     return {**dataclasses.asdict(one), 'path': str(one.path)}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else f'{text[:_WIDEST - 3]}...'
 
 
 def _metrics(one: Version) -> str:
