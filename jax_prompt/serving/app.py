@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from jax_prompt import __version__
+from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.inference.calibration import Calibration
 from jax_prompt.inference.engine import UnknownPrompt
@@ -306,6 +307,7 @@ def _describe(version: Version, default: bool, standing: Standing) -> schemas.Pr
         tags=list(standing.tags_of(version.version)), canary_share=standing.share_of(
             version.version), digest=prompt.digest,
         task=prompt.task.name, inputs_template=prompt.task.inputs_template,
+        task_template=TextTask.from_dict(metadata.task).inputs_template,
         columns=list(prompt.task.columns), labels=None if words is None else list(words),
         inputs_length=prompt.task.inputs_length, targets_length=prompt.task.targets_length,
         rows=prompt.file.prompt.num_virtual, layout=metadata.layout.describe(),

@@ -180,6 +180,7 @@ class PromptDescription(BaseModel):
     digest: str = Field(description='Tells its content from any other.')
     task: str
     inputs_template: str
+    task_template: str = Field(description="The task's own, where a design words inputs.")
     columns: list[str]
     labels: list[str] | None = Field(description='null where the task is free text.')
     inputs_length: int

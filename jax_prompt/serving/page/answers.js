@@ -3,8 +3,8 @@
 
 export const find = (id) => document.getElementById(id);
 export const PLAIN = {
-  title: 'no prompt: the plain model', columns: ['text'], inputs_template: '{text}', labels: null,
-  full: null,
+  title: 'no prompt: the plain model', columns: ['text'], inputs_template: '{text}',
+  task_template: '{text}', labels: null, full: null,
 };
 
 export function element(tag, text, className) {
@@ -37,7 +37,7 @@ export async function call(path, body) {
 
 // The same question without the prompt: the task's template and labels, put to the plain model.
 export function withoutPrompt(prompt) {
-  return { ...prompt, title: PLAIN.title, full: null };
+  return { ...prompt, title: PLAIN.title, full: null, inputs_template: prompt.task_template };
 }
 
 function render(template, texts) {

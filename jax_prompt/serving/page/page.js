@@ -37,7 +37,9 @@ async function loadPrompts() {
   const keptOther = other()?.full;
   prompts = listed.prompts.map((one) => {
     const full = `${one.name}@${one.version}`;
-    return { ...one, full, title: one.default ? `${one.name} (${one.version})` : full };
+    const marks = [...(one.promoted ? ['promoted'] : []), ...one.tags];
+    const title = one.default ? `${one.name} (${one.version})` : full;
+    return { ...one, full, title: [title, ...marks].join(' · ') };
   });
   prompts.push(PLAIN);
   fillSelect(find('prompt'), [], kept);
