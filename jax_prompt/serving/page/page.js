@@ -1,6 +1,6 @@
 // Chooses prompts and asks for one text; `many.js` for a column of them.
 
-import { PLAIN, call, complain, element, find, makeCard, showAnswer, withoutPrompt }
+import { PLAIN, call, complain, element, find, makeCard, percent, showAnswer, withoutPrompt }
   from './answers.js';
 import { runMany, showColumns } from './many.js';
 
@@ -37,7 +37,8 @@ async function loadPrompts() {
   const keptOther = other()?.full;
   prompts = listed.prompts.map((one) => {
     const full = `${one.name}@${one.version}`;
-    const marks = [...(one.promoted ? ['promoted'] : []), ...one.tags];
+    const marks = [...(one.promoted ? ['promoted'] : []),
+      ...(one.canary_share ? [`canary ${percent(one.canary_share)}`] : []), ...one.tags];
     const title = one.default ? `${one.name} (${one.version})` : full;
     return { ...one, full, title: [title, ...marks].join(' · ') };
   });
