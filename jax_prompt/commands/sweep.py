@@ -14,7 +14,14 @@ from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.evaluation.registry import check_metrics
 from jax_prompt.files import brief
-from jax_prompt.sweep.report import BEST_FILE, REPORT_FILE, figure_of, finished, merit_of
+from jax_prompt.sweep.report import (
+    BEST_FILE,
+    REPORT_FILE,
+    described,
+    figure_of,
+    finished,
+    merit_of,
+)
 from jax_prompt.sweep.run import Sweep, TrialSettings, run_sweep
 from jax_prompt.sweep.space import Space
 from jax_prompt.sweep.study import SweepFolder, SweepSettings, import_optuna
@@ -84,9 +91,8 @@ def _print(study: Any, folder: SweepFolder) -> None:
     """Print how the best trials did, and where the rest stands."""
     done = sorted(finished(study.get_trials(deepcopy=False)), key=merit_of, reverse=True)
     for one in done[:5]:
-        told = ', '.join(f'{name}={value}' for name, value in one.params.items())
         print(f'trial {one.number}: {one.user_attrs["choose_by"]} {figure_of(one):.4f} on '
-              f'validation, best step {one.user_attrs["best_step"]}: {told}')
+              f'validation, best step {one.user_attrs["best_step"]}: {described(one.params)}')
     running = sum(one.state.name == 'RUNNING' for one in study.get_trials(deepcopy=False))
     if running:
         print(f'{running} trials are run by other processes; the same command goes on with those '

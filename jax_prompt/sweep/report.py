@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jax_prompt.evaluation.metrics import LOWER_IS_BETTER
@@ -34,6 +34,12 @@ def finished(trials: 'Sequence[FrozenTrial]') -> 'list[FrozenTrial]':
 def merit_of(trial: 'FrozenTrial') -> tuple[float, float]:
     """Return what is higher for the better one of two trials that have ended."""
     return merit(trial.user_attrs['metrics'], trial.user_attrs['choose_by'])
+
+
+def described(params: Mapping[str, Any]) -> str:
+    """Write the parameters of a trial in a line, numbers as exactly as one reads them."""
+    return ', '.join(f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
+                     for name, value in params.items())
 
 
 def figure_of(trial: 'FrozenTrial') -> float:

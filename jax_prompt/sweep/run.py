@@ -15,7 +15,7 @@ from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.files import first_line
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import load_prompt
-from jax_prompt.sweep.report import figure_of, finished, merit_of, write_report
+from jax_prompt.sweep.report import described, figure_of, finished, merit_of, write_report
 from jax_prompt.sweep.space import Space
 from jax_prompt.sweep.study import SweepFolder, SweepSettings, import_optuna, open_study, take
 from jax_prompt.training.folder import RunFolder
@@ -131,8 +131,7 @@ def run_sweep(sweep: Sweep) -> 'optuna.Study':
 def _run_trial(sweep: Sweep, study: 'optuna.Study', trial: 'optuna.Trial') -> None:
     """Run a trial, or what is left of it, and tell the study what came of it."""
     states, begun = import_optuna().trial.TrialState, time.perf_counter()
-    told = ', '.join(f'{name}={value}' for name, value in trial.params.items())
-    _log.info('trial %d: %s', trial.number, told)
+    _log.info('trial %d: %s', trial.number, described(trial.params))
     twin = _twin(sweep, study, trial)
     try:
         metrics, choose_by = (twin.user_attrs['metrics'], twin.user_attrs['choose_by']) if twin \
