@@ -26,6 +26,7 @@ MODULES = {
                 'inference.sampling', 'inference.rank', 'inference.calibration', 'predict.bulk'],
     'Evaluation': ['evaluation.evaluator', 'evaluation.metrics', 'evaluation.text_metrics',
                    'evaluation.registry', 'evaluation.statistics', 'evaluation.averages'],
+    'Sweeps': ['sweep.run', 'sweep.study', 'sweep.space'],
     'Comparison': ['comparison.run', 'comparison.contender', 'comparison.tuning',
                    'comparison.table', 'comparison.advice'],
     'Reading prompts': ['reading.read', 'reading.report', 'reading.settings', 'reading.rows',

@@ -218,7 +218,7 @@ def _draw_parallel(study: 'optuna.Study', done: 'Sequence[FrozenTrial]') -> byte
     label = f'{chosen_by}, negative' if chosen_by in LOWER_IS_BETTER else chosen_by
     axes = plot_parallel_coordinate(study, names, target_name=label)
     figure = axes.figure
-    figure.set_size_inches(3 + 1.8 * len(names), 5)
+    figure.set_size_inches(3 + 2.2 * len(names), 5)
     axes.set_title('')
     axes.set_xticks(range(len(names) + 1), [name.replace('.', '.\n') for name in (label, *names)],
                     rotation=0, fontsize=9)
