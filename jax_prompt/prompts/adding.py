@@ -33,14 +33,14 @@ def read_file(file: Path) -> tuple[PromptFile, bytes]:
     raise ValueError(f'{file} changes while it is read; add it once what writes it has ended')
 
 
-def existing(full_name: str, file: str | os.PathLike, digest: str, there: Mapping[str, Path],
+def existing(full_name: str, file: str | os.PathLike, content: bytes, there: Mapping[str, Path],
              added: Mapping[str, Entry]) -> str | None:
     """Return the version that has a content already but no entry in the log; None for none.
 
     Args:
       full_name: 'name@version', or 'name@' for any version.
       file: that is to be added, for messages.
-      digest: SHA-256 of its content.
+      content: of it.
       there: version -> file.
       added: version -> its entry.
 
@@ -49,11 +49,13 @@ def existing(full_name: str, file: str | os.PathLike, digest: str, there: Mappin
     """
     (name, _, version), found = full_name.partition('@'), None
     for one, path in there.items():
-        if version in ('', one) and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+        if version in ('', one) and path.stat().st_size == len(content) and \
+                path.read_bytes() == content:
             if one in added:
                 raise Exists(f'{file} is {name}@{one} already; promote or tag that version, or '
                              'name another file')
             found = one
+    digest = hashlib.sha256(content).hexdigest()
     if version in added and version not in there and added[version].details['sha256'] != digest:
         raise Exists(f'{full_name} was added before with another content; give another version')
     return found

@@ -146,20 +146,19 @@ class Registry:
         """
         name, version = split_name(name)
         loaded, content = read_file(Path(file))
-        digest = hashlib.sha256(content).hexdigest()
         there, standing = self._paths(name, may_be_new=True), self.standing(name)
         if version in standing.tags:
             raise Exists(f'{name}@{version} is a tag; give another version')
         if problem := family_problem(loaded, name, there, standing.promoted):
             raise ValueError(f'{file} {problem}; add it under another name')
-        same = existing(f'{name}@{version or ""}', file, digest, there, standing.added)
+        same = existing(f'{name}@{version or ""}', file, content, there, standing.added)
         if parent is None:
             parent = standing.promoted or next((one for one in there if one != same), None)
         else:
             parent = self.find(f'{name}@{parent}').version
         version = same or create_version(self.folder, name, version, content,
                                          [*standing.added, str(above)])
-        details = {'sha256': digest, 'parent': parent, 'run': run}
+        details = {'sha256': hashlib.sha256(content).hexdigest(), 'parent': parent, 'run': run}
         self._append(name, log.ADD, who, why, lambda now: None if version in now.added
                      else (version, details))
         return self.find(f'{name}@{version}')
