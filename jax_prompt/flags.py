@@ -41,6 +41,7 @@ SUMMARIES = {
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
     'prompts': 'keep versions of prompts in a folder: add, compare, promote, roll back',
+    'design': 'word a task by hand: a template, words for labels, examples in front of inputs',
     'similarity': 'tell how alike prompts are, and rank sources to start a task from',
     'monitor': 'compare promoted prompts on fresh data with their own figures, and what they are '
                'asked with what they were trained for',
@@ -50,7 +51,7 @@ SUMMARIES = {
 
 #: What gin calls the commands whose names it cannot take.
 GIN_NAMES = {'data': 'prepare_data', 'import': 'import_prompt', 'export': 'export_prompt',
-             'inspect': 'inspect_prompt'}
+             'inspect': 'inspect_prompt', 'design': 'make_design'}
 
 #: Words that stand behind a command's name and say what it does.
 ACTIONS = {'data': ('prepare',), 'tasks': ('list', 'show'),
@@ -216,6 +217,21 @@ FLAGS = {
         Flag('why', 'registry_change.why', 'for the log', 'TEXT'),
         Flag('json', 'prompts.json_only', 'print JSON', switch=True),
     ),
+    'design': (
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
+        Flag('output', 'make_design.output', 'design file to write', 'FILE'),
+        Flag('template', 'design.template', "the input, with {answer} in the answer's place: "
+             "'{text} It was {answer}.'", 'TEXT'),
+        Flag('instruction', 'design.instruction', 'stands in front of all else', 'TEXT'),
+        Flag('shots', 'design.shots', 'solved examples in front of each input', 'N'),
+        Flag('choice', 'design.choice', 'which examples',
+             choices=('random', 'balanced', 'nearest')),
+        Flag('calibrate', 'design.calibrate', 'take away what the labels score without content, or '
+             'on average over training inputs', choices=('content_free', 'unlabelled')),
+        Flag('prompt', 'make_design.prompt', 'prompt file whose rows stand around the words',
+             'FILE'),
+        Flag('overwrite', 'make_design.overwrite', 'replace a file that is there', switch=True),
+    ),
     'similarity': (
         Flag('prompts', 'similarity.prompts', 'folder of prompt files', 'FOLDER'),
         Flag('prompt', 'similarity.prompt', 'to rank them by how alike they are to this one; all '
@@ -302,6 +318,9 @@ EXAMPLES = {
                '  jax-prompt prompts promote --prompts=prompts/ --prompt=reviews@2 '
                '--why="better on late orders"\n'
                '  jax-prompt prompts rollback --prompts=prompts/ --prompt=reviews',
+    'design': "example:\n  jax-prompt design --gin_file=demo.gin --template='{text} It was "
+              "{answer}.' \\\n      --gin.design.words=\"{'negative': ['terrible', 'bad'], "
+              "'positive': ['great', 'good']}\" \\\n      --shots=4 --output=design.safetensors",
     'similarity': 'example:\n  jax-prompt similarity --prompt=runs/early/prompt.safetensors '
                   '--prompts=runs/sources',
     'monitor': 'Exits 3 where a figure has fallen or requests have drifted.\n\n'

@@ -16,6 +16,7 @@ from gin.config_parser import BindingStatement
 from jax_prompt.commands import gin_setup
 from jax_prompt.commands.compare import compare_command
 from jax_prompt.commands.convert import convert_command
+from jax_prompt.commands.design import design_command
 from jax_prompt.commands.evaluate import evaluate_command
 from jax_prompt.commands.export_prompt import export_command
 from jax_prompt.commands.import_prompt import import_command
@@ -56,6 +57,7 @@ COMMANDS = {
     'prompts': prompts_command,
     'similarity': similarity_command,
     'monitor': monitor_command,
+    'make_design': design_command,
 }
 #: Commands that read the configuration of others.
 _ALSO_READ = {'sweep': ('train',)}

@@ -1,6 +1,8 @@
 """`jax-prompt evaluate`."""
 
 import glob
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_prompt.commands.shared import Opener, check_model, check_task, print_table, require
+from jax_prompt.data.design import Design
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.text_task import TextTask
@@ -23,12 +26,15 @@ from jax_prompt.inference.calibration import (
 from jax_prompt.inference.ensemble import VOTE, check_ensemble
 from jax_prompt.inference.rows import Prediction
 from jax_prompt.parallel.hosts import is_first
-from jax_prompt.prompts.file import load_prompt
+from jax_prompt.prompts.file import PromptFile, load_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import no_prompt
 from jax_prompt.prompts.similarity import load_prompts
 from jax_prompt.training.run import MOST_COMMON, NO_PROMPT
 from jax_prompt.training.settings import TrainSettings
+
+#: Where the plain model's rows stand, and its design.
+_PLAIN = ((Layout('before'), None), None)
 
 
 class _Measured(NamedTuple):
@@ -70,27 +76,30 @@ def evaluate_command(model: Opener | None = None,
     for loaded in prompts:
         check_model('evaluate', loaded, opened, allow_other_model)
     examples = load_examples(task, split, opened.vocabulary)
-    tuned = {str(loaded.path): (loaded.metadata.layout, loaded.prompt) for loaded in prompts}
-    evaluators = {layout: Evaluator(opened, task, layout, settings.evaluate_by,
-                                    settings.evaluation_batch_size)
-                  for layout, _ in tuned.values() or [(Layout('before'), None)]}
+    tuned = {str(loaded.path): ((loaded.metadata.layout, _design_key(loaded)), loaded.prompt)
+             for loaded in prompts}
+    designs = {_design_key(loaded): Design.of(loaded) for loaded in prompts}
+    evaluators = {kind: Evaluator(opened, task, kind[0], settings.evaluate_by,
+                                  settings.evaluation_batch_size, design=designs.get(kind[1]))
+                  for kind, _ in tuned.values() or [_PLAIN]}
     ways = next(iter(evaluators.values())).ways
     if calibration and 'rank' not in ways:
         raise ValueError(f'calibration is of label probabilities, but evaluate_by is '
                          f'{ways}; add rank to it, or leave --calibration out')
-    tuned = tuned or {NO_PROMPT: (Layout('before'), no_prompt(opened.model.d_model))}
-    measured = {name: _Measured(*evaluators[layout].measure(one, examples), evaluators[layout])
-                for name, (layout, one) in tuned.items()}
+    tuned = tuned or {NO_PROMPT: (_PLAIN[0], no_prompt(opened.model.d_model))}
+    measured = {name: _Measured(*evaluators[kind].measure(one, examples), evaluators[kind])
+                for name, (kind, one) in tuned.items()}
     together = {}
     if prompt is not None and os.path.isdir(prompt):
-        layout, _ = next(iter(tuned.values()))
-        together = evaluators[layout].measure_ensemble([one for _, one in tuned.values()], examples)
+        kind, _ = next(iter(tuned.values()))
+        together = evaluators[kind].measure_ensemble([one for _, one in tuned.values()], examples)
     if is_first():
         _print_measured(f'{task.name}, {split} ({len(examples)} examples)', measured, examples,
                         together)
         for name, one in measured.items() if calibration else ():
             print(f'\n{name}:' if len(measured) > 1 else '')
-            print(_sureness(scores_of(one.predictions['rank']), examples.labels), end='')
+            print(_sureness(one.evaluator.calibrated(scores_of(one.predictions['rank'])),
+                            examples.labels), end='')
     return 0
 
 
@@ -101,13 +110,22 @@ def _files(prompt: str | None) -> list[str]:
     if os.path.isdir(prompt):
         loaded = load_prompts(prompt)
         check_ensemble(loaded, VOTE, has_labels=True)
-        kinds = {(file.metadata.layout, file.prompt.rows.shape) for file in loaded.values()}
+        kinds = {(file.metadata.layout, file.prompt.rows.shape, _design_key(file))
+                 for file in loaded.values()}
         if len(kinds) > 1:
-            raise ValueError(f'the prompts of {prompt} have different layouts, rows or widths; '
-                             'expected an ensemble of one kind: put the others elsewhere')
+            raise ValueError(f'the prompts of {prompt} have different layouts, rows, widths or '
+                             'designs; expected an ensemble of one kind: put the others elsewhere')
         return [str(file.path) for file in loaded.values()]
     found = [] if os.path.exists(prompt) else sorted(glob.glob(prompt))
     return found or [prompt]
+
+
+def _design_key(loaded: PromptFile) -> str | None:
+    """Return what tells a prompt file's design from others; None where it has none."""
+    if loaded.metadata.design is None:
+        return None
+    states = b'' if loaded.states_ND is None else loaded.states_ND.tobytes()
+    return json.dumps(loaded.metadata.design) + hashlib.sha256(states).hexdigest()
 
 
 def _print_measured(title: str, measured: Mapping[str, _Measured], examples: Examples,

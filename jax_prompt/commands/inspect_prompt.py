@@ -59,6 +59,10 @@ def _describe(told: dict[str, Any]) -> str:
     if 'added_rows' in told:
         lines.append(f'  adds rows to the first {told["added_rows"]} tokens of the text')
     for name, value in told.get('metadata', {'origin': told.get('origin')}).items():
+        if name == 'design':  # a pool may have thousands of examples
+            value = {key: f'{len(one)} of them' if key == 'demonstrations' else
+                     f'{one["shots"]} of {len(one["pool"])}' if key == 'nearest' else one
+                     for key, one in value.items() if one}
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # What a file says may hold what moves a terminal's cursor.
         lines.append(f'  {name:24} {shown if shown.isprintable() else json.dumps(value)}')

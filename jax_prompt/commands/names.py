@@ -13,6 +13,7 @@ from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.reviews import imdb, rotten_tomatoes
 from jax_prompt.data.tasks.suites import super_glue
 from jax_prompt.inference.answering import AnswerSettings
+from jax_prompt.inference.make_design import DesignSettings
 from jax_prompt.models.open import LayerSettings, MeshSettings, open_model
 from jax_prompt.monitoring.monitor import Sources
 from jax_prompt.monitoring.settings import MonitorSettings
@@ -49,6 +50,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'reading': ReadingSettings,
     'lines': LineSettings,
     'answers': AnswerSettings,
+    'design': DesignSettings,
     'layout': Layout,
     'file_task': file_task,
     'registered_task': RegisteredTask,

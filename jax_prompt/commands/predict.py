@@ -106,6 +106,9 @@ def predict_command(model: Opener | None = None, prompt: str | None = None,
     if cut and is_first():
         _log.warning('%d of %d inputs were longer than their task allows and were cut; the prompt '
                      'never is', cut, total)
+    for name, one in engine.prompts.items():
+        if one.design is not None and (line := one.design.told()):
+            _log.warning('%s: %s', name, line)
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax_prompt.files import brief, listed
 
 #: Bounds on what a design may ask of everyone who shares a model with it, as a task's are.
-MOST_DEMONSTRATIONS, MOST_POOLED, _LONGEST_TEXT = 256, 10_000, 20_000
+MOST_DEMONSTRATIONS, MOST_POOLED, LONGEST_TEXT = 256, 10_000, 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,10 @@ def check_demonstration(one: Demonstration, columns: Sequence[str]) -> None:
     """
     texts = [*one.columns.values(), one.answer]
     if not set(columns) <= set(one.columns) or not all(
-            isinstance(text, str) and len(text) <= _LONGEST_TEXT for text in texts):
+            isinstance(text, str) and len(text) <= LONGEST_TEXT for text in texts):
         raise ValueError(f'a demonstration of a design has columns {listed(one.columns)} and the '
                          f'answer {brief(one.answer)}; expected texts of at most '
-                         f'{_LONGEST_TEXT:,} characters for {listed(columns)}')
+                         f'{LONGEST_TEXT:,} characters for {listed(columns)}')
 
 
 def read_demonstrations(values: Any) -> tuple[Demonstration, ...]:

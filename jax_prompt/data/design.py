@@ -12,6 +12,7 @@ Sources: Schick and Schuetze 2021 (arXiv:2001.07676), clozes and verbalizers; Br
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,15 +27,13 @@ from jax_prompt.data.demonstrations import (
 )
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask, column_text, parse_template
+from jax_prompt.data.verbalizer import COMBINATIONS, checked_calibration, checked_words
 from jax_prompt.files import brief, listed
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.layout import DEFAULT_MARKER
 
 CLOZE, PLAIN_FORM = 'cloze', 'plain'
 FORMS = (CLOZE, PLAIN_FORM)
-#: How the scores of a label's words become the label's: log of the sum or the mean of the words'
-#: probabilities, or the score of the best word.
-COMBINATIONS = ('sum', 'mean', 'best')
 #: Demonstrations as they were chosen (nearest first), the other way round, or label by label.
 ORDERS = ('chosen', 'reversed', 'by_label')
 
@@ -43,8 +42,7 @@ ANSWER, BLANK, BLANK_END = 'answer', '<extra_id_0>', '<extra_id_1>'
 
 _TEMPLATE = 'template of a design'
 #: Bounds on what a design may ask of everyone who shares a model with it, as a task's are.
-_LONGEST_TEXT, _LONGEST_WORD, _MOST_WORDS, _LONGEST_SEPARATOR = 20_000, 500, 1000, 20
-_LARGEST_SCORE = 1e6
+_LONGEST_TEXT, _LONGEST_MARKER, _LONGEST_SEPARATOR = 20_000, 100, 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ class Design:
 
     def __post_init__(self):
         for part, most in (('template', _LONGEST_TEXT), ('instruction', _LONGEST_TEXT),
-                           ('separator', _LONGEST_SEPARATOR), ('marker', _LONGEST_WORD)):
+                           ('separator', _LONGEST_SEPARATOR), ('marker', _LONGEST_MARKER)):
             text = getattr(self, part)
             if not isinstance(text, str) or len(text) > most:
                 raise ValueError(f'{part} of a design is {brief(text)}; expected text of at most '
@@ -111,8 +109,8 @@ class Design:
         if not isinstance(self.closed, bool):
             raise ValueError(f'closed of a design is {brief(self.closed)}; expected true or false')
         self._check_place()
-        object.__setattr__(self, 'words', _checked_words(self.words))
-        object.__setattr__(self, 'calibration', _checked_calibration(self.calibration))
+        object.__setattr__(self, 'words', checked_words(self.words))
+        object.__setattr__(self, 'calibration', checked_calibration(self.calibration))
         object.__setattr__(self, 'demonstrations', tuple(self.demonstrations))
         if len(self.demonstrations) > MOST_DEMONSTRATIONS or self.demonstrations and self.nearest:
             raise ValueError(f'a design has {len(self.demonstrations):,} demonstrations'
@@ -153,6 +151,18 @@ class Design:
         """Return how many demonstrations an input has, where all of them fit."""
         return len(self.demonstrations) if self.nearest is None else self.nearest.shots
 
+    @functools.cached_property
+    def query_template(self) -> str:
+        """Return the template of an input alone, as a task has it: the answer's place left open."""
+        blank = BLANK if self.form == CLOZE else ''
+        return ''.join(_escaped(literal) + (_escaped(blank) if field == ANSWER else
+                                            f'{{{field}}}' if field else '')
+                       for literal, field in parse_template(self.template, _TEMPLATE)).rstrip()
+
+    def task(self, task: TextTask) -> TextTask:
+        """Return a task whose inputs are worded so, without instruction and demonstrations."""
+        return dataclasses.replace(task, inputs_template=self.query_template)
+
     def query(self, row: Row | Mapping[str, Any], where: str = 'the row') -> str:
         """Return the template filled with an input, the answer's place left open.
 
@@ -163,17 +173,22 @@ class Design:
         Raises:
             ValueError: a column of the template is not there or holds no text.
         """
-        row = row if isinstance(row, Row) else Row(row, where)
-        if self.form == CLOZE:
-            return self._filled(self.template, row, BLANK)
-        return self._filled(self.template, row, '').rstrip()
+        return _filled(self.query_template, row if isinstance(row, Row) else Row(row, where))
+
+    def compared(self, row: Row) -> str:
+        """Return the text by whose states the nearest are found: `query` without a marker."""
+        return _filled(self._without_marker(self.query_template), row)
 
     def shown(self, one: Demonstration) -> str:
         """Return the template filled with a solved example."""
-        template = self.template.replace(f'{self.marker} ', '').replace(self.marker, '')
-        if self.form == PLAIN_FORM and f'{{{ANSWER}}}' not in template:
+        template = self._without_marker(self.template)
+        if self.form == PLAIN_FORM and all(
+                field != ANSWER for _, field in parse_template(template, _TEMPLATE)):
             template = f'{template} {{{ANSWER}}}'
-        return self._filled(template, Row(one.columns, 'a demonstration'), self.word(one.answer))
+        return _filled(template, Row(one.columns, 'a demonstration'), self.word(one.answer))
+
+    def _without_marker(self, template: str) -> str:
+        return template.replace(f'{self.marker} ', '').replace(self.marker, '')
 
     def word(self, label: str) -> str:
         """Return the first word that stands for a label, or the text itself."""
@@ -291,42 +306,15 @@ class Design:
         design.check(TextTask.from_dict(file.metadata.task))
         return design
 
-    def _filled(self, template: str, row: Row, answer: str) -> str:
-        parts = []
-        for literal, field in parse_template(template, _TEMPLATE):
-            filled = answer if field == ANSWER else column_text(row, field) if field else ''
-            parts.append(literal + filled)
-        return ''.join(parts)
+
+def _escaped(literal: str) -> str:
+    """Write text so that a template says it."""
+    return literal.replace('{', '{{').replace('}', '}}')
 
 
-def _checked_words(words: Any) -> dict[str, tuple[str, ...]] | None:
-    """Return a verbalizer as label -> words, or None."""
-    if words is None:
-        return None
-    if not isinstance(words, Mapping) or not words:
-        raise ValueError(f'words of a design are {brief(words)}; expected label -> words')
-    checked: dict[str, tuple[str, ...]] = {}
-    for label, some in words.items():
-        some = (some,) if isinstance(some, str) else some
-        if not isinstance(some, tuple | list) or not some:
-            raise ValueError(f'words of a design for label {brief(label)} are {brief(some)}; '
-                             'expected at least one word')
-        for word in some:
-            if not isinstance(word, str) or not word.strip() or len(word) > _LONGEST_WORD:
-                raise ValueError(f'words of a design for label {brief(label)} have {brief(word)}; '
-                                 f'expected text of at most {_LONGEST_WORD} characters')
-        checked[label] = tuple(some)
-    if (count := sum(map(len, checked.values()))) > _MOST_WORDS:
-        raise ValueError(f'a design has {count:,} words; expected at most {_MOST_WORDS:,}, '
-                         'each of which is scored for every row')
-    return checked
-
-
-def _checked_calibration(calibration: Any) -> tuple[float, ...] | None:
-    if calibration is None:
-        return None
-    if not isinstance(calibration, tuple | list) or not all(
-            type(one) in (int, float) and abs(one) < _LARGEST_SCORE for one in calibration):
-        raise ValueError(f'calibration of a design is {brief(calibration)}; expected a number for '
-                         f'each label, between -{_LARGEST_SCORE:g} and {_LARGEST_SCORE:g}')
-    return tuple(map(float, calibration))
+def _filled(template: str, row: Row, answer: str | None = None) -> str:
+    """Fill a template with a row's columns, and the answer's place where one is given."""
+    return ''.join(literal + ('' if field is None else
+                              answer if field == ANSWER and answer is not None else
+                              column_text(row, field))
+                   for literal, field in parse_template(template, _TEMPLATE))

@@ -1,6 +1,7 @@
 """Evaluate prompts on the examples of a task: metrics over predictions, and the loss."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.batches import choose_buckets, covering
+from jax_prompt.data.design import CLOZE, Design
 from jax_prompt.data.examples import Examples, encode_labels
 from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.evaluation.metrics import LOSS, LOWER_IS_BETTER, most_common
 from jax_prompt.evaluation.registry import metrics_of
 from jax_prompt.evaluation.statistics import bootstrap
 from jax_prompt.inference.batching import How, Shapes
+from jax_prompt.inference.designs import DesignInUse
 from jax_prompt.inference.ensemble import VOTE, WAYS, member_row, together
 from jax_prompt.inference.predict import predict
 from jax_prompt.inference.programs import with_weights
 from jax_prompt.inference.rank import LabelSet, label_arrays
 from jax_prompt.inference.rows import Prediction, Row
+from jax_prompt.inference.states import mean_states
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.prompts.layout import Layout
@@ -42,7 +46,7 @@ class Evaluator:
 
     def __init__(self, opened: OpenedModel, task: Any, layout: Layout,
                  ways: Sequence[str] | None = None, batch_size: int = 64,
-                 lengths: Sequence[int] | None = None):
+                 lengths: Sequence[int] | None = None, design: Design | None = None):
         """Take a task into use.
 
         Args:
@@ -55,10 +59,11 @@ class Evaluator:
           batch_size: examples a batch; raised to a multiple of the mesh's data axis.
           lengths: to which inputs are padded, virtual tokens not counted; None to choose them for
             each split.
+          design: words the inputs and the labels; None for the task's template and label words.
 
         Raises:
-          ValueError: ranking is asked for but the task has no labels, or a metric cannot judge the
-            task.
+          ValueError: ranking is asked for but the task has no labels, a metric cannot judge the
+            task, or the design is not for it.
         """
         self.opened, self.task, self._layout, self._lengths = opened, task, layout, lengths
         ways = tuple(ways or (('greedy',) if task.label_words is None else ('rank',)))
@@ -68,8 +73,13 @@ class Evaluator:
         self._batch_size = -(-batch_size // share) * share
         self._metrics_of = {way: metrics_of(task, way, own=way == self.ways[0])
                             for way in self.ways if way != ONLY_LOSS}
-        self._labels = None
-        if 'rank' in self.ways:
+        self._labels = self._design = None
+        if design is not None:
+            self._design = DesignInUse(opened, task, design, functools.partial(
+                mean_states, opened, shapes=Shapes.for_batches_of(self._batch_size)))
+            self._labels = self._design.labels
+            _check_ways(self.ways, design)
+        elif 'rank' in self.ways:
             spelt = encode_labels(task, opened.vocabulary)
             self._labels = LabelSet(task.label_words, *label_arrays(
                 [spelt[number] for number in range(len(spelt))], opened.model))
@@ -194,6 +204,11 @@ class Evaluator:
         metrics = self._metrics(predictions, examples)
         return metrics | {LOSS: self._loss(predictions, examples)}
 
+    def calibrated(self, scores_BC: np.ndarray) -> np.ndarray:
+        """Return scores, float32[B, C], without what the design takes away from its labels."""
+        shift_C = None if self._labels is None else self._labels.calibration_C
+        return scores_BC if shift_C is None else scores_BC - shift_C
+
     def most_common(self, examples: Examples) -> tuple[str, dict[str, float]]:
         """Return the most common right answer of a split, and its metrics without the loss.
 
@@ -246,7 +261,7 @@ class Evaluator:
         if 'rank' in self.ways:
             scores_NC, right_N = scores_of(predictions['rank']), examples.labels
             scores_N = scores_NC[np.arange(len(right_N)), right_N]
-            tokens_N = self._labels.weights_CL.sum(axis=1)[right_N]
+            tokens_N = self._labels.num_tokens_C[right_N]
         else:
             scores_N = np.array([one.target_score for one in predictions[self.ways[0]]])
             tokens_N = self._target_tokens[examples]
@@ -272,7 +287,8 @@ class Evaluator:
             converter = FeatureConverter.for_model(
                 self.task, self.opened.vocabulary, self.opened.model, self._layout, num_rows,
                 added)
-            features = converter.convert(examples)
+            features = converter.convert(
+                examples if self._design is None else self._design.examples(examples))
             how = self._how(features, num_rows)
             self._made[key] = {way: self._rows(way, features, how) for way in self.ways}, how
             self._target_tokens[examples] = features.targets.lengths
@@ -300,6 +316,13 @@ class Evaluator:
         return How(Shapes(batch_sizes=(self._batch_size,), lengths=lengths, shared_labels=1,
                           targets=(1 if self.ways == (ONLY_LOSS,) else self.task.targets_length,),
                           **labels))
+
+
+def _check_ways(ways: Sequence[str], design: Design) -> None:
+    """Refuse to generate what a design's labels are not: whole label words."""
+    if 'greedy' in ways and (design.words is not None or design.form == CLOZE):
+        raise ValueError('a design with words for its labels, or a cloze, is ranked and not '
+                         f"generated, but evaluate_by is {tuple(ways)}; set it to 'rank'")
 
 
 def scores_of(predictions: Sequence[Prediction]) -> np.ndarray:

@@ -120,6 +120,9 @@ def export_prompt(prompt_file: PromptFile, destination: str | os.PathLike, form:
         raise ValueError(f'the prompt adds {prompt_file.prompt.added} rows to the text (method '
                          f'{prompt_file.metadata.method}), which {form} cannot say; export a '
                          'prompt of a method that gives virtual tokens alone')
+    if form in EXPORTED and prompt_file.metadata.design is not None:
+        raise ValueError(f'the prompt has a design, words around its inputs, which {form} cannot '
+                         'say; export a prompt without one')
     if form == 'numpy':
         content = io.BytesIO()
         np.save(content, np.ascontiguousarray(prompt_file.prompt.rows, '<f4'), allow_pickle=False)
@@ -181,7 +184,8 @@ def inspect_prompt(path: str | os.PathLike, table_VD: Array | np.ndarray | None 
             told['added_rows'] = prompt.added
         told['prefix'] = {name: list(keys.shape[1:]) for name, (keys, _) in prompt.prefix.items()}
         told['metadata'] = {field.name: getattr(metadata, field.name)
-                            for field in dataclasses.fields(metadata)}
+                            for field in dataclasses.fields(metadata)
+                            if field.name != 'design' or metadata.design is not None}
         told['metadata']['layout'] = metadata.layout.to_dict()
     told |= {'rows': prompt_PD.shape[0], 'width': prompt_PD.shape[1],
              'row_norms': [float(norm) for norm in row_norms(prompt_PD)]}

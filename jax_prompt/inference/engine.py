@@ -6,6 +6,7 @@ compiled before requests come.
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,15 +17,16 @@ import numpy as np
 
 from jax_prompt.data.features import FeatureConverter
 from jax_prompt.data.tasks.text_task import TextTask
-from jax_prompt.data.vocabularies import encode_batch
 from jax_prompt.inference.batching import How, Shapes
 from jax_prompt.inference.decodings import SAMPLING, Decoding
+from jax_prompt.inference.designs import DesignInUse, task_of
 from jax_prompt.inference.parts import Part
 from jax_prompt.inference.predict import Runner
 from jax_prompt.inference.prefix_table import PrefixTable
 from jax_prompt.inference.prompt_table import PromptTable
 from jax_prompt.inference.rank import LabelSet
 from jax_prompt.inference.rows import PLAIN, Prediction, Row, Running, ServedPrompt, UnknownPrompt
+from jax_prompt.inference.states import mean_states
 from jax_prompt.models.forward import prefix_of
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, check_prompt
@@ -101,7 +103,7 @@ class Engine:
                      vocabulary_fingerprint=opened.vocabulary_fingerprint,
                      allow_other_model=allow_other_model)
         try:
-            task, converter, labels = self._read(file)
+            task, converter, labels, design = self._read(file)
         except ValueError as error:
             what = 'the prompt' if file.path is None else f'prompt file {file.path}'
             raise ValueError(f'{what} cannot be used: {error}') from error
@@ -115,7 +117,7 @@ class Engine:
         if file.prompt.prefix:
             prefix_of(opened.model, file.prompt)
             slot = self.prefixes.put(file.prompt.prefix)
-        prompt = ServedPrompt(name, task, converter, labels, block, file, slot)
+        prompt = ServedPrompt(name, task, converter, labels, block, file, slot, design)
         with self._lock:
             self._prompts = {**self._prompts, name: prompt}
         return prompt
@@ -144,12 +146,14 @@ class Engine:
             raise UnknownPrompt(f'no prompt {name!r} in use; there are: {known or "none"}')
         return prompts[name]
 
-    def label_set(self, words: Sequence[str]) -> LabelSet:
-        """Spell labels with the model's vocabulary.
+    def label_set(self, words: Sequence[str], prompt: ServedPrompt | None = None) -> LabelSet:
+        """Spell labels with the model's vocabulary, as the design of a prompt has them answered.
 
         Raises:
           ValueError: fewer than two, or words that the vocabulary cannot tell apart.
         """
+        if prompt is not None and prompt.design is not None:
+            return prompt.design.label_set(words)
         return LabelSet.encode(words, self.opened.vocabulary.encode, self.opened.model)
 
     def row(self, name: str | None, inputs: str | Mapping[str, Any], **options: Any) -> Row:
@@ -193,13 +197,12 @@ class Engine:
         max_tokens = prompt.task.targets_length if max_tokens is None else max_tokens
         group = (self._how.rank_group(labels) if rank else
                  self._how.generation_group(max_tokens, decoding, options))
-        texts = [prompt.render(one, where(number)) for number, one in enumerate(inputs)]
-        tokenized = encode_batch(self.opened.vocabulary, texts, prompt.converter.tokens_wanted)
         rows = []
-        for number, tokens in enumerate(tokenized):
+        for number, (tokens, left_out) in enumerate(
+                prompt.texts_tokens(inputs, self.opened.vocabulary, where)):
             ids, cut = prompt.ids(tokens, where(number))
-            rows.append(Row(prompt, ids, cut, labels if rank else None, max_tokens, decoding,
-                            options, group, prefix=prompt.prefix_use))
+            rows.append(Row(prompt, ids, cut or left_out, labels if rank else None, max_tokens,
+                            decoding, options, group, prefix=prompt.prefix_use))
         return rows
 
     def divide(self, rows: Sequence[Row]) -> list[Part]:
@@ -263,6 +266,8 @@ class Engine:
             self._runner.warm_up(inputs, self.shapes.lengths_up_to(longest), self._prompt,
                                  stop, lambda left: told(left) if left else None)
             self.table.warm_up()
+            for design in {row.prompt.design for row in inputs} - {None}:
+                design.warm_up(self.shapes.lengths_up_to(longest), stop)
             if not stop():
                 told(0)
         finally:
@@ -306,16 +311,18 @@ class Engine:
                     prefix=prompt.prefix_use)
                 for name, group in groups.items()]
 
-    def _read(self, file: PromptFile) -> tuple[TextTask, FeatureConverter, LabelSet | None]:
+    def _read(self, file: PromptFile) -> tuple[TextTask, FeatureConverter, LabelSet | None,
+                                               DesignInUse | None]:
         """Return what a prompt file says that inputs and labels are."""
-        task, vocabulary = TextTask.from_dict(file.metadata.task), self.opened.vocabulary
+        task, labels, design = task_of(self.opened, file, functools.partial(
+            mean_states, self.opened, shapes=self.shapes))
         converter = self._converter(task, file.metadata.layout, file.prompt)
         if file.metadata.layout.placement == 'marker':
-            empty = vocabulary.encode(task.render(dict.fromkeys(task.columns, '')))
-            if converter.marker_id is None or list(empty).count(converter.marker_id) > 1:
+            empty = self.opened.vocabulary.encode(task.render(dict.fromkeys(task.columns, '')))
+            if converter.marker_id is None or (
+                    list(empty).count(converter.marker_id) > converter.layout.num_markers):
                 converter.input_ids(empty)  # which says why no input will do
-        return task, converter, None if task.label_words is None else self.label_set(
-            task.label_words)
+        return task, converter, labels, design
 
     def _converter(self, task: TextTask, layout: Layout, prompt: Prompt) -> FeatureConverter:
         return FeatureConverter.for_model(task, self.opened.vocabulary, self.opened.model,

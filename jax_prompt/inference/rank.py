@@ -32,13 +32,22 @@ class LabelSet:
 
     Attributes:
       words: C labels.
-      targets_CL: int32[C, L], each label's tokens and end token, then pads.
+      targets_CL: int32[C, L], each label's tokens and end token, then pads; of a verbalizer, each
+        word's, those of a label together.
       weights_CL: float32[C, L], what each position's log-probability counts; 0 on pads.
+      starts: of a verbalizer int[C], where each label's words begin; None where each label is its
+        own word.
+      combine: how the words' scores become the label's, of `COMBINATIONS`.
+      calibration_C: float64[C], taken away from the labels' scores before they become
+        probabilities, unless a row's `options` have what to take away; None for nothing.
     """
 
     words: tuple[str, ...]
     targets_CL: np.ndarray
     weights_CL: np.ndarray
+    starts: np.ndarray | None = None
+    combine: str = 'sum'
+    calibration_C: np.ndarray | None = None
 
     @classmethod
     def encode(cls, words: Sequence[str], encode: Callable[[str], Sequence[int]],
@@ -61,8 +70,36 @@ class LabelSet:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return (C, L)."""
+        """Return (C, L), the sizes of what is scored."""
         return self.targets_CL.shape
+
+    @property
+    def num_tokens_C(self) -> np.ndarray:
+        """Return float[C], the tokens that each label's score is of; of several words the mean."""
+        tokens_C = self.weights_CL.sum(axis=1)
+        if self.starts is None:
+            return tokens_C
+        counts_C = np.diff([*self.starts, len(tokens_C)])
+        return np.add.reduceat(tokens_C, self.starts) / counts_C
+
+    def combined(self, scores_C: np.ndarray) -> np.ndarray:
+        """Make the scores of words those of labels.
+
+        Args:
+          scores_C: float32 of each word, log-probabilities.
+
+        Returns:
+          float32[C]: of each label the logarithm of the sum or the mean of its words'
+          probabilities, or the best word's score.
+        """
+        if self.starts is None:
+            return scores_C
+        if self.combine == 'best':
+            return np.maximum.reduceat(scores_C, self.starts)
+        sums_C = np.logaddexp.reduceat(np.asarray(scores_C, np.float64), self.starts)
+        if self.combine == 'mean':
+            sums_C -= np.log(np.diff([*self.starts, len(scores_C)]))
+        return sums_C.astype(np.float32)
 
 
 def make_row_label_scorer(model: Model) -> RowLabelScorer:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.features import FeatureConverter
+from jax_prompt.data.tasks.rows import Row as TaskRow
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.data.vocabularies import encode_batch
+from jax_prompt.inference.designs import DesignInUse
 from jax_prompt.inference.generate import NOT_FINITE, before_end, check_limits
 from jax_prompt.inference.prefix_table import PrefixSlot, PrefixUse
 from jax_prompt.inference.prompt_table import Block
@@ -70,6 +73,7 @@ class ServedPrompt:
       block: where its rows stand; None where it has none.
       file: what it was loaded from; None for the plain model.
       prefix: where its prefix stands; None where it has none.
+      design: words its inputs; None where the task's template does.
     """
 
     name: str
@@ -79,6 +83,7 @@ class ServedPrompt:
     block: Block | None
     file: PromptFile | None = None
     prefix: PrefixSlot | None = None
+    design: DesignInUse | None = None
 
     @property
     def prefix_use(self) -> PrefixUse | None:
@@ -97,7 +102,8 @@ class ServedPrompt:
             return ''
         metadata = json.dumps(self.file.metadata.to_strings(), sort_keys=True)
         content = hashlib.sha256(self.file.prompt.rows.tobytes())
-        for array in self.file.prefix_tensors.values():
+        states = [] if self.file.states_ND is None else [self.file.states_ND]
+        for array in [*self.file.prefix_tensors.values(), *states]:
             content.update(np.ascontiguousarray(array))
         content.update(metadata.encode())
         return content.hexdigest()[:16]
@@ -120,15 +126,16 @@ class ServedPrompt:
         except ValueError as error:  # it lacks the layout's marker
             raise ValueError(f'{where}: {error}') from None
 
-    def render(self, inputs: str | Mapping[str, Any], where: str = 'the request') -> str:
-        """Return the text that the model reads.
+    def columns_of(self, inputs: str | Mapping[str, Any],
+                   where: str = 'the request') -> Mapping[str, Any]:
+        """Return an input by its columns.
 
         Args:
           inputs: columns of the task's template, or the text of its only column.
           where: where they stand, for messages.
 
         Raises:
-          ValueError: a column is missing, or the text is none that could be written.
+          ValueError: it is one text, but several columns are read.
         """
         columns = self.task.columns
         if isinstance(inputs, str):
@@ -136,8 +143,23 @@ class ServedPrompt:
                 raise ValueError(f'task {self.task.name} of {self} reads {len(columns)} columns '
                                  f'({", ".join(columns)}) but {where} gives one text; give an '
                                  'object with these keys')
-            inputs = {columns[0]: inputs}
-        return self.task.render(inputs, where)
+            return {columns[0]: inputs}
+        return inputs
+
+    def texts_tokens(self, inputs: Sequence[str | Mapping[str, Any]], vocabulary: Any,
+                     where: Callable[[int], str]) -> list[tuple[Sequence[int], bool]]:
+        """Return for each input its tokens without an end token, and whether text was left out.
+
+        Raises:
+          ValueError: a column is missing, or the text is none that could be written.
+        """
+        rows = [TaskRow(self.columns_of(one, where(number)), where(number))
+                for number, one in enumerate(inputs)]
+        if self.design is not None:
+            return [(one.tokens, one.cut) for one in self.design.word(rows)]
+        texts = [self.task.render(row) for row in rows]
+        return [(tokens, False)
+                for tokens in encode_batch(vocabulary, texts, self.converter.tokens_wanted)]
 
     def __str__(self) -> str:
         return f'prompt {self.name!r}' if self.name else 'the plain model'
@@ -237,13 +259,17 @@ class Running:
         return outcomes
 
     def _scores(self, row: Row, scores_C: np.ndarray) -> Prediction:
-        words = row.labels.words
-        scores_C = scores_C[:len(words)]
+        words, labels = row.labels.words, row.labels
+        scores_C = labels.combined(scores_C[:labels.shape[0]])
         if not np.isfinite(scores_C).all():
             raise _not_finite(row)
-        best, odds_C = np.argmax(scores_C), probabilities(scores_C[None])[0]
+        shifted_C = scores_C
+        if labels.calibration_C is not None and (
+                row.options is None or row.options.content_free_C is None):
+            shifted_C = scores_C - labels.calibration_C
+        best, odds_C = np.argmax(shifted_C), probabilities(shifted_C[None])[0]
         if row.options is not None:
-            odds_C = row.options.probabilities(scores_C)
+            odds_C = row.options.probabilities(shifted_C)
             best = np.argmax(odds_C)
         return Prediction(words[int(best)],
                           dict(zip(words, scores_C.tolist(), strict=True)),

@@ -14,7 +14,8 @@ from jax_prompt.files import brief, listed, shown
 PLACEMENTS = ('before', 'after', 'around', 'marker')
 DEFAULT_MARKER = '<extra_id_99>'
 #: The placements for which a field may be set.
-_APPLIES = {'after_end': ('after', 'around'), 'rows_before': ('around',), 'marker': ('marker',)}
+_APPLIES = {'after_end': ('after', 'around'), 'rows_before': ('around', 'marker'),
+            'marker': ('marker',)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,12 @@ class Layout:
 
     Attributes:
         placement: 'before' the text, 'after' it, 'around' it (some rows before, the others after),
-            or in the place of a 'marker' that the input holds exactly once.
+            or in the place of a 'marker' that the input holds exactly once, or twice with
+            `rows_before`: some rows on each side of a template's words.
         after_end: rows that follow the text stand after the end token instead of before it.
         rows_before: for 'around', how many rows stand before the text; by default half, P // 2.
+            For 'marker', how many stand in the place of the first marker, the others in that of a
+            second one; None for a single marker.
         marker: for 'marker', the vocabulary entry that the rows replace. The default is the T5
             sentinel that stands last in use, so that it does not meet span corruption's.
 
@@ -64,18 +68,19 @@ class Layout:
                     f'use placement {" or ".join(map(repr, placements))}, or leave {name} out')
 
     def num_rows_before(self, num_rows: int) -> int:
-        """Count the rows that stand before the text; the others stand after it.
+        """Count the rows that stand before the text, or at the first of two markers.
 
         Raises:
             ValueError: more than there are.
         """
-        if self.placement != 'around':
+        if self.placement != 'around' and self.num_markers < 2:
             return num_rows if self.placement == 'before' else 0
         before = num_rows // 2 if self.rows_before is None else self.rows_before
         if before > num_rows:
             raise ValueError(
-                f'layout puts {brief(before)} rows before the text but the prompt has {num_rows}; '
-                'lower rows_before or train a prompt of as many'
+                f'layout puts {brief(before)} rows '
+                f'{"before the text" if self.num_markers < 2 else "at the first marker"} but the '
+                f'prompt has {num_rows}; lower rows_before or train a prompt of as many'
             )
         return before
 
@@ -111,10 +116,10 @@ class Layout:
             raise ValueError(
                 f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size} rows; "
                 'use the tokenizer that belongs to this model')
-        cut = None
+        places: list[int] = []
         if self.placement == 'marker':
-            cut = self._find_marker(tokens, marker_id)
-            tokens = np.delete(tokens, cut)
+            places = self._find_markers(tokens, marker_id)
+            tokens = np.delete(tokens, places)
         keep = len(tokens)
         if max_length is not None:
             if max_length < 1:
@@ -125,16 +130,24 @@ class Layout:
         text = tokens[:keep]
         end = np.array([] if eos_id is None else [eos_id], np.int32)
         rows = np.arange(vocab_size, vocab_size + num_rows, dtype=np.int32)
-        if cut is not None:
-            parts = [text[:cut], rows, text[cut:], end]
+        if places:
+            first, *others = np.split(text, [place - i for i, place in enumerate(places)])
+            groups = np.split(rows, [self.num_rows_before(num_rows)][:len(places) - 1])
+            parts = [first, *(part for pair in zip(groups, others, strict=True) for part in pair),
+                     end]
         else:
             before = self.num_rows_before(num_rows)
             tail = [end, rows[before:]] if self.after_end else [rows[before:], end]
             parts = [rows[:before], text, *tail]
         return np.concatenate(parts), keep < len(tokens)
 
-    def _find_marker(self, tokens, marker_id: int | None) -> int:
-        """Return the position of the only marker in a text."""
+    @property
+    def num_markers(self) -> int:
+        """Return how often the marker stands in an input."""
+        return (self.placement == 'marker') * (1 if self.rows_before is None else 2)
+
+    def _find_markers(self, tokens, marker_id: int | None) -> list[int]:
+        """Return the positions of the markers in a text, as many as there shall be."""
         if marker_id is None:
             raise ValueError(
                 f'the vocabulary has no single entry for the marker {self.marker!r}; '
@@ -146,12 +159,19 @@ class Layout:
                 f'marker {self.marker!r} (id {marker_id}) is missing in an input of {len(tokens)} '
                 'tokens; put it once in the inputs template, where the prompt shall stand'
             )
-        if len(places) > 1:
+        if len(places) > self.num_markers:
             raise ValueError(
                 f'marker {self.marker!r} (id {marker_id}) stands {len(places)} times in an input, '
-                f'at tokens {places[0]} and {places[1]}; keep exactly one'
+                f'at tokens {places[0]} and {places[1]}; keep exactly '
+                + ('one' if self.num_markers == 1 else 'two')
             )
-        return int(places[0])
+        if len(places) < self.num_markers:
+            raise ValueError(
+                f'marker {self.marker!r} (id {marker_id}) stands once in an input, but rows_before '
+                'puts rows in two places; put it twice in the inputs template, or leave '
+                'rows_before out'
+            )
+        return places.tolist()
 
     def describe(self, num_rows: int | None = None) -> str:
         """Say in words where the virtual tokens stand, for cards and logs."""
@@ -162,7 +182,9 @@ class Layout:
         if self.placement == 'after':
             return f'{count} after the text, {end}'
         if self.placement == 'marker':
-            return f'{count} in the place of {self.marker}'
+            parts = ('' if self.rows_before is None else
+                     f', the first {self.rows_before} at its first place')
+            return f'{count} in the place of {self.marker}{parts}'
         before = 'half' if self.rows_before is None else f'the first {self.rows_before}'
         return f'{count} around the text, {before} in front and the others behind it, {end}'
 

@@ -70,9 +70,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
         def make_rows() -> list[Row]:
             plain = body.temperature == 1 and not body.calibrate
-            labels = None if body.labels is None else service.label_set(body.labels)
             return [service.engine.rows_of(
-                prompt, [body.inputs], rank=True, labels=labels,
+                prompt, [body.inputs], rank=True,
+                labels=None if body.labels is None else service.label_set(body.labels, prompt),
                 options=None if plain else Calibration(None, body.temperature))[0]
                 for prompt in prompts]
 

@@ -184,16 +184,16 @@ class Service:
             raise Refused(503, 'the folder of prompts cannot be changed now: '
                           f'{error.strerror or type(error).__name__}; try again later') from error
 
-    def label_set(self, words: Sequence[str]) -> LabelSet:
+    def label_set(self, words: Sequence[str], prompt: ServedPrompt | None = None) -> LabelSet:
         """Spell a request's own labels.
 
         Args:
-          words: the labels.
+          words, prompt: the labels, and what they are asked of.
 
         Raises:
           ValueError: they cannot be told apart, or are more or longer than is compiled for.
         """
-        labels = self.engine.label_set(words)
+        labels = self.engine.label_set(words, prompt)
         most = self.engine.shapes.labels[-1]
         if labels.shape[0] > most[0] or labels.shape[1] > most[1]:
             raise ValueError(f'{labels.shape[0]} labels of up to {labels.shape[1]} tokens; '

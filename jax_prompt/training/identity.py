@@ -47,7 +47,7 @@ def run_identity(run: Run, prompt: PromptSettings) -> dict[str, Any]:
         **_problems(run),
         'prompt': {'rows': prompt.rows, 'layout': prompt.layout.to_dict(),
                    'method': config_of(run.method), 'initializer': config_of(prompt.initializer),
-                   'start': _digest((run.initial, run.constants))},
+                   'start': _digest((run.initial, run.constants)), **_worded(run)},
         'optimizer': _told(run.optimizer),
         'settings': settings,
     }
@@ -62,6 +62,15 @@ def _problems(run: Run) -> dict[str, Any]:
         return told[0]
     return {'tasks': {problem.name: one | {'batch_size': problem.batch_size, 'seed': problem.seed}
                       for problem, one in zip(run.problems, told, strict=True)}}
+
+
+def _worded(run: Run) -> dict[str, Any]:
+    """Tell the design around the rows, where there is one."""
+    design = run.problems[0].design
+    if design is None:
+        return {}
+    pool = design.nearest
+    return {'design': design.to_dict() | ({'states': _digest(pool.states_ND)} if pool else {})}
 
 
 def _judged(task: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.data.batches import choose_buckets, train_batches
+from jax_prompt.data.design import Design
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.features import FeatureConverter, Features
 from jax_prompt.data.mixing import Share, mixed_batches, packed_mixed_batches, rows_of_each
@@ -20,6 +21,9 @@ from jax_prompt.data.ragged import Ragged
 from jax_prompt.data.tasks.mixture import Mixture
 from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.evaluation.metrics import LOSS
+from jax_prompt.inference.batching import Shapes
+from jax_prompt.inference.designs import DesignInUse
+from jax_prompt.inference.states import mean_states
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.parallel.mesh import DATA
 from jax_prompt.parallel.placement import host_rows
@@ -63,6 +67,7 @@ class Problem:
       start_loss: float32[P, D] -> the mean loss of a prompt of these rows on some examples of
         training.
       added: rows of a prompt that are added to the text, besides those.
+      design: words the inputs and the labels; None where the task does.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Problem:
     seed: int
     start_loss: Callable[[Array], float]
     added: int = 0
+    design: Design | None = None
 
     @property
     def inputs_length(self) -> int:
@@ -201,7 +207,7 @@ def make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     decides = tuple(getattr(settings, name) for name in (
         'batch_size', 'evaluate_by', 'choose_by', 'evaluation_batch_size', 'evaluation_limit',
         'train_limit', 'max_buckets', 'bucket_multiple', 'measure'))
-    problem = _once((opened, task, prompt.layout, prompt.rows, *decides),
+    problem = _once((opened, task, prompt.layout, prompt.rows, prompt.design, *decides),
                     lambda: _make_problem(opened, task, prompt, settings))
     return dataclasses.replace(problem, seed=settings.seed)
 
@@ -216,6 +222,10 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
         ['test'] if settings.measure and 'test' in task.splits else [])
     limits = {'train': settings.train_limit, 'validation': settings.evaluation_limit}
     examples = {split: load(split, limits.get(split)) for split in splits}
+    design = prompt.words
+    if design is not None:
+        examples['train'] = DesignInUse(opened, task, design, functools.partial(
+            mean_states, opened, shapes=Shapes())).examples(examples['train'])
     features = FeatureConverter.for_model(
         task, opened.vocabulary, opened.model, prompt.layout, prompt.rows).convert(
             examples['train'])
@@ -224,7 +234,7 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
     lengths = _buckets(features, settings, -(-most // 2), settings.batch_size)
     evaluator = Evaluator(opened, task, prompt.layout, settings.evaluate_by,
                           settings.evaluation_batch_size,
-                          lengths and tuple(length - prompt.rows for length in lengths))
+                          lengths and tuple(length - prompt.rows for length in lengths), design)
     for split in splits[1:]:
         evaluator.prepare(examples[split], prompt.rows)
     common = {split: evaluator.most_common(examples[split]) for split in splits[1:]}
@@ -239,7 +249,7 @@ def _make_problem(opened: OpenedModel, task: Any, prompt: PromptSettings,
                    lambda tuned, split: evaluator(tuned.prompt, examples[split], tuned.weights),
                    lambda several, split: evaluator.measure_ensemble(several, examples[split]),
                    common, choose_by, settings.batch_size, settings.seed,
-                   lambda rows_PD: evaluator(Prompt(rows_PD), some())[LOSS])
+                   lambda rows_PD: evaluator(Prompt(rows_PD), some())[LOSS], design=design)
 
 
 def with_rows_added(problem: Problem, opened: OpenedModel, added: int) -> Problem:

@@ -270,8 +270,11 @@ def _prompt_file(opened: OpenedModel, method: Method, problem: Problem, prompt: 
         vocabulary_fingerprint=opened.vocabulary_fingerprint, task=problem.task.to_dict(),
         layout=problem.layout, method=method.name, step=kept.best_step, seed=problem.seed,
         dtype=opened.model.numerics.get('factors', opened.model.numerics.get('dtype')),
-        metrics={name: value for name, value in kept.best.items() if math.isfinite(value)})
-    return PromptFile(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prompt), metadata)
+        metrics={name: value for name, value in kept.best.items() if math.isfinite(value)},
+        design=problem.design and problem.design.to_dict())
+    pool = problem.design and problem.design.nearest
+    return PromptFile(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prompt), metadata,
+                      states_ND=pool and pool.states_ND)
 
 
 def _results(run: Run, best: Sequence[Tuned]) -> dict[str, dict[str, dict[str, float]]]:

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from jax_prompt.data.design import Design
+from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.initializers import Initializer
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.method import Method
@@ -27,6 +29,8 @@ class PromptSettings:
       method: how what is trained is parameterised; None for `direct()`, the rows themselves.
       ensemble: so many prompts of each task are trained at once, each with a seed, and so with a
         start and an order of examples, of its own; None for one.
+      design: words around the rows, and for the labels: a `Design`, or a design file; None for the
+        task's template and label words.
     """
 
     rows: int = 100
@@ -34,6 +38,7 @@ class PromptSettings:
     initializer: Initializer | None = None
     method: Method | None = None
     ensemble: int | None = None
+    design: Design | str | None = None
 
     def __post_init__(self):
         if self.rows < 0 or (self.rows == 0 and self.method is None):
@@ -41,6 +46,21 @@ class PromptSettings:
         if self.ensemble is not None and self.ensemble < 2:
             raise ValueError(f'an ensemble of {self.ensemble} is none; expected at least 2 '
                              'prompts, or no prompt.ensemble to train a single one')
+
+    @property
+    def words(self) -> Design | None:
+        """Return the design, read from its file where one is named, with the layout's marker.
+
+        Raises:
+          ValueError: the file cannot be read, or has no design.
+        """
+        design = self.design
+        if isinstance(design, str):
+            design = Design.of(load_prompt(design))
+            if design is None:
+                raise ValueError(f'prompt file {self.design} has no design; make one with '
+                                 '`jax-prompt design`')
+        return design and dataclasses.replace(design, marker=self.layout.marker)
 
 
 @dataclasses.dataclass(frozen=True)

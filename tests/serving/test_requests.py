@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jax_prompt.inference import engine as engine_module
+from jax_prompt.inference import rows as rows_module
 from jax_prompt.inference.engine import Engine
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.serving.app import create_app
@@ -98,8 +98,8 @@ def test_columns_are_shown_as_prediction_shows_them(service, opened, monkeypatch
         opened, 4, inputs_template='{a} {b} {c} {d}'))
     service.folder.refresh()
     shown = []
-    encode = engine_module.encode_batch
-    monkeypatch.setattr(engine_module, 'encode_batch',
+    encode = rows_module.encode_batch
+    monkeypatch.setattr(rows_module, 'encode_batch',
                         lambda words, texts, *most: shown.extend(texts) or encode(
                             words, texts, *most))
     status, _ = generate(service, {'a': True, 'b': 3, 'c': 0.5, 'd': 'x' * 12}, prompt='seen')
