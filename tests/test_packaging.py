@@ -51,7 +51,7 @@ def test_an_installed_wheel_finds_its_gin_files(tmp_path):
 
 #: What the extras bring, as it is imported. The core must do without.
 EXTRAS = ('seqio', 'tensorflow', 'tensorflow_text', 'tensorflow_datasets', 'tensorboard', 'clu',
-          'torch', 'onnx', 'fastapi', 'uvicorn', 'prometheus_client')
+          'torch', 'onnx', 'fastapi', 'uvicorn', 'prometheus_client', 'umap')
 
 
 @pytest.mark.slow

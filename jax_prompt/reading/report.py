@@ -13,7 +13,6 @@ import numpy as np
 from jax_prompt.evaluation.metrics import LOSS
 from jax_prompt.files import refuse_to_replace, write_file, writing
 from jax_prompt.prompts.file import save_prompt
-from jax_prompt.prompts.nearest import row_norms
 from jax_prompt.reading import pictures
 from jax_prompt.reading.positions import Places
 from jax_prompt.reading.read import Reading
@@ -84,7 +83,7 @@ def _sections(reading: Reading) -> Iterator[tuple[str, str, str]]:
         yield 'labels', 'Which labels are still there', _labels(told)
     if 'norms' in told:
         yield 'norms', 'Lengths', _norms(
-            told, None if words is None else row_norms(words.vectors))
+            told, None if words is None else words.lengths)
     if 'movement' in told:
         yield 'movement', 'How far each row moved', (
             f'<p>From <code>{escape(told["start"])}</code>.</p>'

@@ -1,7 +1,8 @@
 """The rows of a prompt among the words of the vocabulary: numbers that need no run of the model."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from jax_prompt.prompts.nearest import (
 WITHOUT_NORM = '_without_norm'
 #: How near words are told; the cosine knows no lengths.
 READINGS = (COSINE, DISTANCE, DISTANCE + WITHOUT_NORM, INNER_PRODUCT, INNER_PRODUCT + WITHOUT_NORM)
+_BLOCK_WORDS = 8192
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -45,15 +47,24 @@ class Words:
         """Return float32[V', D], the embeddings of what are words."""
         return self.table_VD[self.num_special_ids:self.num_words]
 
-    @property
-    def mean_norm(self) -> float:
-        """Return the mean length of a word's embedding."""
-        return float(row_norms(self.vectors).mean())
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Return float64[V'], the length of each word's embedding."""
+        return np.concatenate([row_norms(block) for block in self._blocks()])
+
+    def cosines(self, rows_PD: np.ndarray) -> np.ndarray:
+        """Return the cosine of each row with each word: float32[P, V']."""
+        return np.concatenate([cosines(rows_PD, block) for block in self._blocks()], axis=1)
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """Yield the embeddings some thousand at a time: all of them may be gigabytes."""
+        for start in range(0, len(self.vectors), _BLOCK_WORDS):
+            yield self.vectors[start:start + _BLOCK_WORDS]
 
     def nearest(self, rows_PD: np.ndarray, count: int, by: str) -> tuple[np.ndarray, np.ndarray]:
         """Find the words nearest to rows by one of `READINGS`; see `nearest_words`."""
         if by.endswith(WITHOUT_NORM):
-            rows_PD, by = unit_rows(rows_PD) * self.mean_norm, by.removesuffix(WITHOUT_NORM)
+            rows_PD, by = unit_rows(rows_PD) * self.lengths.mean(), by.removesuffix(WITHOUT_NORM)
         return nearest_words(rows_PD, self.table_VD, count, self.num_special_ids, self.num_words,
                              by)
 
@@ -88,7 +99,7 @@ def norms(rows_PD: np.ndarray, words: Words | None) -> dict[str, Any]:
     lengths_P = row_norms(rows_PD)
     told: dict[str, Any] = {'rows': [_short(one) for one in lengths_P]}
     if words is not None:
-        of_words = np.sort(row_norms(words.vectors))
+        of_words = np.sort(words.lengths)
         told['words'] = {'mean': _short(of_words.mean()), 'percentiles': {
             str(share): _short(np.percentile(of_words, share)) for share in PERCENTILES}}
         told['above'] = [_short(np.searchsorted(of_words, one) / len(of_words))
@@ -149,16 +160,14 @@ def labels_kept(rows_PD: np.ndarray, words: Words, labels: Sequence[str], count:
 
     Source: Lester et al. 2021 (arXiv:2104.08691), section 7: labels persist among the neighbours.
     """
-    units_VD = unit_rows(words.vectors)
-    told = []
+    every_PV, told = words.cosines(rows_PD), []
     for label in labels:
         ids = np.asarray(words.encode(label))
         vector_1D = words.table_VD[ids].mean(axis=0, keepdims=True)
         cosine_P = cosines(rows_PD, vector_1D)[:, 0]
-        others_PV = unit_rows(rows_PD) @ units_VD.T
-        others_PV[:, ids[ids >= words.num_special_ids] - words.num_special_ids] = -2
-        # Of a single token the vector is a row of the table, up to rounding.
-        rank_P = 1 + np.sum(others_PV > cosine_P[:, None] + 1e-6, axis=1)
+        own = np.unique(ids[ids >= words.num_special_ids]) - words.num_special_ids
+        above_PV = every_PV > cosine_P[:, None]
+        rank_P = 1 + np.sum(above_PV, axis=1) - np.sum(above_PV[:, own], axis=1)
         best = int(np.argmax(cosine_P))
         one = {'label': label, 'row': best, 'cosine': _short(cosine_P[best]),
                'rank': int(rank_P[best]), 'kept': bool(rank_P.min() <= count)}
