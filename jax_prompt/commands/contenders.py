@@ -4,7 +4,9 @@ import gin
 import optax
 
 from jax_prompt.comparison.contender import Plain
+from jax_prompt.comparison.designed import Designed
 from jax_prompt.comparison.tuning import Tuning
+from jax_prompt.inference.make_design import DesignSettings
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 
@@ -15,6 +17,17 @@ def plain(name: str | None = None) -> Plain:
       name: what it is called; None for the scope, as in `@NAME/plain()`.
     """
     return Plain(name or gin.current_scope_str() or Plain.name)
+
+
+def designed(name: str | None = None, settings: DesignSettings | None = None) -> Designed:
+    """Make a contender of words alone: a template, zero or more shots, calibrated or not.
+
+    Args:
+      name: what it is called; None for the scope, as in `@few_shot/designed()`.
+      settings: template, words, shots and calibration, such as `few_shot/design.shots = 4`; the
+        comparison sets the seed.
+    """
+    return Designed(name or gin.current_scope_str() or 'design', settings or DesignSettings())
 
 
 def tuning(name: str | None = None, recipe: str | None = None,

@@ -40,6 +40,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'settings': TrainSettings,
     'comparison': ComparisonSettings,
     'plain': contenders.plain,
+    'designed': contenders.designed,
     'tuning': contenders.tuning,
     'study': SweepSettings,
     'plan_request': PlanRequest,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from jax_prompt.comparison.clock import Clock
+from jax_prompt.data.design import Design
 from jax_prompt.data.tasks.text_task import TextTask
 from jax_prompt.inference.ensemble import VOTE
 from jax_prompt.models.open import OpenedModel
@@ -46,9 +47,11 @@ class Fitted:
       layout: where their virtual tokens stand.
       trained_numbers: how many numbers were trained; 0 for none.
       stored_bytes: of what must be kept beside the frozen model to answer.
-      examples: that were learned from, repeated ones too, up to what is kept.
+      examples: that were learned from, repeated ones too, up to what is kept: steps times the batch,
+        demonstrations, or examples that a search scored.
       seconds: up to then, evaluations in them and compiling not.
       weights: that stand in for frozen ones; {} for none.
+      design: words the inputs and the labels; None where the task does.
       way: how the members of an ensemble make one answer.
       curve: (examples, seconds, metrics on the validation) of each evaluation on the way.
       validation: the metrics of what is kept on the trial's validation; None to be measured.
@@ -61,6 +64,7 @@ class Fitted:
     examples: int = 0
     seconds: float = 0.0
     weights: Params = dataclasses.field(default_factory=dict)
+    design: Design | None = None
     way: str = VOTE
     curve: Sequence[dict[str, Any]] = ()
     validation: dict[str, float] | None = None

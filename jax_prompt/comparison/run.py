@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -174,7 +175,7 @@ def run_comparison(opened: OpenedModel, comparison: Comparison, folder: Comparis
 def _quiet() -> Iterator[None]:
     """Keep remarks on each trial's data and run, of which there are many, to the cards."""
     loggers = [logging.getLogger(f'jax_prompt.{name}')
-               for name in ('data', 'training', 'evaluation')]
+               for name in ('data', 'training', 'evaluation', 'inference', 'search')]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.ERROR)
@@ -231,14 +232,21 @@ class _Trials:
             self._cut[key] = for_contenders(task, cell.size, seed, self._settings.validation)
         return self._cut[key]
 
+    def _evaluator(self, task: TextTask, fitted: Fitted) -> Evaluator:
+        """Return what evaluates; of a design, which nobody shares, a new one."""
+        make = functools.partial(Evaluator, self._opened, task, fitted.layout,
+                                 batch_size=self._settings.batch_size)
+        if fitted.design is not None:
+            return make(design=fitted.design)
+        key = task.name, fitted.layout
+        if key not in self._evaluators:
+            self._evaluators[key] = make()
+        return self._evaluators[key]
+
     def _measured(self, fitted: Fitted, task: TextTask,
                   examples: Examples) -> tuple[dict[str, float], list[Prediction]]:
         """Return metrics and predictions of what answers."""
-        key = task.name, fitted.layout
-        if key not in self._evaluators:
-            self._evaluators[key] = Evaluator(self._opened, task, fitted.layout,
-                                              batch_size=self._settings.batch_size)
-        evaluator = self._evaluators[key]
+        evaluator = self._evaluator(task, fitted)
         if len(fitted.prompts) > 1:
             metrics, predictions = evaluator.measure_together(fitted.prompts, examples, fitted.way)
         else:
