@@ -28,6 +28,7 @@ MODULES = {
                    'evaluation.registry', 'evaluation.statistics', 'evaluation.averages'],
     'Sweeps': ['sweep.run', 'sweep.study', 'sweep.space'],
     'Comparison': ['comparison.run', 'comparison.contender', 'comparison.tuning',
+                   'comparison.designed',
                    'comparison.table', 'comparison.advice'],
     'Reading prompts': ['reading.read', 'reading.report', 'reading.settings', 'reading.rows',
                         'reading.ablation', 'reading.attention', 'reading.discrete',

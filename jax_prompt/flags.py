@@ -35,7 +35,7 @@ SUMMARIES = {
     'data': 'fetch the data of benchmarks into one folder: jax-prompt data prepare',
     'tasks': 'list the tasks there are, or show what the data of one is like, also of a file',
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
-    'compare': 'run methods and model tuning side by side: a table, plots, and which one to take',
+    'compare': 'run designs, methods and model tuning side by side; say which one to take',
     'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
     'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",

@@ -47,8 +47,8 @@ class Fitted:
       layout: where their virtual tokens stand.
       trained_numbers: how many numbers were trained; 0 for none.
       stored_bytes: of what must be kept beside the frozen model to answer.
-      examples: that were learned from, repeated ones too, up to what is kept: steps times the batch,
-        demonstrations, or examples that a search scored.
+      examples: that were learned from, repeated ones too, up to what is kept; demonstrations, or
+        what a search scored.
       seconds: up to then, evaluations in them and compiling not.
       weights: that stand in for frozen ones; {} for none.
       design: words the inputs and the labels; None where the task does.

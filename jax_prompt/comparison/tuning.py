@@ -68,7 +68,8 @@ class Tuning:
             tuple(one.tuned.prompt for one in outcomes), self.prompt.layout,
             outcomes[0].trained_numbers, sum(one.prompt_bytes for one in outcomes),
             best * settings.batch_size, kept['seconds'], outcomes[0].tuned.weights,
-            self.prompt.words, curve=[{'examples': one['step'] * settings.batch_size, **one} for one in points],
+            self.prompt.words,
+            curve=[{'examples': one['step'] * settings.batch_size, **one} for one in points],
             validation=kept['metrics'] if len(outcomes) == 1 else None)
 
 
