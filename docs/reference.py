@@ -6,7 +6,8 @@ import re
 import shutil
 from collections.abc import Callable
 
-from jax_prompt.flags import DISTRIBUTED, EXAMPLES, FLAGS, SUMMARIES
+from jax_prompt.flags import DISTRIBUTED, FLAGS, SUMMARIES
+from jax_prompt.usage import EXAMPLES
 
 #: What Python users import, by page; the rest of the package serves these.
 MODULES = {
@@ -30,6 +31,8 @@ MODULES = {
     'Comparison': ['comparison.run', 'comparison.contender', 'comparison.tuning',
                    'comparison.designed',
                    'comparison.table', 'comparison.advice'],
+    'Search of words': ['search.run', 'search.settings', 'search.strategy', 'search.substitution',
+                        'search.bdpl', 'search.label_words', 'search.filling'],
     'Reading prompts': ['reading.read', 'reading.report', 'reading.settings', 'reading.rows',
                         'reading.ablation', 'reading.attention', 'reading.discrete',
                         'prompts.nearest'],

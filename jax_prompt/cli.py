@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from jax_prompt.files import shown
-from jax_prompt.flags import ACTIONS, DISTRIBUTED, EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
+from jax_prompt.flags import ACTIONS, DISTRIBUTED, FLAGS, GIN_NAMES, SUMMARIES
+from jax_prompt.usage import EXAMPLES
 
 _DESCRIPTION = 'Train and use soft prompts for frozen T5 models.'
 #: The exit code where another host was lost: sysexits.h's EX_TEMPFAIL, for "try again".
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _leave_alone(code)
         return code
     except KeyboardInterrupt:
-        resumes = args.command in ('train', 'compare', 'sweep') or (
+        resumes = args.command in ('train', 'compare', 'sweep', 'search') or (
             args.command == 'predict' and args.output not in (None, '-'))
         told = '; start the same command again to go on' if resumes else ''
         print(f'jax-prompt {args.command}: interrupted{told}', file=sys.stderr)
@@ -166,6 +167,7 @@ def _bindings_of(args: argparse.Namespace) -> list[str]:
         value = getattr(args, flag.name)
         if value is not None:
             bindings += [flag.also] if flag.also else []
+            value = f'@{value}()' if flag.constructor else value
             bindings += (_task_bindings(value) if flag.binding == 'TASK'
                          else [f'{flag.binding}={value}'])
     return bindings

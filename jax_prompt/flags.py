@@ -15,6 +15,7 @@ class Flag:
       choices: the values, where there are few.
       also: a further binding that the flag brings with it.
       switch: whether the flag takes no value and means True.
+      constructor: whether the value names a constructor, whose settings then count.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     also: str | None = None
     switch: bool = False
+    constructor: bool = False
 
 
 SUMMARIES = {
@@ -37,6 +39,7 @@ SUMMARIES = {
     'plan': 'say whether a model and a batch fit on a TPU, and how fast at most; needs no TPU',
     'compare': 'run designs, methods and model tuning side by side; say which one to take',
     'convert': 'keep a model as it is used (bfloat16, int8), for quicker starts',
+    'search': 'search the words of a prompt: template, label words, tokens or instruction',
     'serve': 'answer requests over HTTP with many prompts at once',
     'import': "make a prompt file of another tool's prompt (PEFT, T5X, numpy)",
     'export': 'write a prompt for other tools (PEFT, numpy), or push it to the Hugging Face hub',
@@ -165,6 +168,17 @@ FLAGS = {
              choices=('float32', 'bfloat16', 'int8')),
         Flag('overwrite', 'convert.overwrite', 'replace a converted model', switch=True),
     ),
+    'search': (
+        _MODEL, _TASK, _DATA, _MESH, _WEIGHTS,
+        Flag('strategy', 'search.strategy', 'how to search', choices=(
+            'templates', 'label_words', 'hotflip', 'gcg', 'pez', 'bdpl', 'instructions'),
+             constructor=True),
+        Flag('output', 'search.output', 'folder of the search', 'FOLDER'),
+        Flag('budget', 'search_settings.budget', 'in model calls, of which one is one example '
+             'scored once', 'N'),
+        Flag('template', 'search_settings.template', 'with {search} where words are searched, '
+             'columns in braces, and {answer} for a cloze', 'TEXT'),
+    ),
     'serve': (
         _MODEL, _MESH, _WEIGHTS,
         Flag('prompts', 'serve.prompts', 'folder of prompt files, which is watched', 'FOLDER'),
@@ -282,53 +296,4 @@ FLAGS = {
         Flag('overwrite', 'reading.overwrite', 'replace a report that is there', switch=True),
         Flag('json', 'inspect_prompt.json_only', 'print JSON', switch=True),
     ),
-}
-
-EXAMPLES = {
-    'train': 'examples:\n  jax-prompt train --gin_file=demo.gin\n'
-             '  jax-prompt train --model=google/flan-t5-small --task=reviews.csv '
-             '--output=runs/reviews \\\n      --gin.file_task.inputs_template="review: {text}" '
-             '--gin.file_task.labels=auto',
-    'sweep': 'example:\n  jax-prompt sweep --gin_file=sweep/reviews.gin '
-             '--output=runs/sweep --trials=30',
-    'evaluate': 'example:\n  jax-prompt evaluate --gin_file=demo.gin '
-                '--prompt=runs/demo/prompt.safetensors --split=test',
-    'predict': 'example:\n  echo "a film to remember" | jax-prompt predict '
-               '--gin_file=demo.gin --prompt=runs/demo/prompt.safetensors',
-    'compare': 'example:\n  jax-prompt compare --gin_file=compare/reviews.gin '
-               '--output=runs/compare',
-    'convert': 'example:\n  jax-prompt convert --model=google/t5-xl-lm-adapt --weights=int8 '
-               '--output=models/xl-int8',
-    'serve': 'The token for changing prompts, and for everything where other machines can ask, is '
-             'read from JAX_PROMPT_TOKEN.\n\n'
-             'example:\n  jax-prompt serve --model=google/flan-t5-base --prompts=prompts/',
-    'data': 'example:\n  jax-prompt data prepare --task=super_glue --data_dir=data\n'
-            '  jax-prompt train --gin_file=superglue.gin --model=google/t5-base-lm-adapt '
-            '--data_dir=data',
-    'tasks': 'examples:\n  jax-prompt tasks list\n'
-             '  jax-prompt tasks show --task=reviews.csv --model=google/flan-t5-small',
-    'plan': 'example:\n  jax-prompt plan --model=t5-1.1-xxl --topology=v5e:1x1 --batch_size=8 '
-            '--weights=int8',
-    'import': 'example:\n  jax-prompt import --model=google/t5-large-lm-adapt '
-              '--task=reviews.csv --source=adapter/ \\\n      --output=prompt.safetensors',
-    'export': 'example:\n  jax-prompt export --prompt=runs/demo/prompt.safetensors --to=peft '
-              '--output=adapter/',
-    'prompts': 'examples:\n  jax-prompt prompts add --prompts=prompts/ --prompt=reviews '
-               '--file=runs/demo/prompt.safetensors\n'
-               '  jax-prompt prompts promote --prompts=prompts/ --prompt=reviews@2 '
-               '--why="better on late orders"\n'
-               '  jax-prompt prompts rollback --prompts=prompts/ --prompt=reviews',
-    'design': "example:\n  jax-prompt design --gin_file=demo.gin --template='{text} It was "
-              "{answer}.' \\\n      --gin.design.words=\"{'negative': ['terrible', 'bad'], "
-              "'positive': ['great', 'good']}\" \\\n      --shots=4 --output=design.safetensors",
-    'similarity': 'example:\n  jax-prompt similarity --prompt=runs/early/prompt.safetensors '
-                  '--prompts=runs/sources',
-    'monitor': 'Exits 3 where a figure has fallen or requests have drifted.\n\n'
-               'example:\n  jax-prompt monitor --model=google/flan-t5-base --prompts=prompts/ '
-               '--prompt=tickets \\\n      --reference=validation.csv --data=fresh.csv '
-               '--output=monitoring/',
-    'inspect': 'examples:\n  jax-prompt inspect --prompt=runs/demo/prompt.safetensors '
-               '--model=package:traceforge_title_model/data/span\n'
-               '  jax-prompt inspect --gin_file=demo.gin --prompt=runs/demo/prompt.safetensors '
-               '\\\n      --model=package:traceforge_title_model/data/span --output=reading',
 }

@@ -2,6 +2,7 @@
 
 Arrays in numeric code carry their dimensions as a suffix, one capital letter a dimension:
 
+    A  words that a search may choose from
     B  examples in a batch
     C  labels of a classification task, or candidates that are chosen among
     D  width of the model

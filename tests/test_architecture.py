@@ -47,11 +47,14 @@ MAY_IMPORT = {
     'sweep': OPENED | {'inference', 'evaluation', 'training'},
     'reading': OPENED | {'inference', 'evaluation'},
     'planning': OPENED | {'inference', 'training'},
-    'comparison': OPENED | {'inference', 'evaluation', 'training'},
+    'search': OPENED | {'inference', 'evaluation'},
+    'comparison': OPENED | {'inference', 'evaluation', 'training', 'search'},
     'flags': set(),
+    'usage': set(),
     'commands': OPENED | {'inference', 'evaluation', 'training', 'predict', 'serving',
-                          'monitoring', 'sweep', 'planning', 'comparison', 'reading'},
-    'cli': {'files', 'flags', 'commands', 'parallel'},
+                          'monitoring', 'sweep', 'planning', 'comparison', 'reading',
+                          'search'},
+    'cli': {'files', 'flags', 'usage', 'commands', 'parallel'},
 }
 
 # Who may import these, by prefix of the module's name within the package.

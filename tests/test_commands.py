@@ -17,12 +17,13 @@ import pytest
 
 from jax_prompt import cli
 from jax_prompt.commands import predict
-from jax_prompt.flags import EXAMPLES, FLAGS, GIN_NAMES, SUMMARIES
+from jax_prompt.flags import FLAGS, GIN_NAMES, SUMMARIES
 from jax_prompt.inference.answering import AnswerSettings
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import PromptFile, PromptMetadata, load_prompt, save_prompt
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt
+from jax_prompt.usage import EXAMPLES
 from tests.training.processes import finish, free_port, start
 
 TASK = {'name': 'reviews', 'inputs_template': 'review : {text}', 'target': 'label',

@@ -27,6 +27,7 @@ from jax_prompt.commands.plan import plan_command
 from jax_prompt.commands.predict import predict_command
 from jax_prompt.commands.prepare_data import prepare_command
 from jax_prompt.commands.prompts import prompts_command
+from jax_prompt.commands.search import search_command
 from jax_prompt.commands.serve import serve_command
 from jax_prompt.commands.similarity import similarity_command
 from jax_prompt.commands.sweep import sweep_command
@@ -51,6 +52,7 @@ COMMANDS = {
     'compare': compare_command,
     'convert': convert_command,
     'serve': serve_command,
+    'search': search_command,
     'import_prompt': import_command,
     'export_prompt': export_command,
     'inspect_prompt': inspect_command,

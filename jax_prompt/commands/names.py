@@ -24,6 +24,8 @@ from jax_prompt.prompts.extended import extended
 from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.methods import METHODS
 from jax_prompt.reading.settings import ReadingSettings
+from jax_prompt.search import STRATEGIES
+from jax_prompt.search.settings import SearchSettings
 from jax_prompt.serving.settings import ServerSettings
 from jax_prompt.sweep.study import SweepSettings
 from jax_prompt.training import optimizers
@@ -60,6 +62,8 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'registered_mixture': registered_mixture,
     'super_glue': super_glue,
     **METHODS,
+    **STRATEGIES,
+    'search_settings': SearchSettings,
     'uniform': initializers.uniform,
     'sampled_vocabulary': initializers.sampled_vocabulary,
     'class_labels': initializers.class_labels,
