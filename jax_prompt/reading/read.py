@@ -71,15 +71,13 @@ def read_prompt(path: str | os.PathLike, opened: OpenedModel | None = None,
     told = {'prompt': inspect_prompt(path, parameter=parameter)} | told
     if opened is None or found.file is None or not len(found.rows_PD):
         return Reading(told, drawn, words)
-    if found.file.metadata.design is not None:
-        told['not_shown'].append('The prompt words its inputs by a design. Losses and attention '
-                                 'are not measured with one, so they are left out; `jax-prompt '
-                                 'evaluate` measures it.')
-        return Reading(told, drawn, words)
     use = Use(opened, found.file, words, task, settings)
     told['ablation'], told['attention'] = use.ablation(), use.attention()
     in_words, discrete = use.discrete(told.get('start')) or (None, None)
     told['discrete'] = in_words
+    if found.file.metadata.design is not None:
+        told['not_shown'].append('The prompt words its inputs by a design, which stays in place '
+                                 'for losses and attention; words as text are left out.')
     told['not_shown'] += [why for name, why in {
         'ablation': 'No task was given (--task): what each row is worth, and what words in place '
                     'of the rows cost, are left out.',

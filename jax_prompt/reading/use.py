@@ -1,12 +1,12 @@
 """What a prompt's rows do in use: measured on a task, and watched on texts."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jax_prompt.data.design import Design
 from jax_prompt.data.examples import Examples, load_examples
 from jax_prompt.data.tasks.registered import RegisteredTask
 from jax_prompt.data.tasks.rows import read_rows
@@ -15,6 +15,7 @@ from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.evaluation.metrics import LOSS
 from jax_prompt.exchange.prompts_in_out import find_prompt
 from jax_prompt.inference.engine import Engine
+from jax_prompt.inference.rank import LabelSet
 from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import PromptFile, PromptMetadata
 from jax_prompt.prompts.layout import Layout
@@ -50,12 +51,12 @@ class Use:
         """
         self._opened, self._file, self._words = opened, file, words
         self._task, self._settings = task, settings
-        self._examples: Examples | None = None
+        self._design, self._examples = Design.of(file), None
         if task is not None:
             self._examples = load_examples(task, settings.split, opened.vocabulary,
                                            settings.examples)
             self._evaluator = Evaluator(opened, task, file.metadata.layout,
-                                        batch_size=settings.batch_size)
+                                        batch_size=settings.batch_size, design=self._design)
 
     def ablation(self) -> dict[str, Any] | None:
         """Tell what each row is worth; None without a task."""
@@ -120,54 +121,57 @@ class Use:
                 'squared_distance': discrete.squared_distance(prompt.virtual, ids_P, self._words)}
         if target is not None:
             told['f1'] = discrete.prompt_f1(text, target)
-        if isinstance(self._task, TextTask):
+        if isinstance(self._task, TextTask) and self._design is None:
             said = discrete.texts_of(ids_P, layout, self._opened.vocabulary.decode)
             read_back = [one for part in said for one in self._words.encode(part)]
-            told['as_text'] = {'said': said, 'same_tokens': read_back == told['ids']}
-            told['as_text'] |= self._measured_text(said, len(read_back), whole)
+            found = self._measured_text(said, whole)
+            if found is not None:
+                told['as_text'] = {'said': said, 'same_tokens': read_back == told['ids']} | found
         return told
 
-    def _worded(self, said: list[str], tokens: int) -> TextTask:
-        """Return the task with words in its template, and room for them."""
-        design = discrete.as_design(said, self._task.inputs_template, self._file.metadata.layout)
-        return dataclasses.replace(self._task, inputs_template=design.template,
-                                   inputs_length=self._task.inputs_length + tokens)
+    def _measured_text(self, said: list[str], whole: Mapping[str, float]) -> dict[str, Any] | None:
+        """Measure words in the template, without virtual tokens; None where no input fits beside.
 
-    def _measured_text(self, said: list[str], tokens: int,
-                       whole: Mapping[str, float]) -> dict[str, Any]:
-        """Measure words in the template, without virtual tokens."""
-        prompt = self._file.prompt
-        worded = self._worded(said, tokens)
-        evaluator = Evaluator(self._opened, worded, Layout(), batch_size=self._settings.batch_size)
-        examples = load_examples(worded, self._settings.split, self._opened.vocabulary,
-                                 self._settings.examples)
-        metrics = _measured(evaluator, _without_rows(prompt), examples)
-        return {'tokens': tokens, 'metrics': metrics, 'cost': discrete.cost(whole, metrics)}
+        The words count as the input's, of which no more than before is read.
+        """
+        design = discrete.as_design(said, self._task.inputs_template, self._file.metadata.layout)
+        alone = self._words.encode(design.render(dict.fromkeys(design.columns, '')))
+        if len(alone) >= self._task.inputs_length - 1:
+            return None
+        evaluator = Evaluator(self._opened, self._task, Layout(),
+                              batch_size=self._settings.batch_size, design=design)
+        metrics = _measured(evaluator, _without_rows(self._file.prompt), self._examples)
+        return {'metrics': metrics, 'cost': discrete.cost(whole, metrics)}
 
     def _design_file(self, found: Mapping[str, Any]) -> PromptFile:
         """Return words as a prompt file without rows."""
         of, prompt, text = self._file.metadata, self._file.prompt, found['as_text']
         design = discrete.as_design(text['said'], self._task.inputs_template, of.layout)
-        worded = self._worded(text['said'], text['tokens'])
-        task = of.task | {'inputs_length': worded.inputs_length}
         return PromptFile(_without_rows(prompt), PromptMetadata(
-            of.base_model, of.base_model_fingerprint, of.vocabulary_fingerprint, task, Layout(),
+            of.base_model, of.base_model_fingerprint, of.vocabulary_fingerprint, of.task, Layout(),
             f'{of.method}, as its nearest words', of.step, text['metrics'], of.seed,
             design=design.to_dict(), dtype=of.dtype))
 
     def _some_examples(self) -> list[Asked]:
         """Return examples from all over the split, each with its right answer."""
-        prompt, vocabulary = self._file.prompt, self._opened.vocabulary
+        prompt = self._file.prompt
         rows, _ = self._evaluator.prepare(self._examples, prompt.num_virtual, prompt.added)
         count = min(self._settings.most_texts, len(self._examples))
         asked = []
         for number in np.linspace(0, len(self._examples) - 1, count).astype(int):
             row = rows[self._evaluator.ways[0]][number]
-            tokens = row.ids % stride(self._opened.model.vocab_size)
-            target = np.append(self._examples.targets[number], self._opened.model.tokens.eos)
-            asked.append(Asked(vocabulary.decode(tokens[tokens < vocabulary.vocab_size]), row.ids,
-                               vocabulary.decode(target), target.astype(np.int32)))
+            if row.labels is None:
+                target = np.append(self._examples.targets[number], self._opened.model.tokens.eos)
+            else:
+                target = _target(row.labels, self._examples.labels[number])
+            asked.append(self._asked(row.ids, target.astype(np.int32)))
         return asked
+
+    def _asked(self, ids: np.ndarray, target: np.ndarray) -> Asked:
+        """Return an input and what is answered to it, with the text that either is."""
+        vocabulary, tokens = self._opened.vocabulary, ids % stride(self._opened.model.vocab_size)
+        return Asked(vocabulary.decode(tokens[tokens < vocabulary.vocab_size]), ids,
+                     vocabulary.decode(target), target)
 
     def _given_texts(self, path: str) -> list[Asked]:
         """Return texts of a file, each with the answer that the prompt gives."""
@@ -176,11 +180,19 @@ class Use:
         texts = _texts(path)[:self._settings.most_texts]
         rows = engine.rows_of(served, texts, where=lambda number: f'text {number + 1} of {path}')
         asked = []
-        for row, text, answer in zip(rows, texts, engine.run(rows), strict=True):
+        for row, answer in zip(rows, engine.run(rows), strict=True):
             ids = shifted(row.ids, -served.block.offset, self._opened.model.vocab_size)
-            target = served.converter.target_ids(vocabulary.encode(answer.text))[0]
-            asked.append(Asked(served.render(text), ids, answer.text, target))
+            target = (served.converter.target_ids(vocabulary.encode(answer.text))[0]
+                      if row.labels is None else
+                      _target(row.labels, row.labels.words.index(answer.text)))
+            asked.append(self._asked(ids, target))
         return asked
+
+
+def _target(labels: LabelSet, number: int) -> np.ndarray:
+    """Return what the decoder writes for a label: of a verbalizer, the first of its words."""
+    place = number if labels.starts is None else labels.starts[number]
+    return labels.targets_CL[place][labels.weights_CL[place] > 0]
 
 
 def _measured(evaluator: Evaluator, prompt: Prompt, examples: Examples) -> dict[str, float]:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jax_prompt import cli
-from jax_prompt.data.design import Design
 from jax_prompt.exchange.prompts_in_out import export_prompt
 from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.prompt import Prompt
@@ -82,7 +81,7 @@ def test_a_browser_without_a_network_shows_all_pictures(browser, page, reading):
     assert page.read_bytes() == page_of(reading).encode()  # the same prompt, the same bytes
 
 
-def test_what_is_not_told_is_said_and_why(folder, file, opened, task, tmp_path):
+def test_what_is_not_told_is_said_and_why(folder, file, opened, tmp_path):
     bare = read_prompt(folder / 'others' / 'turned.safetensors').told
     assert [one.split(':')[0] for one in bare['not_shown']] == [
         'No model was given (--model=SOURCE)', 'What the prompt started from is not known']
@@ -102,11 +101,6 @@ def test_what_is_not_told_is_said_and_why(folder, file, opened, task, tmp_path):
     none = read_prompt(tmp_path / 'none.safetensors', opened, settings=settings)
     assert none.told['not_shown'][-1].startswith('The prompt has no virtual tokens')
     assert re.findall(r'<section id="(\w+)">', page_of(none)) == ['prompt']
-    design = Design('{text} : {answer}', form='plain').to_dict()
-    save_prompt(tmp_path / 'designed.safetensors', dataclasses.replace(
-        file, metadata=dataclasses.replace(file.metadata, design=design)))
-    told = read_prompt(tmp_path / 'designed.safetensors', opened, task, settings).told
-    assert 'by a design' in told['not_shown'][-1] and not {'ablation', 'attention'} & set(told)
 
 
 def test_umap_is_asked_where_it_is_installed(folder, words, opened, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.data.design import Design
+from jax_prompt.data.examples import load_examples
 from jax_prompt.evaluation.evaluator import Evaluator
 from jax_prompt.inference.engine import Engine
 from jax_prompt.models.forward import attend, score
@@ -137,7 +138,8 @@ def test_words_in_place_of_rows_cost_what_their_embeddings_lose(reading, opened,
     assert told['target'].split()[:2] == [one['started_at'] for one in start[:2]]
 
 
-def test_the_words_are_a_prompt_file_without_rows_that_gives_the_same(reading, opened, tmp_path):
+def test_the_words_are_a_prompt_file_without_rows_that_gives_the_same(reading, opened, task,
+                                                                      tmp_path):
     save_prompt(tmp_path / 'words.safetensors', reading.discrete)
     file, told = load_prompt(tmp_path / 'words.safetensors'), reading.told['discrete']
     best = told['projections'][told['written']]['as_text']
@@ -146,6 +148,9 @@ def test_the_words_are_a_prompt_file_without_rows_that_gives_the_same(reading, o
     assert best['metrics']['loss'] == min(one['as_text']['metrics']['loss']
                                           for one in told['projections'].values())
     design = Design.of(file)
+    measured = Evaluator(opened, task, file.metadata.layout, batch_size=8, design=design)(
+        file.prompt, load_examples(task, 'test', opened.vocabulary))
+    assert measured == pytest.approx(best['metrics'], rel=1e-5)
     first, behind = best['said']
     assert design.query({'text': 'a film'}) == f'{first} review : a film {behind}'
     if best['same_tokens']:
@@ -179,6 +184,23 @@ def test_f1_is_that_of_the_paper(found, target, expected):
 def test_a_drop_is_told_relative_to_the_prompt_itself():
     told = discrete.cost({'accuracy': 0.8, 'loss': 1.0}, {'accuracy': 0.6, 'loss': 1.5})
     assert told == pytest.approx({'loss': 0.5, 'accuracy_drop': 0.25})
+
+
+@pytest.mark.slow
+def test_a_design_stays_in_place(opened, file, task, tmp_path):
+    design = Design('the {text}', form='plain', words={'warm': ('great',), 'cold': ('dull',)})
+    path = tmp_path / 'designed.safetensors'
+    save_prompt(path, dataclasses.replace(file, metadata=dataclasses.replace(
+        file.metadata, design=design.to_dict())))
+    reading = read_prompt(path, opened, task, SETTINGS)
+    measured = Evaluator(opened, task, file.metadata.layout, batch_size=8, design=design)(
+        file.prompt, load_examples(task, 'test', opened.vocabulary))
+    assert reading.told['ablation']['whole'] == pytest.approx(measured, rel=1e-5)
+    texts = reading.told['attention']['texts']
+    assert [one['answer'] for one in texts] == ['great', 'dull'] * 3
+    assert texts[0]['text'] == f'the {ROWS[0]["text"]}'
+    assert 'by a design, which stays' in reading.told['not_shown'][-1]
+    assert reading.discrete is None and 'as_text' not in str(reading.told['discrete'])
 
 
 @pytest.mark.slow
