@@ -30,6 +30,7 @@ MODULES = {
     'Sweeps': ['sweep.run', 'sweep.study', 'sweep.space'],
     'Comparison': ['comparison.run', 'comparison.contender', 'comparison.tuning',
                    'comparison.designed',
+                   'comparison.searching',
                    'comparison.table', 'comparison.advice'],
     'Search of words': ['search.run', 'search.settings', 'search.strategy', 'search.substitution',
                         'search.bdpl', 'search.label_words', 'search.filling'],

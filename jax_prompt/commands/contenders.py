@@ -5,8 +5,11 @@ import optax
 
 from jax_prompt.comparison.contender import Plain
 from jax_prompt.comparison.designed import Designed
+from jax_prompt.comparison.searching import Searched
 from jax_prompt.comparison.tuning import Tuning
 from jax_prompt.inference.make_design import DesignSettings
+from jax_prompt.search.settings import SearchSettings
+from jax_prompt.search.strategy import Strategy
 from jax_prompt.training.settings import PromptSettings, TrainSettings
 
 
@@ -28,6 +31,21 @@ def designed(name: str | None = None, settings: DesignSettings | None = None) ->
         comparison sets the seed.
     """
     return Designed(name or gin.current_scope_str() or 'design', settings or DesignSettings())
+
+
+def searched(strategy: str | Strategy, name: str | None = None,
+             settings: SearchSettings | None = None) -> Searched:
+    """Make a contender of words that a search finds on the training data.
+
+    Args:
+      strategy: 'templates', 'label_words', 'hotflip', 'gcg', 'pez', 'bdpl' or 'instructions'; or
+        one with settings of its own, such as `@gcg()`.
+      name: what it is called; None for the scope, as in `@gcg/searched()`.
+      settings: budget, examples and template, such as `gcg/search_settings.budget = 2000`; the
+        comparison sets the seed.
+    """
+    return Searched(name or gin.current_scope_str() or 'search', strategy,
+                    settings or SearchSettings())
 
 
 def tuning(name: str | None = None, recipe: str | None = None,

@@ -43,6 +43,7 @@ CONFIGURABLES: dict[str, Callable] = TASKS | {
     'comparison': ComparisonSettings,
     'plain': contenders.plain,
     'designed': contenders.designed,
+    'searched': contenders.searched,
     'tuning': contenders.tuning,
     'study': SweepSettings,
     'plan_request': PlanRequest,

@@ -5,9 +5,11 @@ import pytest
 from jax_prompt.comparison.designed import Designed
 from jax_prompt.comparison.records import ComparisonFolder
 from jax_prompt.comparison.run import Comparison, ComparisonSettings, run_comparison
+from jax_prompt.comparison.searching import Searched
 from jax_prompt.inference.make_design import DesignSettings
 from jax_prompt.models.open import open_model
 from jax_prompt.prompts.file import load_prompt
+from jax_prompt.search.settings import SearchSettings
 
 PLAIN = DesignSettings(template='review : {text} and the review was', form='plain')
 
@@ -33,3 +35,21 @@ def test_a_design_of_another_task_is_refused_before_anything_runs(toy):
     words = DesignSettings(template='{text} {answer}', words={'x': 'y', 'z': 'v'})
     with pytest.raises(ValueError, match="the design has words for 'x', 'z' but the labels"):
         Comparison((toy,), (Designed('other', words),), ComparisonSettings())
+
+
+@pytest.mark.slow
+def test_a_search_takes_part_and_its_words_are_measured(world, task, tmp_path):
+    settings = SearchSettings(budget=600, examples=8, first_examples=4, held_out=8, finalists=2,
+                              batch_size=8, measured=8)
+    comparison = Comparison((task,), (Searched('flips', 'hotflip', settings),),
+                            ComparisonSettings((1,), (32,), batch_size=16))
+    folder = ComparisonFolder(tmp_path / 'out')
+    run_comparison(open_model(str(world / 'model')), comparison, folder)
+    record = folder.record(next(comparison.cells()))
+    assert 0 < record.examples <= 600 and record.seconds > 0 and record.curve
+    assert record.stored_bytes > 0 and not record.trained_numbers and record.validated == 32
+
+
+def test_a_search_that_is_none_is_refused_before_anything_runs(toy):
+    with pytest.raises(ValueError, match="no search strategy 'luck'; choose one of templates"):
+        Comparison((toy,), (Searched('x', 'luck'),), ComparisonSettings())
