@@ -20,6 +20,7 @@ PARAMETERS = {
     'from_and_to_peft_and_t5x': {'peft_steps': 2, 'steps': 2},
     'planning_for_a_tpu': {'inputs_length': 64, 'batch_size': 8,
                            'plans': [('t5-1.1-small', 'v5e:1x1', 'data:1', 'bfloat16', 1)]},
+    'every_way_of_tuning': {'steps': 1, 'examples': 16, 'only': ['prefixes']},
     'what_the_model_sees': {'steps': 3},
 }
 #: What some need besides the tests' own packages.
