@@ -53,9 +53,13 @@ def attention_to_rows(opened: OpenedModel, prompt: Prompt,
     watch = programs_of(opened).by_sizes(
         ('attention', prompt.num_virtual), lambda: jax.jit(functools.partial(
             _weights, opened.model, prompt.num_virtual)))
-    found = jax.device_get(watch(opened.frozen, prompt, batch))
-    if not found:
+    # One text at a time: all weights of a large model's layers and heads are gigabytes a text.
+    each = [jax.device_get(watch(opened.frozen, prompt, {
+        name: rows[number:number + 1] for name, rows in batch.items()}))
+        for number in range(len(asked))]
+    if not each[0]:
         return None
+    found = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
     told: dict[str, Any] = {name: _rounded(found[name].mean(axis=0))
                             for name in ('encoder', 'cross')}
     told['even'] = float(np.mean([1 / len(one.ids) for one in asked]))
