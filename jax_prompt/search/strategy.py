@@ -6,7 +6,7 @@ killed goes on as if it had not been.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -226,8 +226,3 @@ def positive(strategy: Any, *names: str) -> None:
         if type(value) is not int or value < 1:
             raise ValueError(f'{strategy.name}.{name} is {value!r}; expected a whole number of at '
                              'least 1')
-
-
-def words_of(candidate: Candidate) -> Mapping[str, str] | None:
-    """Return a candidate's verbalizer; None for that of the settings."""
-    return dict(candidate.words) or None

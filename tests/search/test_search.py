@@ -52,9 +52,13 @@ def make_problem(opened, template='{search} review : {text}', left=10**9, **sett
     return problem
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ('hotflip', 'instructions')))
-    for name in STRATEGIES])
+def quick_if(*names):
+    """Return parameters for all strategies, of which only these are tested each time."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names))
+            for name in STRATEGIES]
+
+
+@pytest.mark.parametrize('name', quick_if('gcg', 'label_words', 'bdpl'))
 def test_a_search_beats_the_plain_template_on_what_it_is_given(opened, tmp_path, name):
     strategy = SMALL.get(name) or STRATEGIES[name]()
     # Sampled tokens of a random model are hardly better than none.
@@ -116,7 +120,8 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(opened, tmp_path, monkeyp
         assert getattr(again, one) == getattr(whole, one), one
 
 
-def test_nothing_of_validation_and_test_reaches_the_search(opened, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', quick_if('gcg'))
+def test_nothing_of_validation_and_test_reaches_the_search(opened, tmp_path, monkeypatch, name):
     """Their rows hold a word that no row of training has: nothing before the end may have it."""
     read, seen = [], []
     marked = [{'text': f'{row["text"]} aax', 'label': row['label']} for row in reviews(12, 1)]
@@ -134,11 +139,10 @@ def test_nothing_of_validation_and_test_reaches_the_search(opened, tmp_path, mon
         seen.extend(row.columns['text'] for row in rows) or losses(self, designs, rows)))
     monkeypatch.setattr(searching, 'measure', lambda *arguments: (
         read.append('measured') or measure(*arguments)))
-    for name, strategy in SMALL.items():
-        read.clear()
-        search(opened, task, strategy, SETTINGS, tmp_path / name, quiet=True)
-        assert {*read[:read.index('measured')]} == {'train'}
-    assert len(seen) > 100 and not any('aax' in text for text in seen)
+    strategy = SMALL.get(name) or STRATEGIES[name]()
+    search(opened, task, strategy, SETTINGS, tmp_path, quiet=True)
+    assert {*read[:read.index('measured')]} == {'train'}
+    assert len(seen) >= 48 and not any('aax' in text for text in seen)
     assert {*read[read.index('measured'):]} == {'measured', 'train', 'validation', 'test'}
 
 
@@ -155,9 +159,8 @@ def test_the_gradient_is_that_of_what_is_scored(opened):
 
 
 def test_gradient_candidates_hold_the_best_substitution_ten_times_as_often_as_chance(opened):
-    words_A = tuple(word for word in WORDS[:100] if word.isalpha())
-    problem, draw = make_problem(opened, examples=4, allowed=words_A), np.random.default_rng(0)
-    lexicon, hits, trials, named = problem.lexicon, 0, 12, 2
+    problem = make_problem(opened, examples=4, allowed=tuple(WORDS[11:]))
+    lexicon, draw, hits, trials, named = problem.lexicon, np.random.default_rng(0), 0, 4, 8
     for _ in range(trials):
         words = draw.integers(len(lexicon), size=3).tolist()
         _, gradient_PD = problem.gradient(words, range(4))
@@ -207,6 +210,17 @@ def test_fluency_weighs_what_the_model_would_write_itself(opened):
     fluency = weighed.fluency(tried)
     np.testing.assert_allclose(told, 0.5 * fluency[:, None] * np.ones((1, 16)), rtol=1e-6)
     assert fluency[0] != fluency[1] and plain.left - weighed.left == 2 * 4
+
+
+@pytest.mark.slow
+def test_words_are_searched_for_free_text_too(opened, tmp_path):
+    task = make_task(labels=None, targets_length=4)
+    found = search(opened, task, SMALL['gcg'], SETTINGS, tmp_path, quiet=True)
+    assert found.losses[FOUND] <= found.losses[PLAIN]
+    assert found.metrics[FOUND]['train']['loss'] == pytest.approx(
+        searching.measure(opened, task, found.design, SETTINGS)['train']['loss'])
+    with pytest.raises(ValueError, match='label_words searches a word for each label but the task'):
+        search(opened, task, 'label_words', SETTINGS, tmp_path / 'other', quiet=True)
 
 
 def test_only_allowed_words_are_tried_and_what_is_fixed_stays(opened, tmp_path):
