@@ -113,7 +113,7 @@ def write_report(study: 'optuna.Study', folder: SweepFolder) -> None:
     pictures = {}
     if len(lengths) > 1:
         pictures[LENGTHS_FILE] = _draw_lengths(lengths, done[0].user_attrs['choose_by'])
-    if len(done) > 1:
+    if len({str(one.params) for one in done}) > 1:
         pictures[PARALLEL_FILE] = _draw_parallel(study, done)
     for name, picture in pictures.items():
         write_file(folder.path / name, picture, overwrite=True)
@@ -212,7 +212,8 @@ def _draw_parallel(study: 'optuna.Study', done: 'Sequence[FrozenTrial]') -> byte
     from matplotlib import pyplot
     from optuna.visualization.matplotlib import plot_parallel_coordinate
 
-    names = sorted(done[0].params)
+    names = sorted(name for name in done[0].params
+                   if any(one.params.get(name) != done[0].params[name] for one in done))
     chosen_by = done[0].user_attrs['choose_by']
     # Of losses and the like the study has the negative, since it maximises.
     label = f'{chosen_by}, negative' if chosen_by in LOWER_IS_BETTER else chosen_by
