@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,38 @@ def test_inspect_tells_the_words_nearest_to_each_row(world, prompt, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum(bool(re.match(r"  row    \d  norm +\d", line)) for line in lines) == 5
     assert all(line.count("'") == 10 for line in lines if line.startswith('  row'))
+
+
+def test_a_design_is_made_measured_and_used_like_a_prompt(world, prompt, tmp_path, capsys):
+    model, output = f'--model={world / "model"}', tmp_path / 'design.safetensors'
+    make = ['design', model, *task_flags(world), f'--output={output}',
+            '--template=review : {text} was {answer}', '--gin.design.form=plain',
+            '--gin.design.words={"negative": ["dull", "weak"], "positive": "great"}']
+    assert cli.main([*make, '--shots=2', '--choice=nearest', '--calibrate=unlabelled']) == 0
+    told = capsys.readouterr().out
+    assert 'plain design for reviews' in told and '  negative: dull, weak\n' in told
+    assert '  the 2 nearest of ' in told and '  review : [text] was\n' in told
+    assert cli.main(['evaluate', model, *task_flags(world), f'--prompt={output}',
+                     '--split=validation', '--calibration']) == 0
+    assert str(output) in capsys.readouterr().out
+    lines = tmp_path / 'lines.jsonl'
+    lines.write_text('{"text": "the film was warm", "by": "design"}\n'
+                     '{"text": "the film was warm", "by": "reviews"}\n')
+    (tmp_path / 'prompts').mkdir()
+    for file in (output, prompt):
+        shutil.copy(file, tmp_path / 'prompts')
+    assert cli.main(['predict', model, f'--prompts={tmp_path / "prompts"}', '--prompt_column=by',
+                     f'--inputs={lines}']) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(answer['scores']) for answer in answers] == [{'negative', 'positive'}] * 2
+    assert cli.main(['inspect', f'--prompt={output}']) == 0
+    told = capsys.readouterr().out
+    assert '0 rows of 16 numbers' in told and '"nearest": "2 of ' in told
+    fails(capsys, make, str(output), 'overwrite')
+    fails(capsys, [*make, '--overwrite', '--gin.design.form=cloze', '--template=review : {text}'],
+          "has {answer}, the answer's place, 0 times", "set form='plain'")
+    fails(capsys, ['export', f'--prompt={output}', '--to=numpy', f'--output={tmp_path / "a.npy"}'],
+          'the prompt has a design, words around its inputs, which numpy cannot say')
 
 
 def test_what_is_missing_is_named(capsys, prompt, tmp_path):

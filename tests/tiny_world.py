@@ -19,9 +19,12 @@ WORDS = [*SUBJECTS, *GOOD, *BAD, 'the', 'was', 'and', 'review', ':', 'negative',
 
 
 def write_model(folder: pathlib.Path, seed: int = 0, d_model: int = 16,
-                bytes_only: bool = False) -> pathlib.Path:
-    """Write a random T5 1.1 in Hugging Face's format, with its tokenizer, or one of bytes."""
-    tokenizer = _tokenizer()
+                bytes_only: bool = False, blanks: int = 0) -> pathlib.Path:
+    """Write a random T5 1.1 in Hugging Face's format, with its tokenizer, or one of bytes.
+
+    With blanks the tokenizer has T5's first sentinels, which clozes need.
+    """
+    tokenizer = _tokenizer(blanks)
     size = 384 if bytes_only else tokenizer.get_vocab_size()
     config = T5Config(vocab_size=size, d_model=d_model, d_kv=8, d_ff=32, num_heads=2, num_layers=2,
                       num_decoder_layers=1, name='tiny')
@@ -48,7 +51,7 @@ def write_reviews(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _tokenizer() -> Tokenizer:
+def _tokenizer(blanks: int = 0) -> Tokenizer:
     pieces = [('<pad>', 0.0), ('</s>', 0.0), ('<unk>', 0.0), ('▁', -9.0)]
     pieces += [('▁' + word, -3.0) for word in WORDS]
     pieces += [('<extra_id_99>', 0.0)]
@@ -56,7 +59,8 @@ def _tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens([AddedToken(token, special=True)
-                                  for token in ('<pad>', '</s>', '<unk>', '<extra_id_99>')])
+                                  for token in ('<pad>', '</s>', '<unk>', '<extra_id_99>',
+                                                *(f'<extra_id_{i}>' for i in range(blanks)))])
     tokenizer.post_processor = processors.TemplateProcessing(
         single='$A </s>', special_tokens=[('</s>', 1)])
     return tokenizer

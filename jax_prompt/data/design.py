@@ -99,7 +99,7 @@ class Design:
         for part, most in (('template', _LONGEST_TEXT), ('instruction', _LONGEST_TEXT),
                            ('separator', _LONGEST_SEPARATOR), ('marker', _LONGEST_MARKER)):
             text = getattr(self, part)
-            if not isinstance(text, str) or len(text) > most:
+            if not isinstance(text, str) or len(text) > most or part == 'marker' and not text:
                 raise ValueError(f'{part} of a design is {brief(text)}; expected text of at most '
                                  f'{most:,} characters')
         for part, choices in (('combine', COMBINATIONS), ('form', FORMS), ('order', ORDERS)):

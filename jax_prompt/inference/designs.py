@@ -50,14 +50,16 @@ class DesignInUse:
       labels: as tokens; None for free text.
     """
 
-    def __init__(self, opened: OpenedModel, task: Any, design: Design, states: States):
+    def __init__(self, opened: OpenedModel, task: Any, design: Design,
+                 states: States | None = None):
         """Take a design into use.
 
         Args:
           opened: the frozen model.
           task: a `TextTask`, which the design is for.
           design: the design.
-          states: of texts, to find the nearest demonstrations by.
+          states: of texts, to find the nearest demonstrations by; None where nothing will be
+            worded.
 
         Raises:
           ValueError: the design is for another task or model, its words cannot be told apart or are
@@ -272,13 +274,13 @@ class DesignInUse:
 
 
 def task_of(opened: OpenedModel, file: PromptFile,
-            states: States) -> tuple[TextTask, LabelSet | None, 'DesignInUse | None']:
+            states: States | None = None) -> tuple[TextTask, LabelSet | None, 'DesignInUse | None']:
     """Return what a prompt file says that inputs and labels are, and by what design.
 
     Args:
       opened: the frozen model.
       file: the prompt file.
-      states: of texts, as `DesignInUse` takes them.
+      states: of texts, as `DesignInUse` takes them; None where nothing will be worded.
 
     Raises:
       ValueError: the task or the design cannot be used.

@@ -3,7 +3,9 @@
 import os
 import pathlib
 
+from jax_prompt.data.design import Design
 from jax_prompt.data.tasks.text_task import TextTask
+from jax_prompt.inference.designs import task_of
 from jax_prompt.inference.engine import Engine
 from jax_prompt.prompts.file import PromptFile
 from jax_prompt.prompts.versions import ENDING
@@ -40,17 +42,20 @@ def check_size(file: PromptFile, engine: Engine) -> None:
     A batch's memory grows with them, and what one prompt takes all the others lack.
     """
     task = TextTask.from_dict(file.metadata.task)
-    shapes, words = engine.shapes, task.label_words or ()
+    shapes, words, design = engine.shapes, task.label_words or (), Design.of(file)
+    what, scored = 'number of labels', len(words)
+    if design is not None:
+        what, scored = 'words of labels', sum(map(len, design.targets(words).values()))
     most_labels, longest_label = shapes.labels[-1]
     sizes = [('rows', file.prompt.num_virtual, shapes.lengths[-1]),
              ('rows added to the text', file.prompt.added, shapes.lengths[-1]),
              ('prefix positions', file.prefix_length, shapes.lengths[-1]),
              ('inputs_length', task.inputs_length, shapes.lengths[-1]),
              ('targets_length', task.targets_length, shapes.targets[-1]),
-             ('number of labels', len(words), most_labels)]
-    if 0 < len(words) <= most_labels:
-        sizes.append(('tokens of a label with its end', engine.label_set(words).shape[1],
-                      longest_label))
+             (what, scored, most_labels)]
+    if 0 < scored <= most_labels:
+        _, labels, _ = task_of(engine.opened, file)
+        sizes.append(('tokens of a label with its end', labels.shape[1], longest_label))
     for name, size, most in sizes:
         if size > most:
             raise ValueError(f'the uploaded prompt has {name} {size}; expected at most {most}, the '

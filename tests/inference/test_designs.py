@@ -1,11 +1,9 @@
 """Designs in use: PyTorch's scores, the nearest of a brute force, as many examples as fit."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer
 
 from jax_prompt.data.demonstrations import Demonstration
 from jax_prompt.data.design import Design
@@ -25,7 +23,7 @@ from jax_prompt.prompts.layout import Layout
 from jax_prompt.prompts.prompt import Prompt, no_prompt
 from tests.inference.many_prompts import open_tiny, prompt_file
 from tests.models.t5.random_weights import to_hugging_face
-from tests.tiny_world import BAD, GOOD, SUBJECTS
+from tests.tiny_world import BAD, GOOD, SUBJECTS, write_model
 
 SHAPES = Shapes(batch_sizes=(8,), lengths=(48,), labels=((8, 4),), targets=(8,), shared_labels=1)
 TRAIN = [{'text': f'the {subject} was {word}', 'label': label}
@@ -38,14 +36,9 @@ WORDS = {'negative': ('dull', 'weak', 'cold'), 'positive': ('great',)}
 
 
 @pytest.fixture(scope='module')
-def opened(world, tmp_path_factory):
+def opened(tmp_path_factory):
     """A tiny model whose vocabulary has the sentinels of a cloze."""
-    folder = tmp_path_factory.mktemp('sentinels')
-    shutil.copytree(world / 'model', folder, dirs_exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(folder / 'tokenizer.json'))
-    tokenizer.add_special_tokens([AddedToken(f'<extra_id_{i}>', special=True) for i in range(2)])
-    tokenizer.save(str(folder / 'tokenizer.json'))
-    return open_tiny(folder)
+    return open_tiny(write_model(tmp_path_factory.mktemp('sentinels'), blanks=2))
 
 
 def held_out():

@@ -150,3 +150,23 @@ def test_impossible_layouts_are_refused(values, message):
 def test_impossible_inputs_are_refused(layout, tokens, arguments, message):
     with pytest.raises(ValueError, match=message):
         layout.insert(np.array(tokens), 3, V, EOS, **arguments)
+
+
+def test_rows_stand_at_two_markers_around_the_words_between_them():
+    layout = Layout('marker', rows_before=2)
+    text = [9, 50, 7, 8, 9, 6]
+    ids, cut = layout.insert(text, 3, 100, 1, None, marker_id=9)
+    assert ids.tolist() == [100, 101, 50, 7, 8, 102, 6, 1] and not cut
+    ids, cut = layout.insert(text, 3, 100, 1, 3, marker_id=9)  # a marker that is cut moves along
+    assert ids.tolist() == [100, 101, 50, 7, 102, 1] and cut
+    assert Layout('marker', rows_before=0).insert(text, 2, 100, 1, None, 9)[0].tolist() == [
+        50, 7, 8, 100, 101, 6, 1]
+    with pytest.raises(ValueError, match='stands once in an input, but rows_before puts rows in '
+                                         'two places; put it twice'):
+        layout.insert([9, 5], 3, 100, 1, None, 9)
+    with pytest.raises(ValueError, match=r'stands 3 times .*keep exactly two'):
+        layout.insert([9, 9, 9], 3, 100, 1, None, 9)
+    with pytest.raises(ValueError, match='puts 4 rows at the first marker but the prompt has 3'):
+        Layout('marker', rows_before=4).insert(text, 3, 100, 1, None, 9)
+    assert layout.describe(3) == ('3 virtual tokens in the place of <extra_id_99>, the first 2 at '
+                                  'its first place')
