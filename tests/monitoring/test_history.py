@@ -55,7 +55,7 @@ def test_two_processes_append_at_once_and_lose_nothing(tmp_path):
         (worker, number) for worker in range(2) for number in range(20)]
 
 
-@pytest.mark.parametrize('ending', ['png', 'svg'])
+@pytest.mark.parametrize('ending', [pytest.param('png', marks=pytest.mark.slow), 'svg'])
 def test_it_is_drawn_with_what_is_missing_left_out(tmp_path, ending):
     path, picture = tmp_path / 'history.jsonl', tmp_path / f'history.{ending}'
     append_history(path, [record(1), record(2, fallen=True), record(3, '2'),

@@ -249,6 +249,7 @@ def run(place, tmp_path, capsys):
     return monitor
 
 
+@pytest.mark.slow
 def test_the_command_keeps_a_history_and_rolls_back_what_has_fallen(place, rows, run, tmp_path):
     registry = Registry(place.prompts)
     for version in '12':

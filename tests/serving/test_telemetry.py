@@ -104,6 +104,7 @@ def test_the_log_says_what_it_stores(served):
     assert os.stat(log).st_mode & 0o077 == 0  # others cannot read what people wrote
 
 
+@pytest.mark.slow
 def test_it_is_off_unless_asked_for_and_holds_a_share_without_texts(opened, folder, tmp_path):
     assert ServerSettings(token=None).log is None
     with started(opened, folder, log=str(tmp_path / 'log'), log_share=0.5) as service:
@@ -117,6 +118,7 @@ def test_it_is_off_unless_asked_for_and_holds_a_share_without_texts(opened, fold
     assert about['keys'] == KEYS and not about['texts']
 
 
+@pytest.mark.slow
 def test_what_a_prompt_writes_is_counted_in_words_and_kept_where_texts_are(opened, folder,
                                                                            tmp_path):
     with started(opened, folder, log=str(tmp_path / 'log'), log_share=1.0,
