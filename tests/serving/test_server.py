@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,8 @@ from jax_prompt.prompts.file import save_prompt
 from jax_prompt.prompts.registry import Registry
 from jax_prompt.serving.settings import ServerSettings
 from tests.inference.many_prompts import prefixed, prompt_file, prompts, requests
-from tests.serving.process import SHAPES, TOKEN, ask, running
+from tests.prompts.test_registry import KILLS
+from tests.serving.process import ROOT, SHAPES, TOKEN, ask, running
 
 
 @pytest.fixture(scope='module')
@@ -312,6 +315,35 @@ def test_promotions_under_load_are_served_within_two_seconds_and_fail_no_request
     status, answer, _ = server.ask('DELETE', '/v1/prompts/life@2', None, TOKEN)
     assert status == 409 and 'life@2 is promoted; promote another' in answer['detail']
     assert server.ask('DELETE', '/v1/prompts/life', None, TOKEN)[0] == 200
+
+
+@pytest.mark.slow
+def test_kills_of_who_changes_versions_leave_the_server_serving(model, folder, opened, tmp_path):
+    (tmp_path / 'new').mkdir()
+    for seed in range(40):
+        save_prompt(tmp_path / 'new' / f'{seed:02}.safetensors', prompt_file(
+            opened, 5, seed=100 + seed, labels=['film', 'plot']))
+    stop, outcomes = threading.Event(), []
+    with running(model, folder) as server, ThreadPoolExecutor(2) as pool:
+
+        def client():
+            while not stop.is_set():
+                outcomes.append(server.ask(*post('mood', 'a great film'))[:2])
+
+        clients = [pool.submit(client) for _ in range(2)]
+        done = subprocess.run([sys.executable, '-c', KILLS, str(folder), '20'], text=True,
+                              capture_output=True, cwd=ROOT, timeout=120)
+        end, meant = time.monotonic() + 2, Registry(folder).find('mood').full_name
+        while outcomes[-1][1]['prompt'] != meant and time.monotonic() < end:
+            time.sleep(0.01)
+        last = outcomes[-1][1]['prompt']
+        stop.set()
+        for one in clients:
+            one.result()
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20 and Registry(folder).verify() == []
+    assert {status for status, _ in outcomes} == {200} and last == meant
+    assert len({answer['prompt'] for _, answer in outcomes}) > 1
 
 
 @pytest.mark.slow
