@@ -53,7 +53,7 @@ def cost(whole: Mapping[str, float], discrete: Mapping[str, float]) -> dict[str,
 
 
 def squared_distance(rows_PD: np.ndarray, ids_P: np.ndarray, words: Words) -> float:
-    """Return |row - word|^2, averaged over rows: what the paper's penalty adds up (section 3)."""
+    """Return the squared distance of a row from its word, on average: the penalty's (section 3)."""
     return float(np.mean(row_norms(rows_PD - embedded(ids_P, words))**2))
 
 
