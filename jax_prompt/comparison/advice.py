@@ -17,7 +17,8 @@ RULES = (
     'As good as the best is whoever is at most one standard error of the best\'s mean on the '
     'validation below it (the one-standard-error rule of Breiman et al. 1984). The error is the '
     'larger one of two: of the seeds, deviation / sqrt(runs), and of the examples, '
-    'sqrt(p (1 - p) / examples) for a figure that is a fraction.',
+    'sqrt(p (1 - p) / examples) for a figure that is a fraction, one right and one wrong answer '
+    'added.',
     f'Of those the cheapest is taken: first those that store at most {_ALIKE_BYTES:g} times the '
     f'least bytes, of these those that need at most {_ALIKE_SECONDS:g} times the least seconds an '
     'answer, of these the one with the fewest trained numbers, and then the one that was named '

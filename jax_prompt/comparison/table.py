@@ -177,12 +177,15 @@ def standard_error(records: Sequence[Record], name: str) -> float:
     """Return the standard error of a figure's mean on the validation.
 
     The larger one of what seeds differ by, and of what examples would: p (1 - p) / N for a figure
-    that is a fraction.
+    that is a fraction, p with one right and one wrong answer added.
     """
     values = [record.validation[name] for record in records]
     mean = statistics.fmean(values)
     spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    chance = math.sqrt(mean * (1 - mean) / records[0].validated) if 0 <= mean <= 1 else 0.0
+    # One right and one wrong answer more: who is right on all of few examples is not sure to be so.
+    count = records[0].validated
+    chance = (mean * count + 1) / (count + 2)
+    chance = math.sqrt(chance * (1 - chance) / count) if 0 <= mean <= 1 else 0.0
     return max(spread, chance)
 
 
