@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ from jax_prompt.data.design import CLOZE, PLAIN_FORM, Design
 from jax_prompt.data.tasks.rows import Row
 from jax_prompt.data.tasks.text_task import TextTask, column_text
 from jax_prompt.data.vocabularies import encode_batch
-from jax_prompt.files import brief
+from jax_prompt.files import brief, shown
 from jax_prompt.inference.batching import Shapes
 from jax_prompt.inference.calibration import CONTENT_FREE, content_free_scores
 from jax_prompt.inference.engine import Engine
@@ -222,7 +223,10 @@ def _different(task: TextTask, design: Design, rows: Sequence[Row]) -> list[Demo
     for row in rows:
         columns = {name: column_text(row, name) for name in design.columns}
         one = Demonstration(columns, task.target_text(row))
-        if max(map(len, (*columns.values(), one.answer))) <= LONGEST_TEXT:
+        texts = [*columns.values(), one.answer]
+        # A prompt file holds no control characters, such as the stray bytes of old web pages.
+        lines = [re.sub('[\t\r\n]', ' ', text) for text in texts]
+        if max(map(len, texts)) <= LONGEST_TEXT and lines == [*map(shown, lines)]:
             found.setdefault(tuple(columns.values()), one)
     return list(found.values())
 

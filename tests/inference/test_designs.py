@@ -278,6 +278,13 @@ def test_balanced_examples_are_of_all_labels_alike():
     assert balanced(answers, np.random.default_rng(0)) == order
 
 
+def test_an_example_that_no_file_can_hold_is_not_shown(opened):
+    rows = [*TRAIN[:2], {'text': 'the film \x97 great', 'label': '1'}]
+    task = dataclasses.replace(a_task(), splits={'train': lambda: rows})
+    with pytest.raises(ValueError, match='has 2 different examples; ask for fewer'):
+        make_design(opened, task, DesignSettings(shots=3))
+
+
 def test_a_seed_draws_the_same_examples_again(opened):
     def drawn(seed):
         return make_design(opened, a_task(), DesignSettings(
