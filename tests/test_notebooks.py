@@ -21,6 +21,7 @@ PARAMETERS = {
     'planning_for_a_tpu': {'inputs_length': 64, 'batch_size': 8,
                            'plans': [('t5-1.1-small', 'v5e:1x1', 'data:1', 'bfloat16', 1)]},
     'every_way_of_tuning': {'steps': 1, 'examples': 16, 'only': ['prefixes']},
+    'prompt_design_prompt_tuning_model_tuning': {'steps': 1, 'examples': 16, 'budget': 700},
     'reading_a_prompt': {'steps': 1, 'examples': 16},
     'what_the_model_sees': {'steps': 3},
 }
