@@ -112,13 +112,14 @@ async def load(port, requests, clients, seconds):
     return outcomes
 
 
-async def until_ready(port):
+async def until_compiled(port):
+    """Wait for all programs: the server answers from the first one on."""
     while True:
         reader, writer = await asyncio.open_connection('127.0.0.1', port)
         writer.write(b'GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
-        ready = b' 200 ' in await reader.readline()
+        answer = await reader.read()
         writer.close()
-        if ready:
+        if answer.startswith(b'HTTP/1.1 200 ') and b'"programs_left":0' in answer:
             return
         await asyncio.sleep(0.5)
 
@@ -130,7 +131,7 @@ def measure_server(args, folder, requests):
         stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
     try:
         port = int(process.stdout.readline().rpartition(':')[2])
-        asyncio.run(until_ready(port))
+        asyncio.run(until_compiled(port))
         asyncio.run(load(port, requests, args.clients, min(5, args.seconds)))
         start = time.perf_counter()
         outcomes = asyncio.run(load(port, requests, args.clients, args.seconds))
