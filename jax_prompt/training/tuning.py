@@ -7,7 +7,6 @@ padded lengths leave fewer pads, and each is a program to compile first.
 """
 
 import dataclasses
-import functools
 import itertools
 import logging
 import time
@@ -70,7 +69,7 @@ def _choose_packing(run: Run) -> bool:
 def _choose_buckets(run: Run) -> int:
     """Choose the number of padded lengths that takes the least time, compiling included."""
     run = _with(run, packing=False)
-    compiling, seconds = from_first(functools.partial(tuple, _seconds_of_a_position(run)))
+    compiling, seconds = _seconds_of_a_position(run)
 
     def estimate(count: int) -> float:
         shapes = [batch['encoder_input_tokens'].shape for batch in itertools.islice(
@@ -79,11 +78,12 @@ def _choose_buckets(run: Run) -> int:
         positions = float(np.mean([rows * length for rows, length in shapes]))
         return compiling * len(set(shapes)) + run.settings.steps * positions * seconds
 
-    chosen = min(_BUCKETS, key=estimate)
+    costs = from_first(lambda: [estimate(count) for count in _BUCKETS])
+    chosen = int(np.argmin(costs))
     _log.info('settings.max_buckets=auto: %d (%.0f s for all steps; with %d it were %.0f s; a '
-              'program compiles in %.1f s)', chosen, estimate(chosen), _BUCKETS[0],
-              estimate(_BUCKETS[0]), compiling)
-    return chosen
+              'program compiles in %.1f s)', _BUCKETS[chosen], costs[chosen], _BUCKETS[0], costs[0],
+              compiling)
+    return _BUCKETS[chosen]
 
 
 def _seconds_of_a_position(run: Run) -> list[float]:
