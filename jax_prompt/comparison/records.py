@@ -115,7 +115,7 @@ class ComparisonFolder:
         record = self.path / COMPARISON_FILE
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path / _LOCK, f'comparing in {self.path}'):
-            known = self._known(record)
+            known = self.identity()
             for what, ours in identity.items():
                 theirs = known.get(what, {})
                 both = sorted(ours.keys() & theirs.keys())
@@ -132,7 +132,9 @@ class ComparisonFolder:
                            overwrite=True)
             yield
 
-    def _known(self, record: pathlib.Path) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what it was begun with, as `claimed` has it; {} where nothing was begun."""
+        record = self.path / COMPARISON_FILE
         if not record.exists():
             return {}
         try:

@@ -144,6 +144,7 @@ def run_comparison(opened: OpenedModel, comparison: Comparison, folder: Comparis
       ValueError: the folder holds another comparison; or, when all others are done, trials failed.
     """
     cells, failed = list(comparison.cells()), []
+    opened = opened.as_begun(folder.identity().get('model'))
     with (writing(f"the comparison's folder {folder.path}", GO_ON),
           folder.claimed(comparison.identity(opened)), shared_problems(), Clock() as clock):
         # What is wrong with the data, or is lost of it, is told once.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -102,6 +102,19 @@ class OpenedModel:
         Made when it is first asked for, so that a model that only ranks does not hold copies.
         """
         return self.model.for_generation(self.frozen)
+
+    def as_begun(self, numerics: Mapping[str, Any] | None) -> 'OpenedModel':
+        """Return it in the dtype that something was begun in, where its own was measured.
+
+        Args:
+          numerics: `model.numerics` as they were recorded then; None where nothing was begun.
+        """
+        if self.reopen is None or numerics is None:
+            return self
+        begun, ours = ({told.get('dtype'), told.get('factors')} - {None}
+                       for told in (numerics, self.model.numerics))
+        return self if begun == ours else self.reopen(
+            'bfloat16' if 'bfloat16' in begun else 'float32')
 
     @property
     def num_bytes(self) -> int:

@@ -17,7 +17,14 @@ from jax_prompt.models.open import OpenedModel
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.sweep.report import described, figure_of, finished, merit_of, write_report
 from jax_prompt.sweep.space import Space
-from jax_prompt.sweep.study import SweepFolder, SweepSettings, import_optuna, open_study, take
+from jax_prompt.sweep.study import (
+    SweepFolder,
+    SweepSettings,
+    import_optuna,
+    open_study,
+    recorded,
+    take,
+)
 from jax_prompt.training.folder import RunFolder
 from jax_prompt.training.problem import make_problem, shared_problems
 from jax_prompt.training.run import train
@@ -81,7 +88,8 @@ class Sweep:
         """Return what all trials of the study have in common, ready for JSON."""
         read = isinstance(self.task, TextTask)  # others may have no end
         return {'model': {'fingerprint': self.opened.fingerprint,
-                          'vocabulary': self.opened.vocabulary_fingerprint},
+                          'vocabulary': self.opened.vocabulary_fingerprint,
+                          **self.opened.model.numerics},
                 'task': self.task.to_dict(), 'configuration': dict(self.base),
                 'examples': {split: _digest(self.task, split)
                              for split in ('train', 'validation') if read}}
@@ -112,6 +120,8 @@ def run_sweep(sweep: Sweep) -> 'optuna.Study':
       ValueError, FileNotFoundError: in one line, for whatever no trial can be run with.
     """
     sweep.folder.check()
+    sweep = dataclasses.replace(
+        sweep, opened=sweep.opened.as_begun((recorded(sweep.folder) or {}).get('model')))
     study = open_study(sweep.folder, sweep.space, sweep.settings, sweep.identity)
     try:
         with shared_problems():

@@ -29,7 +29,7 @@ STUDY_FILE = 'study.db'
 TRIALS = 'trials'
 SAMPLERS = ('tpe', 'random', 'grid')
 _LOCKS = 'locks'
-_IDENTITY = 'identity'
+_IDENTITY, _NAME = 'identity', 'sweep'
 #: Trials that are drawn evenly before TPE has something to go by, and that run to their ends before
 #: there is a curve to prune by.
 _STARTUP = {'tpe': 10, 'median': 4}
@@ -153,13 +153,11 @@ def open_study(folder: SweepFolder, space: Space, settings: SweepSettings,
     optuna, ours = import_optuna(), {'space': space.told(), **identity}
     points = list(space.grid()) if settings.sampler == 'grid' else []
     with folder.alone():
-        storage = optuna.storages.RDBStorage(
-            f'sqlite:///{folder.study.absolute()}',
-            engine_kwargs={'connect_args': {'timeout': _PATIENCE}})
+        storage = _storage(folder)
         # Not before training: what a start gives says little of what it leads to.
         pruner = optuna.pruners.MedianPruner(_STARTUP['median'], n_warmup_steps=1) \
             if settings.pruning else optuna.pruners.NopPruner()
-        study = optuna.create_study(storage=storage, study_name='sweep', direction='maximize',
+        study = optuna.create_study(storage=storage, study_name=_NAME, direction='maximize',
                                     pruner=pruner, load_if_exists=True)
         theirs = study.user_attrs.get(_IDENTITY)
         if theirs is None:  # new, or killed before it was done
@@ -169,6 +167,25 @@ def open_study(folder: SweepFolder, space: Space, settings: SweepSettings,
         else:
             _check_identity(ours, theirs, folder.study)
     return study
+
+
+def recorded(folder: SweepFolder) -> Mapping[str, Any] | None:
+    """Return the identity that a folder's study was begun with; None where there is none."""
+    if not folder.study.exists():
+        return None
+    optuna = import_optuna()
+    with folder.alone():
+        try:
+            study = optuna.load_study(study_name=_NAME, storage=_storage(folder))
+        except KeyError:  # killed before it was made
+            return None
+        return study.user_attrs.get(_IDENTITY)
+
+
+def _storage(folder: SweepFolder) -> 'optuna.storages.RDBStorage':
+    return import_optuna().storages.RDBStorage(
+        f'sqlite:///{folder.study.absolute()}',
+        engine_kwargs={'connect_args': {'timeout': _PATIENCE}})
 
 
 def _check_identity(ours: Mapping[str, Any], theirs: Mapping[str, Any],

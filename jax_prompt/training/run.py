@@ -129,7 +129,7 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     """
     settings, prompt = settings or TrainSettings(), prompt or PromptSettings()
     folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
-    model = _as_begun(model, folder)
+    model = model.as_begun(from_first(lambda: recorded(folder) or {}).get('model'))
     problems = make_problems(model, mixture, prompt, settings)
     if prompt.initializer is None and len(mixture.tasks) == 1:
         prompt = dataclasses.replace(
@@ -162,18 +162,6 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
                         {one.folder.name: one.best_step for one in outcomes})
             write_card(folder.path / CARD_FILE, run, prompt, outcomes, progress)
         return outcomes
-
-
-def _as_begun(opened: OpenedModel, folder: RunFolder) -> OpenedModel:
-    """Return a model whose dtype was chosen by measuring in the one that the run was begun in."""
-    if opened.reopen is None:
-        return opened
-    begun = from_first(lambda: recorded(folder) or {}).get('model', opened.model.numerics)
-    dtypes = [{told.get('dtype'), told.get('factors')} - {None}
-              for told in (begun, opened.model.numerics)]
-    if dtypes[0] == dtypes[1]:
-        return opened
-    return opened.reopen('bfloat16' if 'bfloat16' in dtypes[0] else 'float32')
 
 
 def _start(opened: OpenedModel, method: Method, prompt: PromptSettings,
