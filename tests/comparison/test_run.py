@@ -77,6 +77,18 @@ def test_nothing_of_the_test_reaches_a_contender(model, task, tmp_path):
     assert len(record.answers) == len(task.rows('test'))
 
 
+def test_a_comparison_keeps_the_dtype_that_was_measured_for_it(world, task, tmp_path, monkeypatch):
+    def opened(faster):
+        monkeypatch.setattr('jax_prompt.models.open.bfloat16_is_faster', lambda: faster)
+        return open_model(str(world / 'model'), dtype='auto')
+
+    trials, folder = [], ComparisonFolder(tmp_path / 'out')
+    for seeds, faster in (((0,), True), ((0, 1), False)):
+        run_comparison(opened(faster), Comparison((task,), (Spy(trials),),
+                                                  ComparisonSettings(seeds)), folder)
+    assert [trial.opened.model.factors for trial in trials] == ['bfloat16', 'bfloat16']
+
+
 def test_what_is_done_is_not_done_again_and_what_fails_stops_nobody(model, task, tmp_path):
     good, bad, reports = [], [], []
     folder = ComparisonFolder(tmp_path / 'out')

@@ -73,7 +73,9 @@ def build(params, start):
 
 def sweep(folder, space, base=None, made=build, **settings):
     task = types.SimpleNamespace(to_dict=lambda: {'name': 'toy'})
-    opened = types.SimpleNamespace(fingerprint='a', vocabulary_fingerprint='b')
+    model = types.SimpleNamespace(numerics={'dtype': 'float32'})
+    opened = types.SimpleNamespace(model=model, fingerprint='a', vocabulary_fingerprint='b',
+                                   as_begun=lambda numerics: opened)
     return Sweep(opened, task, SweepFolder(folder), Space.of(space), made,
                  SweepSettings(**settings), base or {})
 
@@ -104,6 +106,20 @@ def test_a_sweep_has_its_trials_table_lengths_and_best(tmp_path, ran):
     assert 'elsewhere' not in best and 'prompt.rows = 4\n' in best
     assert run_sweep(sweep(tmp_path / 'all', space, sampler='grid', pruning=False))
     assert len(ran) == 6  # nothing is left to run
+
+
+def test_a_sweep_keeps_the_dtype_that_was_measured_for_it(tmp_path, ran):
+    def measured(dtype, by_measuring=True):
+        one = sweep(tmp_path / 'all', {'rate': [0.2, 0.4]}, sampler='grid')
+        one.opened.model.numerics['dtype'] = dtype
+        one.opened.as_begun = lambda numerics: measured(
+            numerics['dtype']).opened if by_measuring and numerics else one.opened
+        return one
+
+    assert len(trials(run_sweep(measured('bfloat16')))) == len(ran) == 2
+    run_sweep(measured('float32'))
+    with pytest.raises(ValueError, match="dtype is 'bfloat16' there and 'float32' here"):
+        run_sweep(measured('float32', by_measuring=False))
 
 
 def test_a_trial_whose_process_was_killed_goes_on_under_its_number(tmp_path, ran):
