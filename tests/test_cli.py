@@ -211,7 +211,7 @@ BAD_SETTINGS = [
     (['--gin.settings.stepz=3'], ["'stepz'"]),
     (['--gin.sittings.steps=3'], ['sittings']),
     (['--gin_file=missing.gin'], ["no gin file 'missing.gin'"]),
-    (['--gin.settings.steps=0'], ['steps is 0; expected at least 1']),
+    (['--gin.settings.steps=0'], ['steps is 0; expected a whole number of at least 1']),
     (['--gin.prompt.rows=0'], ['prompt rows is 0']),
     (['--gin.settings.reduction=median'], ["reduction is 'median'"]),
     (['--gin.file_task.train_file=missing.csv'], ['missing.csv']),
@@ -244,7 +244,7 @@ BAD_SETTINGS = [
      ['not readable as gin', 'prompt.initializer=@uniform(']),
     (['--gin.prompt.initializer=@unifrm()'], ['unifrm', 'prompt.initializer=@unifrm()']),
     # Values of the wrong type.
-    (['--gin.settings.steps=abc'], ["settings.steps is 'abc'; expected a whole number"]),
+    (['--gin.settings.steps=abc'], ["steps is 'abc'; expected a whole number of at least"]),
     (['--gin.settings.steps=True'], ['settings.steps is True; expected a whole number']),
     (['--gin.settings.batch_size=8.0'], ['settings.batch_size is 8.0; expected a whole number']),
     (['--gin.prompt.rows=2.5'], ['prompt.rows is 2.5; expected a whole number']),

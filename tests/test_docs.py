@@ -43,7 +43,7 @@ _COMMAND = re.compile(r'`[^`\n]*(?:python -m (benchmarks\.\w+)|jax-prompt (\w+)|
                       r'pip install)[^`\n]*`')
 #: What is smaller here than in the text: the model has 33 words.
 _SMALLER = {r'\b(steps|evaluate_every|total_steps)=\d+': r'\1=2', r'\brows=\d+': 'rows=5',
-            r'\bjax-prompt train ': 'jax-prompt train --gin.prompt.rows=5 '}
+            r'\bjax-prompt train ': 'jax-prompt train --gin.prompt.rows=5 --gin.settings.steps=2 '}
 
 
 def text_of(page):

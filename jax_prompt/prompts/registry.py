@@ -253,7 +253,8 @@ class Registry:
           The entry; None where it is so already.
 
         Raises:
-          ValueError: there is no such version, it cannot be used or is promoted, or no such share.
+          ValueError: there is no such version or share, or the version cannot be used, is promoted
+            or has other labels than what is promoted.
         """
         if version is None:
             return self._append(name, log.CANARY, who, why,
@@ -268,6 +269,11 @@ class Registry:
             if now.promoted == one.version:
                 raise ValueError(f'{one.full_name} is promoted and gets all requests; name another '
                                  'version to try beside it')
+            other = self.find(f'{name}@{now.promoted}') if now.promoted else self.versions(name)[0]
+            if not other.problem and one.answers != other.answers:
+                raise ValueError(f'{one.full_name} answers with {one.answers} but '
+                                 f'{other.full_name}, beside which it is to be tried, with '
+                                 f'{other.answers}; give it another name')
             return None if now.canary == (one.version, share) else (one.version, {'share': share})
 
         return self._append(name, log.CANARY, who, why, decide)

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jax_prompt.files import first_line
+from jax_prompt.files import first_line, listed
 from jax_prompt.prompts.adding import family_problem
 from jax_prompt.prompts.file import load_prompt
 from jax_prompt.prompts.log import ADD, CANARY, ROLLBACK, TAG, Entry, PromptLog
@@ -84,6 +84,13 @@ class Version:
     model: str = ''
     model_fingerprint: str = ''
     problem: str | None = None
+
+    @property
+    def answers(self) -> str:
+        """Tell what it answers with."""
+        labels = self.task.get('labels')
+        words = labels.values() if isinstance(labels, Mapping) else labels
+        return 'free text' if words is None else listed(sorted({*map(str, words)}))
 
     @property
     def full_name(self) -> str:

@@ -26,7 +26,7 @@ from jax_prompt.sweep.study import (
     take,
 )
 from jax_prompt.training.folder import RunFolder
-from jax_prompt.training.problem import make_problem, shared_problems
+from jax_prompt.training.problem import make_problem, shared_problems, with_length
 from jax_prompt.training.run import train
 from jax_prompt.training.selection import merit
 from jax_prompt.training.settings import PromptSettings, TrainSettings
@@ -192,8 +192,8 @@ def _train(sweep: Sweep, study: 'optuna.Study',
                          'the ensemble with what the sweep finds')
     # What is chosen here must not have seen the test split.
     settings = dataclasses.replace(build.settings, compare=False, measure=False)
-    choose_by = make_problem(sweep.opened, sweep.task, build.prompt, settings).choose_by
-
+    problem = make_problem(sweep.opened, sweep.task, build.prompt, settings)
+    settings, choose_by = with_length(settings, [problem]), problem.choose_by
     reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
     def on_evaluation(step: int, metrics: Mapping[str, float]) -> bool:

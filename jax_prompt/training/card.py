@@ -116,6 +116,12 @@ def _data(problem: Problem) -> str:
     task, told = problem.task, problem.task.to_dict()
     template = told.get('inputs_template', 'as the seqio task makes them')
     parts = [f'Task `{task.name}`: {counts} examples.', 'Inputs:', fenced(template)]
+    if problem.design:
+        words = ', '.join(f'{label}: {" or ".join(some)}' for label, some
+                          in (problem.design.words or {}).items())
+        parts += ['Put to the model by a design, in which the prompt stands'
+                  + (f'; words for its labels are {words}:' if words else ':'),
+                  fenced(problem.design.template)]
     labels = told.get('labels')
     if labels is None:
         return '\n\n'.join([*parts, 'Targets are free text.'])

@@ -129,6 +129,11 @@ def training_batches(opened: OpenedModel, problems: Sequence[Problem], settings:
     return mixed_batches(shares, *sizes, host_rows(mesh, sum(share.rows for share in shares)))
 
 
+def with_length(settings: TrainSettings, problems: Sequence[Problem]) -> TrainSettings:
+    """Return settings with numbers for how long to train, where these are left to the data."""
+    return settings.for_updates(max(len(one.features) / one.batch_size for one in problems))
+
+
 def make_problems(opened: OpenedModel, mixture: Mixture, prompt: PromptSettings,
                   settings: TrainSettings) -> tuple[Problem, ...]:
     """Make the problems of a run: one for each task, or for each member of its ensemble.

@@ -46,6 +46,7 @@ from jax_prompt.training.problem import (
     default_start,
     file_name,
     make_problems,
+    with_length,
     with_rows_added,
 )
 from jax_prompt.training.programs import shared
@@ -131,6 +132,7 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
     model = model.as_begun(from_first(lambda: recorded(folder) or {}).get('model'))
     problems = make_problems(model, mixture, prompt, settings)
+    settings = with_length(settings, problems)
     if prompt.initializer is None and len(mixture.tasks) == 1:
         prompt = dataclasses.replace(
             prompt, initializer=default_start(mixture.tasks[0], prompt.rows))

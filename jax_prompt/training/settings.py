@@ -11,9 +11,21 @@ from jax_prompt.prompts.method import Method
 
 #: A step differentiates the sum over the batch's target tokens, or their mean.
 REDUCTIONS = ('sum', 'mean')
-#: For a setting that is measured when a run begins, and kept when it is resumed.
+#: For a setting that is decided when a run begins, and kept when it is resumed.
 AUTO = 'auto'
 EVALUATORS = ('rank', 'greedy', 'loss')
+
+#: What the fields of `TrainSettings` must be at least.
+_LEAST = {1: ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every', 'keep',
+              'bucket_multiple', 'microbatches', 'evaluation_limit', 'train_limit', 'patience'),
+          0: ('seed', 'average_from', 'noise', 'adversarial', 'max_buckets')}
+_REAL = ('noise', 'adversarial')
+_MAY_BE_NONE = ('evaluation_limit', 'train_limit', 'patience')
+_MAY_BE_AUTO = ('steps', 'evaluate_every', 'patience', 'max_buckets')
+
+#: How long `steps='auto'` trains: passes as most later papers have them (ATTEMPT, residual prompt
+#: tuning), between these steps, and no longer than so many evaluations find nothing better.
+_PASSES, _LEAST_STEPS, _MOST_STEPS, _EVALUATIONS, _PATIENCE = 20, 500, 30_000, 40, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +77,15 @@ class PromptSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """How to train. The defaults are the first prompt-tuning system's (Lester et al. 2021).
+    """How to train. Where nothing else is said the defaults are the first system's (Lester et al.
+    2021).
 
     Attributes:
-      steps: optimizer updates.
+      steps: optimizer updates. 'auto': as many as show each training example 20 times, 500 at least
+        and 30,000, the first system's, at most.
       batch_size: examples an update.
       evaluate_every: updates between evaluations on the validation split; a checkpoint follows
-        each.
+        each. 'auto': a fortieth of the steps, from 10 to 1,000.
       evaluate_by: 'rank' (which label is likeliest), 'greedy' (exact match of generated text), or
         both as a tuple; 'loss' for the loss alone, which the others report too. None: rank for
         tasks with labels, else greedy.
@@ -83,7 +97,7 @@ class TrainSettings:
       evaluation_limit: validate on so many examples at most, evenly spread; None for all.
       train_limit: train on so many examples at most, evenly spread; None for all.
       patience: evaluations without a better one before the run stops early, an equal metric with a
-        lower loss being better; None for never.
+        lower loss being better; None for never. 'auto': 8 where `steps` is, else never.
       log_every: updates between lines of the log.
       keep: checkpoints to keep.
       seed: of initialisation, order of examples and dropout.
@@ -114,15 +128,15 @@ class TrainSettings:
         and the test split is not even read.
     """
 
-    steps: int = 30_000
+    steps: int | str = AUTO
     batch_size: int = 32
-    evaluate_every: int = 1_000
+    evaluate_every: int | str = AUTO
     evaluate_by: tuple[str, ...] | str | None = None
     choose_by: str | None = None
     evaluation_batch_size: int = 64
     evaluation_limit: int | None = None
     train_limit: int | None = None
-    patience: int | None = None
+    patience: int | str | None = AUTO
     log_every: int = 20
     keep: int = 3
     seed: int = 0
@@ -146,29 +160,15 @@ class TrainSettings:
             ways = self.evaluate_by
             object.__setattr__(self, 'evaluate_by', (ways,) if isinstance(ways, str)
                                else tuple(ways))
-        for field in ('steps', 'batch_size', 'evaluate_every', 'evaluation_batch_size', 'log_every',
-                      'keep', 'bucket_multiple', 'microbatches'):
-            if getattr(self, field) < 1:
-                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
-                                 'expected at least 1')
+        for least, fields in _LEAST.items():
+            for field in fields:
+                self._check_number(field, least)
         if self.packing not in (True, False, AUTO):
             raise ValueError(f'training setting packing is {self.packing!r}; expected True, False '
                              f'or {AUTO!r}')
-        for field in ('evaluation_limit', 'train_limit', 'patience'):
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
-                                 'expected at least 1, or None for no limit')
         if self.batch_size % self.microbatches:
             raise ValueError(f'batch_size={self.batch_size} does not divide into '
                              f'{self.microbatches} microbatches; choose a multiple of them')
-        if isinstance(self.max_buckets, str) and self.max_buckets != AUTO:
-            raise ValueError(f'training setting max_buckets is {self.max_buckets!r}; expected a '
-                             f'number of lengths, or {AUTO!r}')
-        numbers = ('seed', 'average_from', 'noise', 'adversarial')
-        for field in (*numbers, *(('max_buckets',) if self.max_buckets != AUTO else ())):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(f'training setting {field} is {getattr(self, field)}; '
-                                 'expected 0 or more')
         for field in ('dropout_rate', 'prompt_dropout'):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ValueError(f'{field} is {getattr(self, field)}; expected from 0 to below 1')
@@ -182,3 +182,31 @@ class TrainSettings:
         if unknown or self.evaluate_by == ():
             raise ValueError(f'evaluate_by is {self.evaluate_by!r}; '
                              f'expected some of {", ".join(EVALUATORS)}')
+
+    def _check_number(self, field: str, least: int) -> None:
+        value, kinds = getattr(self, field), float | int if field in _REAL else int
+        expected = f'{"" if field in _REAL else "a whole number of "}at least {least}'
+        if field in _MAY_BE_NONE:
+            expected += ', or None for no limit'
+        if field in _MAY_BE_AUTO:
+            expected += f', or {AUTO!r}'
+        fits = (value is None and field in _MAY_BE_NONE or value == AUTO and field in _MAY_BE_AUTO
+                or isinstance(value, kinds) and least <= value < math.inf)
+        if not fits:
+            raise ValueError(f'training setting {field} is {value!r}; expected {expected}')
+
+    def for_updates(self, a_pass: float) -> 'TrainSettings':
+        """Return them with numbers for how long to train, instead of 'auto'.
+
+        Args:
+          a_pass: updates that show each training example once.
+        """
+        steps = self.steps
+        if steps == AUTO:
+            steps = min(max(math.ceil(_PASSES * a_pass), _LEAST_STEPS), _MOST_STEPS)
+        every, patience = self.evaluate_every, self.patience
+        if every == AUTO:
+            every = min(max(steps // _EVALUATIONS, 10), 1000)
+        if patience == AUTO:
+            patience = _PATIENCE if self.steps == AUTO else None
+        return dataclasses.replace(self, steps=steps, evaluate_every=every, patience=patience)

@@ -125,6 +125,23 @@ def test_a_canary_lasts_until_it_is_promoted_or_ended(three):
         three.set_canary('mood', '2', 0.5)
 
 
+@pytest.mark.parametrize('labels, told', [
+    (['positive', 'other', 'negative'], "'negative', 'other', 'positive'"), (None, 'free text')])
+def test_a_canary_answers_as_what_is_promoted_does(three, tmp_path, labels, told):
+    task = METADATA.task | {'labels': labels}
+    three.add(save(tmp_path / 'new.safetensors', 7, task=task), 'mood')
+    three.promote('mood', '1')
+    with pytest.raises(ValueError, match=f"mood@4 answers with {told} but mood@1, beside which it "
+                                         "is to be tried, with 'negative', 'positive'"):
+        three.set_canary('mood', '4', 0.5)
+    three.promote('mood', '4')
+    with pytest.raises(ValueError, match=f"mood@1 answers with .* but mood@4, .*, with {told}"):
+        three.set_canary('mood', '1', 0.5)
+    three.add(save(tmp_path / 'new.safetensors', 8, task=task | {'labels': labels and [
+        'negative', 'other', 'positive']}), 'mood')
+    three.set_canary('mood', '5', 0.5)  # in another order
+
+
 def test_what_is_there_cannot_be_added_again(three, tmp_path):
     with pytest.raises(ValueError, match='new.safetensors is mood@3 already; promote or tag that'):
         three.add(tmp_path / 'new.safetensors', 'mood')

@@ -5,6 +5,11 @@ import re
 
 import pytest
 
+from jax_prompt.inference.make_design import DesignSettings, design_file, make_design
+from jax_prompt.prompts.file import save_prompt
+from tests.inference.test_designs import a_task
+from tests.serving.process import running
+
 playwright = pytest.importorskip('playwright.sync_api', reason='could not import playwright: pip '
                                  'install jax-prompt[test]')
 
@@ -132,6 +137,27 @@ def test_the_nearest_words_of_the_prompt_are_shown(page, server):
     nearest = server.ask('GET', '/v1/prompts/one/nearest')[1]['rows'][0]
     cells = page.locator('.nearest td').all_inner_texts()
     assert cells == ['0', *(f'{one["word"]} {one["cosine"]:.2f}' for one in nearest)]
+
+
+def test_a_design_is_asked_as_a_prompt_is(browser, opened, model, folder):
+    """It has no rows to show words of."""
+    task = a_task(inputs_length=48)
+    design = make_design(opened, task, DesignSettings('{text} was', form='plain', shots=2))
+    save_prompt(folder / 'words@1.safetensors', design_file(opened, task, design))
+    with running(model, folder) as server:
+        page = browser.new_page()
+        problems = []
+        page.on('console', lambda message: problems.append(message.text)
+                if is_problem(message) else None)
+        page.goto(server.address)
+        page.wait_for_selector('#prompt option:nth-child(2)', state='attached')
+        choose(page, 'words')
+        run(page, 'the film')
+        expected = server.ask('POST', '/v1/classify', {'prompt': 'words', 'inputs': 'the film'})[1]
+        assert page.inner_text('.output') == expected['label']
+        assert probabilities(page.locator('.answer')) == shown(expected)
+        assert page.is_hidden('.nearest') and not problems
+        page.close()
 
 
 def test_what_is_refused_is_said_and_markup_stays_text(page):

@@ -60,7 +60,8 @@ def quick_training(monkeypatch, ran):
 
     monkeypatch.setattr('jax_prompt.sweep.run.train', train)
     monkeypatch.setattr('jax_prompt.sweep.run.make_problem',
-                        lambda *_: types.SimpleNamespace(choose_by='accuracy'))
+                        lambda *_: types.SimpleNamespace(choose_by='accuracy', batch_size=8,
+                                                         features=[None] * 80))
     monkeypatch.setattr(report, '_draw_parallel', lambda *_: b'')
 
 

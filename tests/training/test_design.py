@@ -60,6 +60,9 @@ def test_rows_around_a_templates_words_are_trained_saved_and_used(model, task, s
     # Words of one token: the loss is of the labels' own scores.
     assert metrics['loss'] == pytest.approx(-np.mean([one.scores[word] for one, word in pairs]),
                                             abs=1e-4)
+    card = (tmp_path / 'run' / 'card.md').read_text()
+    assert 'words for its labels are negative: dull or weak, positive: great:' in card
+    assert f'```\n{DESIGN.template}\n```' in card
     with pytest.raises(ValueError, match='design'):  # in other words it is another run
         other = dataclasses.replace(DESIGN, combine='best')
         train(model, task, tmp_path / 'run', dataclasses.replace(prompt, design=other),

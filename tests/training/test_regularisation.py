@@ -129,11 +129,11 @@ def test_a_step_averages_and_what_is_evaluated_is_the_average():
 
 
 @pytest.mark.parametrize('wrong, message', [
-    (dict(noise=-0.1), 'noise is -0.1; expected 0 or more'),
-    (dict(adversarial=float('inf')), 'adversarial is inf; expected 0 or more'),
+    (dict(noise=-0.1), 'noise is -0.1; expected at least 0'),
+    (dict(adversarial=float('inf')), 'adversarial is inf; expected at least 0'),
     (dict(prompt_dropout=1.0), 'prompt_dropout is 1.0; expected from 0 to below 1'),
     (dict(average=0.0), 'average is 0.0; expected above 0, at most 1'),
-    (dict(average_from=-1), 'average_from is -1; expected 0 or more')])
+    (dict(average_from=-1), 'average_from is -1; expected a whole number of at least 0')])
 def test_settings_that_are_none_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         TrainSettings(**wrong)

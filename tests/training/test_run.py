@@ -27,7 +27,7 @@ from jax_prompt.prompts.prompt import Prompt, Tuned
 from jax_prompt.training.optimizers import adafactor, adamw, warmup_schedule
 from jax_prompt.training.programs import train_step_of
 from jax_prompt.training.run import AFTER, BEFORE, MOST_COMMON, NO_PROMPT, train
-from jax_prompt.training.settings import PromptSettings
+from jax_prompt.training.settings import PromptSettings, TrainSettings
 from tests import tiny_world
 from tests.training.processes import command, newest_checkpoint
 
@@ -316,6 +316,38 @@ def test_early_stopping_and_another_rate_of_optaxs_own_optimizer(
               quiet=True)
 
 
+@pytest.mark.parametrize('given, a_pass, expected', [
+    ({}, 213.5, (4270, 106, 8)), ({}, 1.0, (500, 12, 8)), ({}, 2105.0, (30_000, 750, 8)),
+    ({'steps': 160}, 213.5, (160, 10, None)), ({'steps': 60_000}, 9.0, (60_000, 1000, None)),
+    ({'patience': None}, 1.0, (500, 12, None)), ({'patience': 3, 'steps': 80}, 1.0, (80, 10, 3)),
+    ({'evaluate_every': 7}, 30.0, (600, 7, 8))])
+def test_how_long_to_train_follows_from_the_data_unless_it_is_said(given, a_pass, expected):
+    found = TrainSettings(**given).for_updates(a_pass)
+    assert (found.steps, found.evaluate_every, found.patience) == expected
+    assert found.for_updates(1.0) == found
+
+
+def test_a_run_of_no_given_length_ends_when_nothing_gets_better(model, task, prompt, settings,
+                                                                tmp_path):
+    asked = settings(steps='auto', evaluate_every='auto', batch_size=32)
+    outcome = train(model, task, tmp_path, prompt, optimizer=optax.sgd(0.0), settings=asked,
+                    quiet=True)
+    told = json.loads((tmp_path / 'run.json').read_text())['settings']
+    assert told['evaluate_every'] == 12  # of 500 steps
+    steps = {line['step'] for line in read_lines(tmp_path) if line['split'] == 'validation'}
+    assert outcome.best_step == 0 and steps == set(range(0, 8 * 12 + 1, 12))
+
+
+@pytest.mark.parametrize('given, expected', [
+    ({'steps': 'long'}, "steps is 'long'; expected a whole number of at least 1, or 'auto'"),
+    ({'patience': 0}, 'patience is 0; expected .* at least 1, or None for no limit, or .auto'),
+    ({'evaluate_every': None}, 'evaluate_every is None; expected .* at least 1, or .auto'),
+    ({'evaluation_limit': 'auto'}, "evaluation_limit is 'auto'; expected .* 1, or None for no")])
+def test_settings_that_are_no_numbers_say_what_may_stand_there(given, expected):
+    with pytest.raises(ValueError, match=expected):
+        TrainSettings(**given)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
         model, task, prompt, settings, tmp_path):
     explode_at_6 = optax.inject_hyperparams(optax.sgd)(
@@ -574,7 +606,7 @@ def test_a_run_keeps_the_batching_that_was_measured_for_it(model, task, prompt, 
               settings=settings(steps=1 if faster else 2, packing='auto'))
         told = json.loads((tmp_path / 'kept' / 'run.json').read_text())['settings']
         assert told['packing'] is True
-    with pytest.raises(ValueError, match="max_buckets is 'few'; expected a number of lengths, or"):
+    with pytest.raises(ValueError, match="max_buckets is 'few'; expected a whole number of at"):
         settings(max_buckets='few')
     with pytest.raises(ValueError, match="packing is 'never'; expected True, False or 'auto'"):
         settings(packing='never')

@@ -69,7 +69,7 @@ export function makeCard(prompt) {
   const card = find('answer').content.cloneNode(true).firstElementChild;
   card.querySelector('h3').textContent = prompt.title;
   const nearest = card.querySelector('.nearest');
-  nearest.hidden = prompt.full === null;
+  nearest.hidden = prompt.full === null || !prompt.rows; // a design may have none
   nearest.addEventListener('toggle', () => {
     if (nearest.open && !nearest.querySelector('td')) showNearest(prompt, card);
   });
