@@ -129,8 +129,17 @@ def training_batches(opened: OpenedModel, problems: Sequence[Problem], settings:
     return mixed_batches(shares, *sizes, host_rows(mesh, sum(share.rows for share in shares)))
 
 
-def with_length(settings: TrainSettings, problems: Sequence[Problem]) -> TrainSettings:
-    """Return settings with numbers for how long to train, where these are left to the data."""
+def with_length(settings: TrainSettings, problems: Sequence[Problem],
+                evaluated_every: int | None = None) -> TrainSettings:
+    """Return settings with numbers for how long to train, where these are left to the data.
+
+    Args:
+      settings: how to train.
+      problems: on what.
+      evaluated_every: what a run that goes on was begun with, so that it may be given more steps.
+    """
+    if settings.evaluate_every == AUTO and evaluated_every is not None:
+        settings = dataclasses.replace(settings, evaluate_every=evaluated_every)
     return settings.for_updates(max(len(one.features) / one.batch_size for one in problems))
 
 

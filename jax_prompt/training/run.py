@@ -130,9 +130,10 @@ def train_together(model: OpenedModel, mixture: Mixture, output: str | os.PathLi
     """
     settings, prompt = settings or TrainSettings(), prompt or PromptSettings()
     folder = output if isinstance(output, RunFolder) else RunFolder(pathlib.Path(output))
-    model = model.as_begun(from_first(lambda: recorded(folder) or {}).get('model'))
+    begun = from_first(lambda: recorded(folder) or {})
+    model = model.as_begun(begun.get('model'))
     problems = make_problems(model, mixture, prompt, settings)
-    settings = with_length(settings, problems)
+    settings = with_length(settings, problems, begun.get('settings', {}).get('evaluate_every'))
     if prompt.initializer is None and len(mixture.tasks) == 1:
         prompt = dataclasses.replace(
             prompt, initializer=default_start(mixture.tasks[0], prompt.rows))

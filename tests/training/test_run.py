@@ -338,6 +338,15 @@ def test_a_run_of_no_given_length_ends_when_nothing_gets_better(model, task, pro
     assert outcome.best_step == 0 and steps == set(range(0, 8 * 12 + 1, 12))
 
 
+def test_a_run_is_given_more_steps(model, task, prompt, settings, tmp_path):
+    """It is evaluated as often as before, though a fortieth of the steps is more now."""
+    for steps in (12, 800):
+        outcome = train(model, task, tmp_path, prompt, quiet=True, settings=settings(
+            steps=steps, evaluate_every='auto'), on_evaluation=lambda step, _: step < 20)
+    steps = {line['step'] for line in read_lines(tmp_path) if line['split'] == 'validation'}
+    assert steps == {0, 10, 12, 20} and outcome.best_step in steps
+
+
 @pytest.mark.parametrize('given, expected', [
     ({'steps': 'long'}, "steps is 'long'; expected a whole number of at least 1, or 'auto'"),
     ({'patience': 0}, 'patience is 0; expected .* at least 1, or None for no limit, or .auto'),
