@@ -23,6 +23,7 @@ from jax_prompt.prompts.similarity import compare
 from jax_prompt.prompts.standing import (
     Standing,
     Version,
+    check_beside,
     check_usable,
     describe,
     problems_of,
@@ -253,8 +254,7 @@ class Registry:
           The entry; None where it is so already.
 
         Raises:
-          ValueError: there is no such version or share, or the version cannot be used, is promoted
-            or has other labels than what is promoted.
+          ValueError: no such version or share; it cannot be used, is promoted or has other labels.
         """
         if version is None:
             return self._append(name, log.CANARY, who, why,
@@ -266,14 +266,8 @@ class Registry:
                              'more than 0 and less than 1')
 
         def decide(now: Standing) -> tuple[str, dict[str, Any]] | None:
-            if now.promoted == one.version:
-                raise ValueError(f'{one.full_name} is promoted and gets all requests; name another '
-                                 'version to try beside it')
-            other = self.find(f'{name}@{now.promoted}') if now.promoted else self.versions(name)[0]
-            if not other.problem and one.answers != other.answers:
-                raise ValueError(f'{one.full_name} answers with {one.answers} but '
-                                 f'{other.full_name}, beside which it is to be tried, with '
-                                 f'{other.answers}; give it another name')
+            meant = now.promoted or self.versions(name)[0].version
+            check_beside(one, self.find(f'{name}@{meant}'), now.promoted)
             return None if now.canary == (one.version, share) else (one.version, {'share': share})
 
         return self._append(name, log.CANARY, who, why, decide)

@@ -86,13 +86,6 @@ class Version:
     problem: str | None = None
 
     @property
-    def answers(self) -> str:
-        """Tell what it answers with."""
-        labels = self.task.get('labels')
-        words = labels.values() if isinstance(labels, Mapping) else labels
-        return 'free text' if words is None else listed(sorted({*map(str, words)}))
-
-    @property
     def full_name(self) -> str:
         """Return the name that always means this version."""
         return f'{self.name}@{self.version}'
@@ -142,6 +135,24 @@ def check_usable(version: Version) -> None:
     """Raise ValueError where the file of a version cannot be used."""
     if version.problem is not None:
         raise ValueError(version.problem)
+
+
+def check_beside(one: Version, other: Version, promoted: str | None) -> None:
+    """Refuse, with ValueError, a canary that is promoted or has other answers than what it joins."""
+    if one.version == promoted:
+        raise ValueError(f'{one.full_name} is promoted and gets all requests; name another '
+                         'version to try beside it')
+    ours, theirs = (_answers(each.task) for each in (one, other))
+    if not other.problem and ours != theirs:
+        raise ValueError(f'{one.full_name} answers with {ours} but {other.full_name}, beside which '
+                         f'it is to be tried, with {theirs}; give it another name')
+
+
+def _answers(task: Mapping[str, Any]) -> str:
+    """Tell what a task answers with."""
+    labels = task.get('labels')
+    words = labels.values() if isinstance(labels, Mapping) else labels
+    return 'free text' if words is None else listed(sorted({*map(str, words)}))
 
 
 def problems_of(name: str, there: Mapping[str, Path], log: PromptLog) -> list[str]:
