@@ -138,7 +138,7 @@ def check_usable(version: Version) -> None:
 
 
 def check_beside(one: Version, other: Version, promoted: str | None) -> None:
-    """Refuse, with ValueError, a canary that is promoted or has other answers than what it joins."""
+    """Refuse, with ValueError, a canary that is promoted, or answers other than its neighbour."""
     if one.version == promoted:
         raise ValueError(f'{one.full_name} is promoted and gets all requests; name another '
                          'version to try beside it')
