@@ -127,6 +127,8 @@ async def open_load(port, requests, rate, seconds):
     start, outcomes, idle = time.perf_counter(), [], []
 
     async def one(number, due):
+        while idle and idle[-1][0].at_eof():  # the server lets go of what is idle for long
+            idle.pop()
         connection = idle.pop() if idle else await asyncio.open_connection('127.0.0.1', port)
         status, answer = await ask(connection, requests[number])
         outcomes.append((number, status, time.perf_counter() - due, answer))
