@@ -46,7 +46,8 @@ def executed(path: pathlib.Path, timeout: float = 7200, **parameters: Any) -> No
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(
             '\n'.join(f'{name} = {value!r}' for name, value in parameters.items())))
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=timeout, kernel_name='python3', record_timing=False,
+        NotebookClient(notebook, timeout=timeout, startup_timeout=180, kernel_name='python3',
+                       record_timing=False,
                        resources={'metadata': {'path': folder}}).execute()
     for cell in notebook.cells:
         if tagged(cell, LIVE):
