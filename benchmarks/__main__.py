@@ -32,6 +32,7 @@ BEGIN, END = '<!-- begin: written by python -m benchmarks -->', '<!-- end -->'
 #: Words of a command -> packages that it needs. What is left out needs an accelerator or hours.
 COMMANDS = {
     'first_answer': ('torch', 'peft'),
+    'seconds_to_accuracy': ('torch', 'peft'),
     'against_peft reviews': ('torch', 'peft'),
     'against_peft fixed': ('torch', 'peft'),
     'generation --dtype=float32': ('torch', 'peft'),

@@ -47,8 +47,7 @@ def executed(path: pathlib.Path, timeout: float = 7200, **parameters: Any) -> No
             '\n'.join(f'{name} = {value!r}' for name, value in parameters.items())))
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=timeout, startup_timeout=180, kernel_name='python3',
-                       record_timing=False,
-                       resources={'metadata': {'path': folder}}).execute()
+                       record_timing=False, resources={'metadata': {'path': folder}}).execute()
     for cell in notebook.cells:
         if tagged(cell, LIVE):
             cell.outputs = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 from jax_prompt.data.design import Design
 from jax_prompt.prompts.file import load_prompt
@@ -77,8 +78,7 @@ class PromptSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """How to train. Where nothing else is said the defaults are the first system's (Lester et al.
-    2021).
+    """How to train; what follows from no data is as the first system has it (Lester et al. 2021).
 
     Attributes:
       steps: optimizer updates. 'auto': as many as show each training example 20 times, 500 at least
@@ -184,14 +184,14 @@ class TrainSettings:
                              f'expected some of {", ".join(EVALUATORS)}')
 
     def _check_number(self, field: str, least: int) -> None:
-        value, kinds = getattr(self, field), float | int if field in _REAL else int
+        value, kind = getattr(self, field), numbers.Real if field in _REAL else numbers.Integral
         expected = f'{"" if field in _REAL else "a whole number of "}at least {least}'
         if field in _MAY_BE_NONE:
             expected += ', or None for no limit'
         if field in _MAY_BE_AUTO:
             expected += f', or {AUTO!r}'
         fits = (value is None and field in _MAY_BE_NONE or value == AUTO and field in _MAY_BE_AUTO
-                or isinstance(value, kinds) and least <= value < math.inf)
+                or isinstance(value, kind) and least <= value < math.inf)
         if not fits:
             raise ValueError(f'training setting {field} is {value!r}; expected {expected}')
 

@@ -322,7 +322,7 @@ def test_early_stopping_and_another_rate_of_optaxs_own_optimizer(
     ({'patience': None}, 1.0, (500, 12, None)), ({'patience': 3, 'steps': 80}, 1.0, (80, 10, 3)),
     ({'evaluate_every': 7}, 30.0, (600, 7, 8))])
 def test_how_long_to_train_follows_from_the_data_unless_it_is_said(given, a_pass, expected):
-    found = TrainSettings(**given).for_updates(a_pass)
+    found = TrainSettings(seed=np.int64(1), **given).for_updates(a_pass)
     assert (found.steps, found.evaluate_every, found.patience) == expected
     assert found.for_updates(1.0) == found
 
